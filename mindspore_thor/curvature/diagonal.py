@@ -1,0 +1,83 @@
+"""THOR's treatment of embeddings and LayerNorm (methods section 0, read in MindSpore's THOR)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.base import LayerCurvature, state
+from mindspore_thor.linalg.blocks import block_layout
+from mindspore_thor.linalg.inverse import damped_inverse
+from mindspore_thor.linalg.moments import block_moments
+
+
+class EmbeddingRule(nn.Cell):
+    """Backward rule of an embedding: diagonal A and full G as one float32 vector."""
+
+    def __init__(self, rows: nn.Cell) -> None:
+        super().__init__()
+        self.rows = rows
+        self.layout = block_layout(rows.d_out, None)
+
+    def construct(self, ids: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """Token ids and the gradient of the looked-up rows -> statistics."""
+        g = block_moments(self.rows.output_columns(dout), self.layout)
+        return ops.concat((self.rows.counts(ids), g.reshape(-1)))
+
+
+class EmbeddingCurvature(LayerCurvature):
+    """V = (1 / (A + sqrt(lam)))[:, None] * D @ (G + sqrt(lam) I)^-1, G never split.
+
+    A is the diagonal of token counts / N, G the mean of g g^T over the looked-up rows with
+    g = N dL/ds.
+
+    Args:
+        name: prefix of the parameters' names.
+        rows: the layer's geometry.
+    """
+
+    def __init__(self, name: str, rows: nn.Cell) -> None:
+        vocab, size = rows.d_in, rows.d_out
+        super().__init__(name, vocab + size * size)
+        self.rows = rows
+        self.scale_a = state(np.ones((1, vocab, 1), np.float32), f"{name}.inverse_a")
+        self.inverse_g = state(np.eye(size, dtype=np.float32)[None], f"{name}.inverse_g")
+
+    def make_rule(self) -> nn.Cell:
+        """Counts and G from one backward pass."""
+        return EmbeddingRule(self.rows)
+
+    def refresh(self, damping: Tensor) -> None:
+        """Invert both factors; a failure keeps the last good ones."""
+        vocab, size = self.rows.d_in, self.rows.d_out
+        root = ops.sqrt(damping)
+        inverse, ok = damped_inverse(self.statistics[vocab:].reshape((1, size, size)), root)
+        done = ops.cast(ok, ms.int32)
+        if done > 0:
+            ops.assign(self.inverse_g, inverse)
+            ops.assign(self.scale_a, 1.0 / (self.statistics[:vocab].reshape((1, vocab, 1)) + root))
+            self.count(1, 0, 0)
+        else:
+            self.count(0, 0, 1)
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """[1, vocab, size] -> the same shape."""
+        return ops.bmm(self.scale_a * matrix, self.inverse_g)
+
+
+class LayerNormCurvature(LayerCurvature):
+    """d = D / (D * D / N + sqrt(lam)), elementwise on gamma and beta; nothing is stored.
+
+    Args:
+        name: prefix of the parameters' names.
+        samples: int32 parameter with the batch size N of the latest step.
+    """
+
+    def __init__(self, name: str, samples: Tensor) -> None:
+        super().__init__(name, 0)
+        self.samples = samples
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """Any shape -> the same shape."""
+        return matrix / (matrix * matrix / ops.cast(self.samples, ms.float32) + ops.sqrt(damping))

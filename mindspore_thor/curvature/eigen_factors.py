@@ -1,0 +1,60 @@
+"""KFAC in the eigenbasis: exact for A (x) G + lam I, and the damping may change every step."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.base import state
+from mindspore_thor.curvature.kronecker import KroneckerCurvature
+from mindspore_thor.linalg.inverse import eigen_decomposition
+
+
+class EigenFactors(KroneckerCurvature):
+    """V = Qg [(Qg^T D Qa) / (T dg da^T + lam)] Qa^T (methods section 4).
+
+    Args:
+        name: prefix of the parameters' names.
+        rows: the layer's geometry.
+        homogeneous: whether the bias is part of the matrix.
+        decay: moving average of the factors, 0 for none.
+    """
+
+    def __init__(self, name: str, rows: nn.Cell, homogeneous: bool, decay: float) -> None:
+        super().__init__(name, rows, homogeneous, None, decay)
+        groups, d_in, d_out = rows.groups, self.right.dim, self.left.dim
+
+        def eye(d: int) -> np.ndarray:
+            return np.broadcast_to(np.eye(d, dtype=np.float32), (groups, d, d)).copy()
+
+        self.vectors_a = state(eye(d_in), f"{name}.vectors_a")
+        self.vectors_g = state(eye(d_out), f"{name}.vectors_g")
+        self.values_a = state(np.zeros((groups, d_in), np.float32), f"{name}.values_a")
+        self.values_g = state(np.zeros((groups, d_out), np.float32), f"{name}.values_g")
+
+    def refresh(self, damping: Tensor) -> None:
+        """Decompose both factors; a failed decomposition keeps the last good one."""
+        groups, d_in, d_out = self.rows.groups, self.right.dim, self.left.dim
+        finite = ops.isfinite(ops.reduce_sum(self.statistics))
+        done = ops.cast(finite, ms.int32)
+        # The decomposition must not see a NaN: the iteration behind it need not end then.
+        if finite:
+            values_a, vectors_a, ok_a = eigen_decomposition(self.factor_a().reshape((groups, d_in, d_in)))
+            values_g, vectors_g, ok_g = eigen_decomposition(self.factor_g().reshape((groups, d_out, d_out)))
+            done = ops.cast(ops.logical_and(ok_a, ok_g), ms.int32)
+            if done > 0:
+                ops.assign(self.vectors_a, vectors_a)
+                ops.assign(self.vectors_g, vectors_g)
+                ops.assign(self.values_a, values_a * self.positions())
+                ops.assign(self.values_g, values_g)
+                self.count(1, 0, 0)
+        if done == 0:
+            self.count(0, 0, 1)
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """Divide by T dg da^T + lam in the eigenbasis; lam is this step's."""
+        q_a, q_g = self.vectors_a, self.vectors_g
+        inner = ops.bmm(ops.bmm(q_g.transpose((0, 2, 1)), matrix), q_a)
+        inner = inner / (self.values_g.expand_dims(2) * self.values_a.expand_dims(1) + damping)
+        return ops.bmm(ops.bmm(q_g, inner), q_a.transpose((0, 2, 1)))

@@ -1,0 +1,122 @@
+"""Kronecker factors A and G of a layer, as diagonal blocks (methods section 0).
+
+The Fisher block of a layer with T shared positions is F = T * A (x) G, where A and G are the means
+over samples and positions of a a^T and g g^T. A split dimension keeps only the diagonal blocks, so
+neither the matrix products nor the memory of the rest are ever spent.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.linalg.blocks import BlockLayout, block_layout
+from mindspore_thor.linalg.moments import block_moments, with_ones
+
+META = 3
+"""Entries behind the factors in a statistics vector: uses of the layer, positions T, samples N."""
+
+
+class KroneckerRule(nn.Cell):
+    """Backward rule: blocks of A and of G, then (1, T, N), as one float32 vector.
+
+    Args:
+        rows: the layer's geometry.
+        homogeneous: whether a one is appended to a, so that A covers the bias.
+        left: split of G.
+        right: split of A.
+    """
+
+    def __init__(
+        self, rows: nn.Cell, homogeneous: bool, left: BlockLayout, right: BlockLayout
+    ) -> None:
+        super().__init__()
+        self.rows = rows
+        self.homogeneous = homogeneous
+        self.left = left
+        self.right = right
+
+    def construct(self, x: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """x and the gradient of the layer's output -> statistics."""
+        columns = self.rows.input_columns(ops.cast(x, ms.float32))
+        if self.homogeneous:
+            columns = with_ones(columns)
+        a = block_moments(columns, self.right)
+        g = block_moments(self.rows.output_columns(dout), self.left)
+        meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
+        return ops.concat((a.reshape(-1), g.reshape(-1), meta))
+
+
+class KroneckerCurvature(LayerCurvature):
+    """A layer whose statistics are its Kronecker factors.
+
+    Args:
+        name: prefix of the parameters' names.
+        rows: the layer's geometry.
+        homogeneous: whether the bias is part of the matrix (A of a~ = [a; 1]).
+        split_dim: block size for both factors, or None for whole factors.
+        decay: weight of the old factor in the moving average; 0 replaces it. The first update
+            always overwrites.
+    """
+
+    def __init__(
+        self, name: str, rows: nn.Cell, homogeneous: bool, split_dim: int | None, decay: float
+    ) -> None:
+        left = block_layout(rows.d_out, split_dim)
+        right = block_layout(rows.d_in + int(homogeneous), split_dim)
+        self_a = rows.groups * right.count * right.size**2
+        self_g = rows.groups * left.count * left.size**2
+        super().__init__(name, self_a + self_g + META)
+        self.rows = rows
+        self.homogeneous = homogeneous
+        self.left = left
+        self.right = right
+        self.decay = decay
+        self.end_a = self_a
+        self.end_g = self_a + self_g
+
+    def make_rule(self) -> nn.Cell:
+        """Blocks of A and G from one backward pass."""
+        return KroneckerRule(self.rows, self.homogeneous, self.left, self.right)
+
+    def collect(self, fresh: Tensor) -> None:
+        """Moving average of the factors; the first update overwrites."""
+        # A layer used several times in one forward pass adds its statistics up: the factors become
+        # means over the uses, the positions of all uses count.
+        uses = fresh[self.end_g]
+        tail = ops.stack((uses, fresh[self.end_g + 1] * uses, fresh[self.end_g + 2]))
+        fresh = ops.concat((fresh[: self.end_g], tail)) / uses
+        if self.decay > 0:
+            first = ops.cast(self.statistics[self.end_g] == 0, ms.float32)
+            keep = self.decay * (1.0 - first)
+            fresh = keep * self.statistics + (1.0 - keep) * fresh
+        ops.assign(self.statistics, fresh)
+
+    def factor_a(self) -> Tensor:
+        """Blocks of A, [groups, count, size, size]."""
+        b = self.right
+        return self.statistics[: self.end_a].reshape((self.rows.groups, b.count, b.size, b.size))
+
+    def factor_g(self) -> Tensor:
+        """Blocks of G, [groups, count, size, size]."""
+        b = self.left
+        blocks = self.statistics[self.end_a : self.end_g]
+        return blocks.reshape((self.rows.groups, b.count, b.size, b.size))
+
+    def positions(self) -> Tensor:
+        """T, the number of shared positions."""
+        return self.statistics[self.end_g + 1]
+
+
+def trace(blocks: Tensor) -> Tensor:
+    """Trace per group of block-diagonal matrices, [groups, count, size, size] -> [groups]."""
+    size = blocks.shape[-1]
+    return (blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)).sum(1)
+
+
+def identity_blocks(groups: int, layout: BlockLayout) -> np.ndarray:
+    """float32 identity blocks, [groups, count, size, size]: no preconditioning."""
+    eye = np.eye(layout.size, dtype=np.float32)
+    return np.broadcast_to(eye, (groups, layout.count, layout.size, layout.size)).copy()

@@ -1,0 +1,74 @@
+"""THOR's trace rule: refresh, keep or stop a layer by how much its Fisher trace changed (Eqs. 8-9)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.errors import UserError
+
+
+class TraceRule(nn.Cell):
+    """Delta = | |tr F^k| - |tr F^base| | / |tr F^base| against two thresholds.
+
+    Delta > w1 accepts the candidate factors, w2 <= Delta <= w1 keeps the previous inverse, and
+    Delta < w2 stops the layer for ever. The first candidate is always accepted.
+
+    The baseline is the last ACCEPTED trace, because a kept step sets F^k := F^(k-1); slow drift
+    therefore adds up until it crosses w1.
+
+    Args:
+        thresholds: (w1, w2) with w1 >= w2 >= 0; (0.01, 0) is THOR, (0.01, 0.001) THOR_stop,
+            (0, 0) THOR_NT.
+        include_damping: count lam * d_in * d_out in the trace, as the paper writes it. With a small
+            Fisher the trace then measures mostly the decay of lam.
+        form: ``"literal"`` for T trA trG + lam d_in d_out, ``"product"`` for
+            T (trA + lam d_in)(trG + lam d_out).
+        against_previous: compare with the previous candidate instead of the last accepted trace.
+
+    Raises:
+        UserError: for thresholds that are negative or in the wrong order, or an unknown form.
+    """
+
+    def __init__(
+        self,
+        thresholds: tuple[float, float],
+        include_damping: bool = True,
+        form: str = "literal",
+        against_previous: bool = False,
+    ) -> None:
+        super().__init__()
+        pair = tuple(float(t) for t in thresholds)
+        if len(pair) != 2 or not pair[0] >= pair[1] >= 0:
+            raise UserError(
+                f"trace_thresholds={tuple(thresholds)}: give (w1, w2) with w1 >= w2 >= 0, "
+                "for example (0.01, 0.001)"
+            )
+        if form not in ("literal", "product"):
+            raise UserError(f"trace_form={form!r}: use 'literal' or 'product'")
+        self.w1, self.w2 = pair
+        self.include_damping = include_damping
+        self.form = form
+        self.against_previous = against_previous
+
+    def total(
+        self, trace_a: Tensor, trace_g: Tensor, positions: Tensor, damping: Tensor, d_in: int, d_out: int
+    ) -> Tensor:
+        """tr(F + lam I) of a layer, summed over its groups (traces per group, [groups])."""
+        if not self.include_damping:
+            return positions * (trace_a * trace_g).sum()
+        if self.form == "product":
+            return positions * ((trace_a + damping * d_in) * (trace_g + damping * d_out)).sum()
+        return positions * (trace_a * trace_g).sum() + damping * (d_in * d_out * trace_a.shape[0])
+
+    def decide(self, candidate: Tensor, baseline: Tensor) -> Tensor:
+        """int32 scalar: 1 accept, 0 keep, -1 stop.
+
+        Args:
+            candidate: trace of the candidate factors, scalar.
+            baseline: trace to compare with; negative where there is none yet.
+        """
+        change = ops.abs(ops.abs(candidate) - ops.abs(baseline)) / ops.abs(baseline)
+        accept = ops.logical_or(baseline < 0, change > self.w1)
+        stop = ops.logical_and(ops.logical_not(accept), change < self.w2)
+        return ops.cast(accept, ms.int32) - ops.cast(stop, ms.int32)

@@ -1,0 +1,249 @@
+"""From a name and a path to batches: the one place that knows every data set."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+from mindspore.dataset import vision
+
+from mindspore_thor.data.cifar import read_cifar10, read_cifar100
+from mindspore_thor.data.files import PathLike, RawSet, check_labels, data_folder
+from mindspore_thor.data.idx import read_idx_set
+from mindspore_thor.data.imagenet import list_tree
+from mindspore_thor.data.order import Order
+from mindspore_thor.data.pipeline import Data, batch_pipeline, sample_pipeline
+from mindspore_thor.data.sources import ArraySource, FolderSource, SmallAugment
+from mindspore_thor.errors import UserError
+
+SAMPLE_FOLDER = Path(__file__).parent / "sample"
+
+Reader = Callable[[Path, bool], RawSet]
+
+
+@dataclass(frozen=True)
+class ArraySet:
+    """What is known beforehand about a data set that fits into memory."""
+
+    read: Reader
+    num_classes: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    augment: SmallAugment
+    bundled: Path | None = None
+
+
+# Mean and standard deviation of all pixels of the training set in [0, 1], computed from the files;
+# those of CIFAR-100 are the figures in common use (e.g. weiaicunzai/pytorch-cifar100).
+_MNIST = ((0.1307,), (0.3081,))
+_FASHION_MNIST = ((0.2860,), (0.3530,))
+_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+_CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+# The figures of torchvision and of MindSpore's model zoo.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+ARRAY_SETS = {
+    "fashion_mnist_sample": ArraySet(
+        read_idx_set, 10, *_FASHION_MNIST, SmallAugment(2, True), SAMPLE_FOLDER
+    ),
+    "mnist": ArraySet(read_idx_set, 10, *_MNIST, SmallAugment(2, False)),
+    "fashion_mnist": ArraySet(read_idx_set, 10, *_FASHION_MNIST, SmallAugment(2, True)),
+    "cifar10": ArraySet(read_cifar10, 10, *_CIFAR10, SmallAugment(4, True)),
+    "cifar100": ArraySet(read_cifar100, 100, *_CIFAR100, SmallAugment(4, True)),
+}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The checked arguments of ``create_data`` that every data set needs."""
+
+    name: str
+    train: bool
+    batch_size: int
+    seed: int
+    augment: bool
+    num_workers: int
+    rank: int
+    rank_size: int
+    drop_remainder: bool
+    num_classes: int | None
+
+    def share(self, size: int) -> tuple[Order, int, int]:
+        """Return this rank's order, its batches per epoch and its samples used per epoch."""
+        order = Order(size, self.seed, self.train, self.rank, self.rank_size)
+        steps, rest = divmod(len(order), self.batch_size)
+        if not self.drop_remainder and rest:
+            return order, steps + 1, len(order)
+        if not steps:
+            ranks = f" in each of {self.rank_size} processes" if self.rank_size > 1 else ""
+            split = "training" if self.train else "evaluation"
+            raise UserError(
+                f"batch_size {self.batch_size} is larger than the {len(order)} {split} samples of "
+                f"'{self.name}'{ranks}: choose a smaller batch_size"
+            )
+        return order, steps, steps * self.batch_size
+
+
+def available_data() -> list[str]:
+    """Return the names that ``create_data`` knows, sorted."""
+    return sorted([*ARRAY_SETS, "imagenet"])
+
+
+def create_data(
+    name: str,
+    path: PathLike | None = None,
+    *,
+    train: bool,
+    batch_size: int,
+    seed: int = 0,
+    augment: bool = True,
+    num_workers: int = 1,
+    image_size: int | None = None,
+    rank: int = 0,
+    rank_size: int = 1,
+    drop_remainder: bool | None = None,
+    num_classes: int | None = None,
+) -> Data:
+    """Open one split of a data set.
+
+    Training shuffles and, with ``augment``, changes the images at random; both are functions of
+    (seed, epoch, sample) alone. Evaluation keeps the order of the files.
+
+    Args:
+        name: One of ``available_data()``.
+        path: Folder of the files. Only ``fashion_mnist_sample`` works without: then the bundled
+            files are read.
+        train: Whether to open the training split instead of the test or validation split.
+        batch_size: Samples per batch and process, >= 1.
+        seed: Seed of order and augmentation, >= 0.
+        augment: Whether training images are augmented: a random cut after zero padding (2 pixels on
+            28x28 images, 4 on 32x32) and mirroring (not for MNIST); for ImageNet a random cut,
+            scaled, and mirroring, instead of the central cut.
+        num_workers: Threads that read ImageNet; sets in memory need only one.
+        image_size: Rows and columns for ImageNet, default 224; the others have a fixed size.
+        rank: Number of this process.
+        rank_size: Number of processes.
+        drop_remainder: Whether to leave out an incomplete last batch; default: only in training.
+        num_classes: Number of classes of the model, when it is not the data set's own.
+
+    Returns:
+        The batches, see ``Data``.
+
+    Raises:
+        UserError: Any argument or file that is not as described above.
+    """
+    if name not in available_data():
+        close = difflib.get_close_matches(name, available_data(), 1, 0.0)
+        raise UserError(
+            f"unknown data set '{name}', did you mean '{close[0]}'? "
+            f"Known are {', '.join(available_data())}"
+        )
+    _check_integers(
+        batch_size=(batch_size, 1), seed=(seed, 0), num_workers=(num_workers, 1), rank=(rank, 0)
+    )
+    _check_integers(rank_size=(rank_size, rank + 1))
+    if num_classes is not None:
+        _check_integers(num_classes=(num_classes, 1))
+    if image_size is not None:
+        _check_integers(image_size=(image_size, 1))
+    request = _Request(
+        name=name,
+        train=train,
+        batch_size=batch_size,
+        seed=seed,
+        augment=train and augment,
+        num_workers=num_workers,
+        rank=rank,
+        rank_size=rank_size,
+        drop_remainder=train if drop_remainder is None else drop_remainder,
+        num_classes=num_classes,
+    )
+    if name == "imagenet":
+        return _open_tree(request, data_folder(name, path), image_size or 224)
+    known = ARRAY_SETS[name]
+    folder = known.bundled if path is None and known.bundled else data_folder(name, path)
+    return _open_arrays(request, known, folder, image_size)
+
+
+def _open_arrays(request: _Request, known: ArraySet, folder: Path, image_size: int | None) -> Data:
+    images, labels, files = known.read(folder, request.train)
+    _, channels, height, width = images.shape
+    if image_size is not None and (image_size, image_size) != (height, width):
+        raise UserError(
+            f"image_size {image_size} does not fit '{request.name}', whose images have {height}x"
+            f"{width} pixels: leave image_size out (only imagenet is scaled)"
+        )
+    num_classes = request.num_classes or known.num_classes
+    first = 0
+    for path, count in files:
+        check_labels(path, labels[first : first + count], num_classes)
+        first += count
+    order, steps, _ = request.share(len(labels))
+    source = ArraySource(
+        images,
+        labels.astype(np.int32),
+        order,
+        request.batch_size,
+        steps,
+        request.seed,
+        known.augment if request.augment else None,
+        known.mean,
+        known.std,
+    )
+    return Data(
+        name=request.name,
+        num_classes=num_classes,
+        image_shape=(channels, height, width),
+        size=len(order),
+        batch_size=request.batch_size,
+        steps_per_epoch=steps,
+        build=partial(batch_pipeline, source),
+        items_per_step=1,
+        items_per_epoch=steps,
+    )
+
+
+def _open_tree(request: _Request, folder: Path, image_size: int) -> Data:
+    files, labels, classes = list_tree(folder, request.train)
+    num_classes = request.num_classes or len(classes)
+    if len(classes) > num_classes:
+        raise UserError(
+            f"'{folder}' has {len(classes)} classes, more than num_classes {num_classes} of the "
+            f"model: set num_classes to {len(classes)}"
+        )
+    order, steps, used = request.share(len(labels))
+    source = FolderSource(
+        files, labels, order, used, request.seed, image_size, augment=request.augment
+    )
+    mean, std = ([255.0 * value for value in figures] for figures in _IMAGENET)
+    build = partial(
+        sample_pipeline,
+        source,
+        operations=[vision.Normalize(mean, std), vision.HWC2CHW()],
+        batch_size=request.batch_size,
+        drop_remainder=request.drop_remainder,
+        num_workers=request.num_workers,
+    )
+    return Data(
+        name=request.name,
+        num_classes=num_classes,
+        image_shape=(3, image_size, image_size),
+        size=len(order),
+        batch_size=request.batch_size,
+        steps_per_epoch=steps,
+        build=build,
+        items_per_step=request.batch_size,
+        items_per_epoch=used,
+    )
+
+
+def _check_integers(**values: tuple[object, int]) -> None:
+    """Refuse whatever is not a whole number of at least the given size."""
+    for name, (value, least) in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise UserError(f"{name} is {value!r}: give a whole number of at least {least}")

@@ -1,0 +1,68 @@
+"""Which sample comes when: a pure function of (seed, epoch, rank) that needs no memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# The first word of every generator's key, so that no two uses share a random stream.
+_ORDER_STREAM = 1
+_AUGMENT_STREAM = 2
+
+
+def augment_generator(seed: int, epoch: int, *key: int) -> np.random.Generator:
+    """Return the generator of the augmentation of one epoch, or of one sample in it.
+
+    Args:
+        seed: The run's data seed, >= 0.
+        epoch: Number of the epoch, from 0.
+        *key: Further non-negative words, for instance the index of a sample.
+    """
+    return np.random.default_rng((_AUGMENT_STREAM, seed, epoch, *key))
+
+
+class Order:
+    """The order of the samples that one rank sees in each epoch.
+
+    Training shards all have ``size // rank_size`` samples and are disjoint; what does not divide is
+    left out, another part in each epoch. Evaluation runs through the data in file order, and every
+    sample belongs to exactly one rank, so that a sum over the ranks counts each sample once; there
+    the shards' sizes may differ by one.
+
+    Args:
+        size: Number of samples in the whole set.
+        seed: The run's data seed, >= 0.
+        shuffle: Whether the order is a fresh permutation in each epoch (training).
+        rank: This process's number, 0 <= rank < rank_size.
+        rank_size: Number of processes.
+    """
+
+    def __init__(
+        self, size: int, seed: int, shuffle: bool, rank: int = 0, rank_size: int = 1
+    ) -> None:
+        self._size = size
+        self._seed = seed
+        self._shuffle = shuffle
+        self._rank = rank
+        self._rank_size = rank_size
+        # One entry (epoch, indices); replaced as a whole, because several threads may read it.
+        self._last: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        """Return the number of samples of this rank in one epoch."""
+        if self._shuffle:
+            return self._size // self._rank_size
+        return len(range(self._rank, self._size, self._rank_size))
+
+    def indices(self, epoch: int) -> np.ndarray:
+        """Return the sample indices [len(self)] of this rank in the given epoch, in order."""
+        known, indices = self._last
+        if known != epoch:
+            if self._shuffle:
+                generator = np.random.default_rng((_ORDER_STREAM, self._seed, epoch))
+                permutation = generator.permutation(self._size)
+                used = len(self) * self._rank_size
+                indices = permutation[self._rank : used : self._rank_size]
+            else:
+                indices = np.arange(self._rank, self._size, self._rank_size)
+            self._last = (epoch, indices)
+        return indices

@@ -1,0 +1,74 @@
+"""Block split of square matrices and of gradients (THOR section 3.2, Eq. 10).
+
+A dimension d is split into ceil(d / split) consecutive index blocks; the last one is ragged.
+Ragged blocks are stored padded with zeros to the common size, which changes nothing: with damping
+the padded diagonal is invertible, and the padded part of the result is sliced away.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mindspore import Tensor, ops
+
+
+class BlockLayout(NamedTuple):
+    """How one dimension is split.
+
+    ``count`` blocks of ``size`` cover ``padded`` = count * size indices, of which ``dim`` are real.
+    ``padded`` is a field because the graph parser keeps a named tuple's fields only.
+    """
+
+    dim: int
+    size: int
+    count: int
+    padded: int
+
+
+def block_layout(dim: int, split_dim: int | None) -> BlockLayout:
+    """The layout of a dimension: one block where ``split_dim`` is None or at least ``dim``."""
+    if split_dim is None or dim <= split_dim:
+        return BlockLayout(dim, dim, 1, dim)
+    count = -(-dim // split_dim)
+    return BlockLayout(dim, split_dim, count, count * split_dim)
+
+
+def pad_axis(x: Tensor, axis: int, amount: int) -> Tensor:
+    """``x`` with ``amount`` zeros appended along ``axis``."""
+    if amount == 0:
+        return x
+    shape = list(x.shape)
+    shape[axis] = amount
+    return ops.concat((x, ops.zeros(tuple(shape), x.dtype)), axis)
+
+
+def apply_blocks(left: Tensor, matrix: Tensor, right: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor:
+    """The block-diagonal product ``blockdiag(left) @ matrix @ blockdiag(right)``.
+
+    Args:
+        left: [groups, rows.count, rows.size, rows.size].
+        matrix: [groups, rows.dim, cols.dim].
+        right: [groups, cols.count, cols.size, cols.size].
+        rows: split of the matrix's rows.
+        cols: split of the matrix's columns.
+
+    Returns:
+        [groups, rows.dim, cols.dim].
+    """
+    groups = matrix.shape[0]
+    x = matrix
+    if rows.count == 1:
+        x = ops.bmm(left.reshape((groups, rows.size, rows.size)), x)
+    else:
+        x = pad_axis(x, 1, rows.padded - rows.dim)
+        x = x.reshape((groups * rows.count, rows.size, cols.dim))
+        x = ops.bmm(left.reshape((groups * rows.count, rows.size, rows.size)), x)
+        x = x.reshape((groups, rows.padded, cols.dim))[:, : rows.dim, :]
+    if cols.count == 1:
+        return ops.bmm(x, right.reshape((groups, cols.size, cols.size)))
+    x = pad_axis(x, 2, cols.padded - cols.dim)
+    x = x.reshape((groups, rows.dim, cols.count, cols.size)).transpose((0, 2, 1, 3))
+    x = x.reshape((groups * cols.count, rows.dim, cols.size))
+    x = ops.bmm(x, right.reshape((groups * cols.count, cols.size, cols.size)))
+    x = x.reshape((groups, cols.count, rows.dim, cols.size)).transpose((0, 2, 1, 3))
+    return x.reshape((groups, rows.dim, cols.padded))[:, :, : cols.dim]

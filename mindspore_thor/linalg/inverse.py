@@ -1,0 +1,71 @@
+"""Damped inverses and eigendecompositions that say whether they succeeded.
+
+Every function runs inside a compiled graph and returns ``ok`` (a boolean scalar) instead of
+raising: a failed factor must not end a long training run. This is the one file that knows which
+operator serves which device.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, ops
+from mindspore.scipy.linalg import eigh as _eigh
+
+RESIDUAL_LIMIT = 1e-2
+"""Largest accepted entry of ``|M M^-1 - I|``: beyond it a float32 inverse has lost all meaning."""
+
+
+def identity_like(matrices: Tensor) -> Tensor:
+    """The float32 identity of the matrices' last axis, [d, d]."""
+    d = matrices.shape[-1]
+    return ops.eye(d, d, ms.float32)
+
+
+def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse of ``matrices + damping I``.
+
+    Args:
+        matrices: float32 symmetric positive semi-definite [..., d, d].
+        damping: scalar, in the matrices' unit.
+
+    Returns:
+        The symmetric inverse [..., d, d], and whether every entry is finite and
+        ``|M M^-1 - I|`` stays below :data:`RESIDUAL_LIMIT`.
+    """
+    shape = matrices.shape
+    d = shape[-1]
+    eye = identity_like(matrices)
+    damped = matrices.reshape((-1, d, d)) + damping * eye
+    # LU, not Cholesky: MindSpore's CPU Cholesky raises on an indefinite matrix, which would end the
+    # run, and Ascend has no Cholesky kernel at all.
+    inverse = ops.inverse(damped)
+    inverse = 0.5 * (inverse + inverse.transpose((0, 2, 1)))
+    residual = ops.bmm(damped, inverse) - eye
+    # A comparison with NaN is false, so a non-finite matrix is caught here too.
+    ok = ops.reduce_max(ops.abs(residual)) < RESIDUAL_LIMIT
+    finite = ops.isfinite(ops.reduce_sum(residual))
+    return inverse.reshape(shape), ops.logical_and(ok, finite)
+
+
+def eigen_decomposition(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues (clipped at zero) and eigenvectors of symmetric matrices.
+
+    Args:
+        matrices: float32 symmetric positive semi-definite [groups, d, d].
+
+    Returns:
+        Eigenvalues [groups, d], eigenvectors as columns [groups, d, d], and whether the vectors are
+        finite and orthonormal within :data:`RESIDUAL_LIMIT`.
+    """
+    values = ()
+    vectors = ()
+    for g in range(matrices.shape[0]):
+        value, vector = _eigh(matrices[g])
+        values += (value,)
+        vectors += (vector,)
+    w = ops.relu(ops.stack(values))
+    q = ops.stack(vectors)
+    residual = ops.bmm(q.transpose((0, 2, 1)), q) - identity_like(matrices)
+    ok = ops.reduce_max(ops.abs(residual)) < RESIDUAL_LIMIT
+    finite = ops.isfinite(ops.reduce_sum(residual) + ops.reduce_sum(w))
+    return w, q, ops.logical_and(ok, finite)

@@ -1,0 +1,73 @@
+"""Convolution patches (im2col) with true padding, stride, dilation and groups."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mindspore import Tensor, mint, ops
+
+from mindspore_thor.linalg.device import on_ascend
+
+
+class ConvGeometry(NamedTuple):
+    """The constants of one convolution, in the (height, width) order.
+
+    ``padding`` is (top, bottom, left, right) in pixels, or ``None`` for MindSpore's ``"same"`` mode,
+    whose padding depends on the input size.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] | None
+    dilation: tuple[int, int]
+    groups: int
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Padding before and after one axis in MindSpore's ``"same"`` mode (output is ceil(size/stride))."""
+    out = -(-size // stride)
+    total = max((out - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def resolve_padding(geometry: ConvGeometry, height: int, width: int) -> tuple[int, int, int, int]:
+    """The (top, bottom, left, right) padding for an input of that size."""
+    if geometry.padding is not None:
+        return geometry.padding
+    kernel, stride, dilation = geometry.kernel, geometry.stride, geometry.dilation
+    return same_padding(height, kernel[0], stride[0], dilation[0]) + same_padding(
+        width, kernel[1], stride[1], dilation[1]
+    )
+
+
+def unfold(x: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Patches of ``x`` as columns.
+
+    Args:
+        x: feature map, [N, C, H, W].
+        geometry: the convolution's constants.
+
+    Returns:
+        [N, groups, C/groups * kh * kw, T] in the order (channel, kh, kw) of
+        ``weight.reshape(d_out, -1)``; T is the number of output positions.
+    """
+    n, channels, height, width = x.shape
+    top, bottom, left, right = resolve_padding(geometry, height, width)
+    if geometry.kernel == (1, 1) and (top, bottom, left, right) == (0, 0, 0, 0):
+        # A pointwise convolution's patches are the (strided) input itself.
+        x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+        return x.reshape((n, geometry.groups, channels // geometry.groups, -1))
+    if top == bottom and left == right:
+        pad = (top, left)
+    else:
+        x = ops.pad(x, (left, right, top, bottom))
+        pad = (0, 0)
+    if on_ascend():
+        # aclnnIm2col; it has no CPU kernel, and ops.unfold has no fast Ascend one.
+        columns = mint.nn.functional.unfold(
+            x, geometry.kernel, geometry.dilation, pad, geometry.stride
+        )
+    else:
+        columns = ops.unfold(x, geometry.kernel, geometry.dilation, pad, geometry.stride)
+    d = channels // geometry.groups * geometry.kernel[0] * geometry.kernel[1]
+    return columns.reshape((n, geometry.groups, d, -1))

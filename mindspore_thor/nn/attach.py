@@ -1,0 +1,86 @@
+"""Attaching capture to a network in place, and removing it again.
+
+The layers stay who they are: same objects, same classes for ``isinstance``, same parameters and
+names. Only the operator inside a layer is replaced by a hook, and the hook is kept out of the
+cell's registry so that no probe or factor can reach the network's parameters or checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import Tensor, nn
+
+from mindspore_thor.nn.capture import Capture, GatherHook, Hook
+from mindspore_thor.nn.coverage import CoveredLayer
+
+_HOOK = "_thor_hook"
+_RESTORE = "_thor_restore"
+
+
+class _CapturedDense(nn.Dense):
+    """``nn.Dense`` whose product sees the input before tokens are flattened."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self._thor_hook(x, self.weight)
+        if self.has_bias:
+            x = x + self.bias
+        if self.activation_flag:
+            x = self.activation(x)
+        return x
+
+
+class _CapturedEmbedding(nn.Embedding):
+    """``nn.Embedding`` whose look-up sees the ids before they are flattened."""
+
+    def construct(self, ids: Tensor) -> Tensor:
+        return self._thor_hook(self.embedding_table, ids, 0)
+
+
+_WHOLE_LAYER = {nn.Dense: _CapturedDense, nn.Embedding: _CapturedEmbedding}
+_OPERATOR = {nn.Dense: "matmul", nn.Embedding: "gather", nn.Conv2d: "conv2d"}
+
+
+def _derived_class(captured: type, original: type) -> type:
+    bases = (captured,) if original in captured.__mro__ else (captured, original)
+    return type(original.__name__, bases, {"__module__": captured.__module__})
+
+
+def attach(
+    layer: CoveredLayer, curvature: nn.Cell, due: Tensor, inverse_scale: float = 1.0
+) -> None:
+    """Make a layer's backward pass hand out statistics.
+
+    Args:
+        layer: the layer, as found by :func:`mindspore_thor.nn.find_layers`.
+        curvature: the layer's curvature (probe, state and rule).
+        due: int32 scalar parameter, 1 where the step collects statistics.
+        inverse_scale: what undoes the loss scale on output gradients.
+    """
+    cell = layer.cell
+    detach(cell)
+    hook_type = GatherHook if layer.base is nn.Embedding else Hook
+    hook = hook_type(Capture(layer.rows, curvature.make_rule(), inverse_scale), curvature, due)
+    # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
+    if layer.base in _WHOLE_LAYER and not layer.own_construct:
+        object.__setattr__(cell, _RESTORE, ("__class__", type(cell)))
+        object.__setattr__(cell, _HOOK, hook)
+        cell.__class__ = _derived_class(_WHOLE_LAYER[layer.base], type(cell))
+    else:
+        name = _OPERATOR[layer.base]
+        object.__setattr__(cell, _RESTORE, (name, getattr(cell, name)))
+        object.__setattr__(cell, name, hook)
+
+
+def detach(cell: nn.Cell) -> None:
+    """Undo :func:`attach` on one cell; does nothing to a cell without capture."""
+    saved: tuple[str, Any] | None = cell.__dict__.get(_RESTORE)
+    if saved is None:
+        return
+    name, value = saved
+    if name == "__class__":
+        cell.__class__ = value
+        object.__delattr__(cell, _HOOK)
+    else:
+        object.__setattr__(cell, name, value)
+    object.__delattr__(cell, _RESTORE)

@@ -1,0 +1,92 @@
+"""The cell that hands statistics out of the backward pass.
+
+A statistic is the "gradient" of a probe parameter: the forward pass ignores the probe, and a custom
+``bprop`` returns the statistic in its place. With the probe among the weights of a
+``GradOperation`` the statistic comes out beside the gradients, so reducers and overflow checks
+treat it like one; without it the compiler prunes the whole capture and the plain network is left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+
+class Capture(nn.Cell):
+    """One layer's linear map with a backward pass that also computes its statistics.
+
+    Args:
+        rows: the layer's geometry; ``rows.apply(x, weight)`` is the map.
+        rule: cell ``(x, dout, state) -> statistics``, a float32 vector shaped like the probe.
+        inverse_scale: what undoes the loss scale on ``dout`` before the rule sees it.
+    """
+
+    def __init__(self, rows: nn.Cell, rule: nn.Cell, inverse_scale: float = 1.0) -> None:
+        super().__init__(auto_prefix=False)
+        self.rows = rows
+        self.rule = rule
+        self.inverse_scale = inverse_scale
+        self.vjp = ops.GradOperation(get_all=True, sens_param=True)
+
+    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The plain map; a method, because GradOperation differentiates those exactly."""
+        return self.rows.apply(x, weight)
+
+    def construct(self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor) -> Tensor:
+        """The layer's output; ``flag``, ``state`` and ``probe`` only matter to the backward pass."""
+        return self.rows.apply(x, weight)
+
+    def bprop(
+        self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Any, ...]:
+        """Ordinary gradients, and the statistics as the gradient of the probe.
+
+        The branch is lazy: where ``flag`` is zero (a stopped layer, or a step between two factor
+        updates) the heavy side is not executed and the probe's own value is returned.
+        """
+        dx, dweight = self.vjp(self.run)(x, weight, dout)
+        if flag > 0:
+            # float32 first: squares of half-precision gradients under- and overflow.
+            g = ops.cast(dout, ms.float32)
+            if self.inverse_scale != 1.0:
+                g = g * self.inverse_scale
+            statistics = self.rule(x, g, state)
+        else:
+            statistics = probe * 1.0
+        return dx, dweight, ops.zeros_like(flag), state, statistics
+
+
+class Hook(nn.Cell):
+    """What takes the place of a layer's operator: the capture with its parameters bound.
+
+    Args:
+        capture: the capture cell.
+        curvature: the layer's curvature; supplies the probe, the state and the layer's own switch.
+        due: int32 scalar parameter, 1 where this step collects statistics.
+    """
+
+    def __init__(self, capture: Capture, curvature: nn.Cell, due: Tensor) -> None:
+        super().__init__(auto_prefix=False)
+        self.capture = capture
+        self.curvature = curvature
+        self.due = due
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's linear map."""
+        curvature = self.curvature
+        return self.capture(
+            x, weight, self.due * curvature.active, curvature.capture_state(), curvature.statistics
+        )
+
+
+class GatherHook(Hook):
+    """The same in the signature of the ``Gather`` operator: (table, ids, axis)."""
+
+    def construct(self, table: Tensor, ids: Tensor, axis: int) -> Tensor:
+        """The look-up."""
+        curvature = self.curvature
+        return self.capture(
+            ids, table, self.due * curvature.active, curvature.capture_state(), curvature.statistics
+        )

@@ -1,0 +1,76 @@
+"""Optimizers: one row per method in the registry, one factory for all."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Callable
+
+from mindspore import nn
+
+from mindspore_thor.errors import UserError
+from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.optim.first_order import adamw, sgd
+from mindspore_thor.optim.kfac import KFAC
+from mindspore_thor.optim.thor import THOR
+
+METHODS: dict[str, Callable[..., nn.Optimizer]] = {
+    "sgd": sgd,
+    "adamw": adamw,
+    "thor": THOR,
+    "kfac": KFAC,
+}
+
+# Arguments that are objects of the running program, not settings a configuration could hold.
+_NOT_OPTIONS = ("self", "net", "learning_rate", "label", "params", "decay_filter", "options")
+
+
+def _factory(name: str) -> Callable[..., nn.Optimizer]:
+    if name not in METHODS:
+        raise UserError(f"unknown optimizer {name!r}: use one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def optimizer_options(name: str) -> dict[str, inspect.Parameter]:
+    """The keywords that a configuration may set for a method.
+
+    Args:
+        name: a key of :data:`METHODS`.
+
+    Returns:
+        Keyword name -> its parameter, with the default.
+
+    Raises:
+        UserError: for an unknown method.
+    """
+    factory = _factory(name)
+    found = dict(inspect.signature(factory).parameters)
+    if inspect.isclass(factory) and issubclass(factory, SecondOrder):
+        shared = inspect.signature(SecondOrder.__init__).parameters
+        fixed = {"damping", "momentum", "weight_decay", "kl_clip", "factor_interval", "inverse_interval"}
+        found.update({k: v for k, v in shared.items() if k not in found and k not in fixed})
+    return {k: v for k, v in found.items() if k not in _NOT_OPTIONS}
+
+
+def create_optimizer(name: str, net: nn.Cell, learning_rate: Any, **options: Any) -> nn.Optimizer:
+    """Build a method by its name.
+
+    Args:
+        name: a key of :data:`METHODS`.
+        net: the network to train.
+        learning_rate: number, list, or MindSpore schedule.
+        **options: keywords of the method.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        UserError: for an unknown method or keyword, or a value out of range.
+    """
+    valid = optimizer_options(name)
+    for key in options:
+        if key not in valid:
+            raise UserError(f"{name} has no option {key!r}: it has {', '.join(valid)}")
+    return _factory(name)(net, learning_rate, **options)
+
+
+__all__ = ["KFAC", "METHODS", "THOR", "SecondOrder", "create_optimizer", "optimizer_options"]

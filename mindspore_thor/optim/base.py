@@ -1,0 +1,326 @@
+"""What all second-order optimizers share: coverage, intervals, momentum, decay, learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindspore_thor.curvature.base import LayerCurvature, state
+from mindspore_thor.errors import UserError
+from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
+from mindspore_thor.optim.intervals import Interval, IntervalLike
+from mindspore_thor.optim.report import LayerReport
+
+Schedule = Union[float, nn.Cell]
+_PLAIN, _MATRIX, _BIAS, _ELEMENTWISE = 0, 1, 2, 3
+
+
+def default_decay_filter(parameter: Parameter) -> bool:
+    """Weight decay for matrices and kernels only: not for biases, nor BatchNorm or LayerNorm."""
+    return len(parameter.shape) > 1
+
+
+def check_number(name: str, value: Any, low: float, *, open_low: bool = False) -> float:
+    """``value`` as a float of at least ``low`` (or above it), else a UserError that names it."""
+    good = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
+    if good and np.isfinite(value) and (value > low if open_low else value >= low):
+        return float(value)
+    raise UserError(f"{name}={value!r}: give a number {'above' if open_low else 'of at least'} {low:g}")
+
+
+class SecondOrder(nn.Optimizer):
+    """Base of the optimizers that precondition gradients layer by layer.
+
+    A subclass says which layer types it covers and builds one curvature per covered layer.
+    Everything that changes during training is a parameter of this cell.
+
+    In a :class:`~mindspore_thor.train.step.TrainStep` the phases of a step are separate compiled
+    graphs. In any other training cell (``Model(net, loss_fn, optimizer=...)``) ``parameters`` also
+    lists the probes, the statistics arrive behind the gradients, and all phases run in one graph.
+
+    Args:
+        net: the network; its covered layers are changed in place so that they can capture
+            (parameters, names and forward results stay as they are).
+        learning_rate: number, list, or MindSpore schedule.
+        label: prefix of the state's parameter names.
+        damping: lam, a positive number or a schedule cell (global step -> scalar).
+        momentum: heavy-ball coefficient in [0, 1).
+        weight_decay: added to the preconditioned gradient, lr * wd * w in effect.
+        factor_interval: steps between two collections of statistics.
+        inverse_interval: steps between two refreshes of what is derived from them.
+        params: parameters or parameter groups as in ``nn.Optimizer``; default all trainable ones.
+        decay_filter: which parameters decay; default those with two or more dimensions. Groups
+            carry their own ``weight_decay`` instead.
+        loss_scale: the loss is multiplied by it before the backward pass.
+        clip_norm: largest global norm of the direction, or None.
+        kl_clip: bound on lr^2 sum <V, D> (KFAC), or None.
+        token_mode: how Dense layers treat [N, S, d] inputs, "expand" or "reduce".
+        max_failures: failed inversions of one layer in a row before training stops.
+
+    Raises:
+        UserError: for values out of range.
+    """
+
+    supported: tuple[type, ...] = (nn.Dense, nn.Conv2d)
+
+    def __init__(
+        self,
+        net: nn.Cell,
+        learning_rate: Any,
+        *,
+        label: str,
+        damping: Schedule,
+        momentum: float,
+        weight_decay: float,
+        factor_interval: IntervalLike = 1,
+        inverse_interval: IntervalLike = 1,
+        params: Iterable[Any] | None = None,
+        decay_filter: Callable[[Parameter], bool] = default_decay_filter,
+        loss_scale: float = 1.0,
+        clip_norm: float | None = None,
+        kl_clip: float | None = None,
+        token_mode: str = "expand",
+        max_failures: int = 10,
+    ) -> None:
+        if not isinstance(net, nn.Cell):
+            raise UserError(f"net is a {type(net).__name__}: pass the network (an nn.Cell), not its parameters")
+        momentum = check_number("momentum", momentum, 0.0)
+        if momentum >= 1:
+            raise UserError(f"momentum={momentum}: give a number in [0, 1)")
+        check_number("weight_decay", weight_decay, 0.0)
+        check_number("loss_scale", loss_scale, 0.0, open_low=True)
+        if token_mode not in ("expand", "reduce", "share"):
+            raise UserError(f"token_mode={token_mode!r}: use 'expand' or 'reduce'")
+        if clip_norm is not None:
+            check_number("clip_norm", clip_norm, 0.0, open_low=True)
+        if kl_clip is not None:
+            check_number("kl_clip", kl_clip, 0.0, open_low=True)
+        trained = list(net.trainable_params() if params is None else params)
+        # The base class multiplies weight decay by the loss scale because it decays before it
+        # unscales; here gradients are unscaled first.
+        super().__init__(learning_rate, trained, weight_decay, loss_scale=1.0)
+        self.loss_scale = float(loss_scale)
+        self.inverse_scale = 1.0 / self.loss_scale
+        self.weights = self._parameters
+        if not self.is_group:
+            self.decay_flags = tuple(bool(decay_filter(p)) for p in self.weights)
+        self.momentum = momentum
+        self.clip_norm = clip_norm
+        self.kl_clip = kl_clip
+        self.max_failures = max_failures
+        if momentum > 0:
+            self.moments = self.weights.clone(prefix=f"{label}.moments", init="zeros")
+        self.apply_momentum = ops.ApplyMomentum()
+        self.scheduled_damping = isinstance(damping, nn.Cell)
+        if not isinstance(damping, nn.Cell):
+            damping = Tensor(check_number("damping", damping, 0.0, open_low=True), ms.float32)
+        self.damping = damping
+        self.factor_interval = Interval("factor_interval", factor_interval)
+        self.inverse_interval = Interval("inverse_interval", inverse_interval)
+        self.due = state(np.ones((), np.int32), f"{label}.due")
+        self.next_factor = state(np.zeros((), np.int32), f"{label}.next_factor")
+        self.next_inverse = state(np.zeros((), np.int32), f"{label}.next_inverse")
+        self.samples = state(np.ones((), np.int32), f"{label}.samples")
+        self._cover(net, label, token_mode)
+
+    # -- building -----------------------------------------------------------------------------
+
+    def _cover(self, net: nn.Cell, label: str, token_mode: str) -> None:
+        for _, cell in net.cells_and_names():
+            detach(cell)
+        layers, self._rows = find_layers(net, self.weights, self.supported, token_mode)
+        curvatures = [self.build_curvature(f"{label}.{layer.name}", layer) for layer in layers]
+        self.layer_names = tuple(layer.name for layer in layers)
+        self.curvatures = nn.CellList(curvatures, auto_prefix=False)
+        self.captured = nn.CellList([c for c in curvatures if c.captures], auto_prefix=False)
+        probes = [c.statistics for c in curvatures if c.captures]
+        self.probe_count = len(probes)
+        self.probes = ParameterTuple(probes)
+        self.parameters = ParameterTuple([*self.weights, *probes])
+        roles = [(_PLAIN, 0)] * len(self.weights)
+        for k, (layer, curvature) in enumerate(zip(layers, curvatures)):
+            if layer.rows is None:
+                roles[layer.weight] = (_ELEMENTWISE, k)
+                if layer.bias >= 0:
+                    roles[layer.bias] = (_ELEMENTWISE, k)
+                continue
+            roles[layer.weight] = (_MATRIX, k)
+            if self.homogeneous(layer):
+                roles[layer.bias] = (_BIAS, k)
+            if curvature.captures:
+                attach(layer, curvature, self.due, self.inverse_scale)
+        self.roles = tuple(roles)
+        self.matrices = tuple(
+            (layer.weight, layer.bias if self.homogeneous(layer) else -1) for layer in layers
+        )
+        self.is_matrix = tuple(layer.rows is not None for layer in layers)
+        self.layer_rows = nn.CellList(
+            [layer.rows if layer.rows is not None else nn.Identity() for layer in layers],
+            auto_prefix=False,
+        )
+
+    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+        """The curvature of one covered layer; every method provides its own."""
+        raise TypeError(f"{type(self).__name__} does not say how it builds curvature")
+
+    def homogeneous(self, layer: CoveredLayer) -> bool:
+        """Whether the layer's bias is preconditioned together with its weight."""
+        return False
+
+    # -- one step, inside compiled graphs -----------------------------------------------------
+
+    def step_number(self) -> Tensor:
+        """The number of finished steps, int32 scalar."""
+        return self.global_step.reshape(())
+
+    def current_damping(self) -> Tensor:
+        """lam of this step, float32 scalar."""
+        if self.scheduled_damping:
+            return self.damping(self.global_step).reshape(())
+        return self.damping
+
+    def collect(self, fresh: Sequence[Tensor]) -> None:
+        """Let fresh statistics enter, one vector per captured layer."""
+        step = self.step_number()
+        for k in range(self.probe_count):
+            self.captured[k].collect(fresh[k])
+        ops.assign(self.next_factor, step + self.factor_interval(step))
+
+    def refresh(self) -> None:
+        """Derive inverses (or what the method uses) from the statistics."""
+        step = self.step_number()
+        damping = self.current_damping()
+        for curvature in self.curvatures:
+            curvature.refresh(damping)
+        ops.assign(self.next_inverse, step + self.inverse_interval(step))
+
+    def direction(self, gradients: Sequence[Tensor], lr: Any) -> tuple[Tensor, ...]:
+        """Preconditioned gradients, in the parameters' order and shapes."""
+        damping = self.current_damping()
+        matrices = ()
+        overlap = Tensor(0.0, ms.float32)
+        for k in range(len(self.matrices)):
+            if self.is_matrix[k]:
+                weight, bias = self.matrices[k]
+                rows = self.layer_rows[k]
+                matrix = ops.cast(rows.to_matrix(gradients[weight]), ms.float32)
+                if bias >= 0:
+                    column = gradients[bias].reshape((rows.groups, -1, 1))
+                    matrix = ops.concat((matrix, ops.cast(column, ms.float32)), 2)
+                preconditioned = self.curvatures[k].precondition(matrix, damping)
+                if self.kl_clip is not None:
+                    overlap = overlap + (preconditioned * matrix).sum()
+                matrices += (preconditioned,)
+            else:
+                matrices += (damping,)
+        if self.kl_clip is not None:
+            rate = lr[0] if self.is_group_lr else lr
+            nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(rate * rate * overlap, 1e-30)))
+            scaled = ()
+            for matrix in matrices:
+                scaled += (matrix * nu,)
+            matrices = scaled
+        return self.assemble(gradients, matrices, damping)
+
+    def assemble(
+        self, gradients: Sequence[Tensor], matrices: Sequence[Tensor], damping: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Put the preconditioned matrices back into the parameters' shapes."""
+        result = ()
+        for i in range(len(self.roles)):
+            role, k = self.roles[i]
+            gradient = gradients[i]
+            if role == _MATRIX:
+                matrix = matrices[k]
+                if self.matrices[k][1] >= 0:
+                    matrix = matrix[:, :, :-1]
+                gradient = ops.cast(self.layer_rows[k].from_matrix(matrix), gradient.dtype)
+            elif role == _BIAS:
+                gradient = ops.cast(matrices[k][:, :, -1].reshape(gradient.shape), gradient.dtype)
+            elif role == _ELEMENTWISE:
+                gradient = self.curvatures[k].precondition(gradient, damping)
+            result += (gradient,)
+        return result
+
+    def unscale(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
+        if self.loss_scale == 1.0:
+            return gradients
+        result = ()
+        for gradient in gradients:
+            result += (gradient * self.inverse_scale,)
+        return result
+
+    def update(self, gradients: Sequence[Tensor]) -> None:
+        """Precondition, decay, apply momentum and the learning rate; then count the step."""
+        lr = self.get_lr()
+        gradients = self.direction(self.unscale(gradients), lr)
+        gradients = self.decay_weight(gradients)
+        gradients = self.gradients_centralization(gradients)
+        if self.clip_norm is not None:
+            gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
+        for i in range(len(self.roles)):
+            rate = lr[i] if self.is_group_lr else lr
+            if self.momentum > 0:
+                self.apply_momentum(self.weights[i], self.moments[i], rate, gradients[i], self.momentum)
+            else:
+                ops.assign_sub(self.weights[i], rate * gradients[i])
+        self.advance()
+
+    def advance(self) -> None:
+        """Count the step and say whether the next one collects statistics."""
+        self.assignadd(self.global_step, self.global_step_increase_tensor)
+        due = ops.cast(self.step_number() >= self.next_factor, ms.int32)
+        ops.assign(self.due, due)
+
+    def construct(self, gradients: Sequence[Tensor]) -> Tensor:
+        """All phases in one graph: gradients of ``parameters``, the statistics last."""
+        count = len(self.roles)
+        if len(gradients) > count:
+            if self.due > 0:
+                self.collect(gradients[count:])
+        if self.step_number() >= self.next_inverse:
+            self.refresh()
+        self.update(gradients[:count])
+        return self.step_number()
+
+    # -- on the host --------------------------------------------------------------------------
+
+    def layer_report(self) -> LayerReport:
+        """One row per weight-bearing layer; ``str()`` of it is a table.
+
+        Returns:
+            Rows with ``layer``, ``type``, ``covered``, ``reason`` (why not), and the counters
+            ``accepted``, ``kept`` and ``stopped`` of the trace rule.
+        """
+        curvature_of = dict(zip(self.layer_names, self.curvatures))
+        report = LayerReport()
+        for row in self._rows:
+            curvature = curvature_of.get(row.layer)
+            if curvature is None:
+                report.append(row)
+                continue
+            counts = curvature.counts.asnumpy()
+            report.append(
+                LayerRow(
+                    row.layer, row.type, True, row.reason, int(counts[0]), int(counts[1]),
+                    int(curvature.active.asnumpy()) == 0,
+                )
+            )
+        return report
+
+    @property
+    def failed_inversions(self) -> int:
+        """Failed inversions so far, over all layers."""
+        return sum(int(c.counts.asnumpy()[2]) for c in self.curvatures)
+
+    def failing_layer(self) -> str | None:
+        """A layer whose inversion failed ``max_failures`` times in a row, or None."""
+        for name, curvature in zip(self.layer_names, self.curvatures):
+            if int(curvature.counts.asnumpy()[3]) >= self.max_failures:
+                return name
+        return None

@@ -1,0 +1,79 @@
+"""Update intervals that may grow during training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable, Union
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.errors import UserError
+
+IntervalLike = Union[int, Callable[[int], int], Sequence[Sequence[int]]]
+
+HORIZON = 1_000_000
+"""Steps up to which a step -> interval function is tabulated; its last value holds beyond."""
+
+
+def _positive(name: str, interval: object, step: int) -> int:
+    if isinstance(interval, bool) or not isinstance(interval, (int, np.integer)) or interval < 1:
+        raise UserError(f"{name}={interval!r} at step {step}: an interval is a whole number of at least 1")
+    return int(interval)
+
+
+def milestones(name: str, interval: IntervalLike) -> list[tuple[int, int]]:
+    """An interval in its canonical form.
+
+    Args:
+        name: the keyword's name, for messages.
+        interval: a number of steps; a function step -> interval, called at each refresh; or a list
+            of (first step, interval).
+
+    Returns:
+        [(first step, interval), ...], starting at step 0, in ascending order.
+
+    Raises:
+        UserError: for an interval below 1 or milestones that do not ascend from 0.
+    """
+    if callable(interval):
+        table: list[tuple[int, int]] = []
+        step = 0
+        while step < HORIZON:
+            value = _positive(name, interval(step), step)
+            if not table or table[-1][1] != value:
+                table.append((step, value))
+            step += value
+        return table
+    if isinstance(interval, (list, tuple)):
+        pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else (pair,) for pair in interval]
+        if not pairs or any(len(pair) != 2 for pair in pairs):
+            raise UserError(f"{name}={interval!r}: milestones are pairs [first step, interval]")
+        starts = [pair[0] for pair in pairs]
+        if starts[0] != 0 or any(b <= a for a, b in zip(starts, starts[1:])):
+            raise UserError(f"{name}={interval!r}: the first steps must ascend from 0")
+        return [(int(start), _positive(name, value, int(start))) for start, value in pairs]
+    return [(0, _positive(name, interval, 0))]
+
+
+class Interval(nn.Cell):
+    """The interval that holds at a step, inside a compiled graph.
+
+    Args:
+        name: the keyword's name, for messages.
+        interval: see :func:`milestones`.
+    """
+
+    def __init__(self, name: str, interval: IntervalLike) -> None:
+        super().__init__()
+        table = milestones(name, interval)
+        values = np.array([value for _, value in table], np.int32)
+        self.starts = Tensor(np.array([start for start, _ in table], np.int32))
+        # The interval at a step is the sum of all changes that have begun by then.
+        self.changes = Tensor(np.diff(values, prepend=0).astype(np.int32))
+
+    def construct(self, step: Tensor) -> Tensor:
+        """int32 scalar step -> int32 scalar interval."""
+        begun = ops.cast(step >= self.starts, ms.int32)
+        return ops.cast((begun * self.changes).sum(), ms.int32)

@@ -1,0 +1,111 @@
+"""THOR: trace-based, hardware-driven layer-wise natural gradient (Chen et al., AAAI 2021)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import nn, ops
+
+from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.diagonal import EmbeddingCurvature, LayerNormCurvature
+from mindspore_thor.curvature.inverse_factors import InverseFactors
+from mindspore_thor.curvature.trace_rule import TraceRule
+from mindspore_thor.errors import UserError
+from mindspore_thor.nn import CoveredLayer
+from mindspore_thor.optim.base import Schedule, SecondOrder
+from mindspore_thor.optim.intervals import IntervalLike
+
+DAMPING_MODES = ("sqrt", "paper", "pi")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """``value`` if it is one of ``choices``, else a UserError that lists them."""
+    if value not in choices:
+        raise UserError(f"{name}={value!r}: use one of {', '.join(choices)}")
+    return str(value)
+
+
+class THOR(SecondOrder):
+    """W <- W - lr (G + d_G I)^-1 D (A + d_A I)^-1 with block-diagonal factors and the trace rule.
+
+    Dense and Conv2d (with padding, stride, dilation and groups) have Kronecker factors; Embedding
+    a diagonal A; LayerNorm an elementwise rule; biases and everything else the plain gradient.
+    Factors are not averaged over time (methods section 1.1).
+
+    Args:
+        net: the network, changed in place so that its layers can capture.
+        learning_rate: number, list, or MindSpore schedule.
+        damping: lam > 0, a number or a schedule (Eq. 15).
+        momentum: heavy-ball coefficient in [0, 1).
+        weight_decay: added to the preconditioned gradient of parameters with >= 2 dimensions.
+        split_dim: block size s for A and G (Eq. 10); None for whole factors.
+        factor_interval: steps between two collections of A and G: a number, a function
+            step -> interval, or milestones [(0, interval), (step, interval), ...].
+        inverse_interval: steps between two evaluations of the trace rule, likewise.
+        trace_thresholds: (w1, w2): (0.01, 0) is THOR, (0.01, 0.001) THOR_stop, (0, 0) THOR_NT.
+        damping_mode: "sqrt" adds sqrt(lam/T) to both factors (MindSpore's code), "paper" lam/T to
+            both (Eq. 6), "pi" splits sqrt(lam/T) by the factors' mean traces.
+        trace_include_damping: whether lam counts in the trace (the paper's Eq. 8).
+        trace_form: "literal" or "product", see TraceRule.
+        trace_baseline: "accepted" compares with the last accepted trace, "previous" with the
+            previous candidate.
+        batch_size: N for LayerNorm's rule where no TrainStep supplies it.
+        **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
+
+    Raises:
+        UserError: for values out of range.
+    """
+
+    supported = (nn.Dense, nn.Conv2d, nn.Embedding, nn.LayerNorm)
+
+    def __init__(
+        self,
+        net: nn.Cell,
+        learning_rate: Any,
+        damping: Schedule = 0.03,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        split_dim: int | None = 128,
+        factor_interval: IntervalLike = 1,
+        inverse_interval: IntervalLike = 1,
+        trace_thresholds: tuple[float, float] = (0.01, 0.0),
+        damping_mode: str = "sqrt",
+        trace_include_damping: bool = True,
+        trace_form: str = "literal",
+        trace_baseline: str = "accepted",
+        batch_size: int = 1,
+        **options: Any,
+    ) -> None:
+        if split_dim is not None and (isinstance(split_dim, bool) or not isinstance(split_dim, int) or split_dim < 1):
+            raise UserError(f"split_dim={split_dim!r}: give a whole number of at least 1, or None")
+        self._split_dim = split_dim
+        self._damping_mode = check_choice("damping_mode", damping_mode, DAMPING_MODES)
+        check_choice("trace_baseline", trace_baseline, ("accepted", "previous"))
+        self._rule_options = (
+            trace_thresholds, trace_include_damping, trace_form, trace_baseline == "previous",
+        )
+        TraceRule(*self._rule_options)
+        super().__init__(
+            net,
+            learning_rate,
+            label="thor",
+            damping=damping,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            factor_interval=factor_interval,
+            inverse_interval=inverse_interval,
+            **options,
+        )
+        self.samples.set_data(ops.full_like(self.samples, int(batch_size)))
+
+    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+        """Blocks with a trace rule; the diagonal rules for embeddings and LayerNorm."""
+        if layer.base is nn.LayerNorm:
+            return LayerNormCurvature(name, self.samples)
+        assert layer.rows is not None
+        if layer.base is nn.Embedding:
+            return EmbeddingCurvature(name, layer.rows)
+        rule = TraceRule(*self._rule_options)
+        return InverseFactors(
+            name, layer.rows, False, self._split_dim, 0.0, self._damping_mode, rule
+        )

@@ -1,0 +1,43 @@
+"""Process-wide settings that must be in place before MindSpore runs its first operator."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+logger = logging.getLogger("mindspore_thor")
+
+_ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+
+
+def _has_avx512() -> bool:
+    try:
+        return "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def limit_onednn() -> str | None:
+    """Keep oneDNN off its reference convolution on AVX-512 machines.
+
+    MindSpore's CPU Conv2D keeps plain NCHW layouts, for which oneDNN has no fast AVX-512 forward
+    convolution: it falls back to a reference loop about 30 times slower than its AVX2 code. oneDNN
+    reads the variable at its first primitive, so this runs when the package is imported.
+
+    Returns:
+        The line that says what was done, or None where nothing had to be.
+    """
+    if any(name in os.environ for name in _ISA_VARIABLES) or not _has_avx512():
+        return None
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+    return (
+        "oneDNN limited to AVX2 (ONEDNN_MAX_CPU_ISA=AVX2): its AVX-512 convolution is about "
+        "30 times slower on MindSpore's layouts; set the variable yourself to override"
+    )
+
+
+NOTICE = limit_onednn()
+"""The line for the log; the command lines print it, a library user finds it at level INFO."""
+if NOTICE:
+    logger.info(NOTICE)

@@ -1,0 +1,196 @@
+"""The command lines of ``train.py`` and ``eval.py``: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mindspore_thor.errors import UserError
+from mindspore_thor.runtime import NOTICE
+from mindspore_thor.train.build import (
+    build_session,
+    fit_model_to_data,
+    open_data,
+    prepare_device,
+)
+from mindspore_thor.train.checkpoint import (
+    Position,
+    find_checkpoint,
+    load_weights,
+    read_position,
+    state_file_of,
+)
+from mindspore_thor.train.config import (
+    Config,
+    ModelCatalogue,
+    describe_keys,
+    load_config,
+    parse_overrides,
+)
+from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
+from mindspore_thor.train.loop import Trainer, TrainingError
+from mindspore_thor.train.resume import restore
+from mindspore_thor.train.run_folder import CONFIG_NAME, choose_folder, create_folder
+from mindspore_thor.train.signals import StopRequest
+from mindspore_thor.train.yaml_files import Settings
+
+EXIT_TRAINING = 1
+EXIT_USER = 2
+EXIT_INTERRUPT = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports its errors like every other wrong input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def train_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
+    """Run ``train.py``.
+
+    Args:
+        argv: Arguments, without the program's name; None for the process's own.
+        models: The models to choose from.
+
+    Returns:
+        Exit code: 0 done, 1 training failed, 2 wrong input, 130 or 143 stopped by a signal.
+    """
+    return _guarded(lambda: _train(argv, models))
+
+
+def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
+    """Run ``eval.py``.
+
+    Args:
+        argv: Arguments, without the program's name; None for the process's own.
+        models: The models to choose from.
+
+    Returns:
+        Exit code: 0 done, 2 wrong input.
+    """
+    return _guarded(lambda: _evaluate(argv, models))
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Turn the errors that a user can mend into one line and an exit code."""
+    try:
+        if NOTICE:
+            print(NOTICE, flush=True)
+        return work()
+    except (UserError, TrainingError) as error:
+        line = " ".join(str(error).split())
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        return EXIT_USER if isinstance(error, UserError) else EXIT_TRAINING
+    except KeyboardInterrupt:
+        print("interrupted before the first update; nothing to save", file=sys.stderr)
+        return EXIT_INTERRUPT
+
+
+def _parser(program: str, purpose: str) -> _Parser:
+    keys = "\n".join(describe_keys())
+    parser = _Parser(
+        prog=program,
+        description=purpose,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Any key of the configuration can follow, e.g. --optimizer.damping 0.01:\n{keys}\n"
+        "  --model.*, --optimizer.*, --learning_rate.*, --damping.*: see models/README.md",
+    )
+    parser.add_argument("--config_path", type=Path, help="recipe, e.g. models/resnet/*.yaml")
+    parser.add_argument("--data_path", help="folder of the data set; same as --data.path")
+    return parser
+
+
+def _read_arguments(
+    parser: _Parser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, Settings]:
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = parse_overrides(rest)
+    if arguments.data_path is not None:
+        # Taken as it is: a folder may be called 2024 or ~, which YAML would not read as text.
+        data = {"data": {"path": arguments.data_path}}
+        overrides.merge(Settings(data, {"data.path": "--data_path"}))
+    return arguments, overrides
+
+
+def _train(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
+    parser = _parser("train.py", "Train a model by a recipe.")
+    parser.add_argument("--output_dir", type=Path, help="run folder [a fresh one below runs/]")
+    parser.add_argument(
+        "--resume_ckpt", type=Path, help="checkpoint, or run folder, whose run is continued"
+    )
+    arguments, overrides = _read_arguments(parser, argv)
+    if arguments.config_path is None:
+        raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
+    config = load_config(arguments.config_path, models, overrides)
+    resumed, old = None, Position()
+    if arguments.resume_ckpt is not None:
+        resumed = state_file_of(find_checkpoint(arguments.resume_ckpt))
+        if not resumed.is_file():
+            raise UserError(
+                f"{resumed}: no such file; an exact resume needs the training state beside the "
+                "weights"
+            )
+        old = read_position(resumed)
+    place = choose_folder(
+        arguments.output_dir, arguments.config_path.stem, resumed, (old.epoch, old.step)
+    )
+    return _run(config, models, place, resumed)
+
+
+def _run(config: Config, models: ModelCatalogue, place: Path, resumed: Path | None) -> int:
+    session = build_session(config, models)
+    steps = session.train_data.steps_per_epoch
+    position = Position(config=session.config.to_dict(), steps_per_epoch=steps)
+    if resumed is not None:
+        position, changes = restore(session, resumed)
+        print(f"resumed from {resumed} at epoch {position.epoch}, step {position.step}")
+        for change in changes:
+            print(f"note: {change}")
+    folder = create_folder(place, config.model.name)
+    folder.write_config(session.config.to_yaml())
+    folder.write_metrics(position.metrics)
+    print(f"run folder: {place}", flush=True)
+    with StopRequest() as stop:
+        trainer = Trainer(session, folder, position, stop)
+        trainer.run()
+    checkpoint = folder.checkpoint(position.epoch, position.step)
+    if stop.signal_number is not None:
+        print(f"stopped by a signal; continue with --resume_ckpt {checkpoint}", flush=True)
+        return stop.exit_code
+    print(trainer.summary())
+    print(f"checkpoint: {checkpoint}", flush=True)
+    return 0
+
+
+def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
+    parser = _parser("eval.py", "Measure a checkpoint on the evaluation split.")
+    parser.add_argument(
+        "--checkpoint_file_path", type=Path, help="checkpoint, or a run folder: its latest one"
+    )
+    arguments, overrides = _read_arguments(parser, argv)
+    if arguments.checkpoint_file_path is None:
+        raise UserError("--checkpoint_file_path is missing; give a .ckpt file or a run folder")
+    checkpoint = find_checkpoint(arguments.checkpoint_file_path)
+    recipe = arguments.config_path
+    if recipe is None:
+        recipe = checkpoint.parent / CONFIG_NAME
+        if not recipe.is_file():
+            raise UserError(
+                f"{checkpoint.parent}: no {CONFIG_NAME} beside the checkpoint; give --config_path"
+            )
+    config = load_config(recipe, models, overrides)
+    prepare_device(config)
+    data = open_data(config, train=False)
+    config = fit_model_to_data(config, data, models)
+    net = models.create_model(config.model.name, **config.model.options)
+    load_weights(net, checkpoint)
+    accuracy = Evaluator(net, data)()
+    assert accuracy is not None
+    result = {TOP_1: round(accuracy[TOP_1], 6), TOP_5: round(accuracy[TOP_5], 6)}
+    print(f"result: {result} ckpt= {checkpoint}", flush=True)
+    return 0

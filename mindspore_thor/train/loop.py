@@ -1,0 +1,224 @@
+"""The training loop: epochs, evaluation, checkpoints and an orderly stop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from mindspore_thor.train.build import Session
+from mindspore_thor.train.checkpoint import (
+    Position,
+    list_checkpoints,
+    prune_checkpoints,
+    save_checkpoint,
+    save_weights,
+)
+from mindspore_thor.train.curves import draw_curves
+from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
+from mindspore_thor.train.progress import Progress
+from mindspore_thor.train.run_folder import RunFolder
+from mindspore_thor.train.signals import StopRequest
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message is one line. The command line leaves with code 1."""
+
+
+class Trainer:
+    """Trains from a position to the end of the last epoch, or until it is asked to stop.
+
+    Args:
+        session: Data, net, optimizer and step, in the state of ``position``.
+        folder: Where results go.
+        position: Where the loop stands; updated in place.
+        stop: The request to stop.
+    """
+
+    def __init__(
+        self, session: Session, folder: RunFolder, position: Position, stop: StopRequest
+    ) -> None:
+        self._session = session
+        self._folder = folder
+        self._position = position
+        self._stop = stop
+        self._options = session.config.train
+        self._steps = session.train_data.steps_per_epoch
+        self._progress = Progress(self._options.epochs, self._steps, self._options.log_every)
+        self._evaluate = Evaluator(session.net, session.eval_data)
+        self._pending: list[Tensor] = []
+        # Reading the loss waits for the device. That is harmless on a CPU: check every update.
+        on_cpu = ms.get_context("device_target") == "CPU"
+        self._read_every = 1 if on_cpu else (self._options.log_every or self._steps)
+        self._clock = 0.0
+        self._saved_at: tuple[int, int, int] | None = None
+
+    def run(self) -> None:
+        """Train.
+
+        Raises:
+            TrainingError: If too many updates in a row were skipped.
+            UserError: If an image cannot be read.
+        """
+        report = getattr(self._session.optimizer, "layer_report", None)
+        if report is not None:
+            self._progress.message(str(report()))
+        try:
+            self._run_epochs()
+        finally:
+            self._progress.close()
+
+    def _run_epochs(self) -> None:
+        position = self._position
+        self._clock = time.monotonic() - position.wall_clock
+        while True:
+            if _epoch_is_over(position):
+                if position.epoch >= self._options.epochs:
+                    return
+                _begin_epoch(position)
+            self._train_epoch()
+            if not self._stopped() and self._finish_epoch():
+                self._save_if_due()
+            if self._stopped():
+                self._save()
+                return
+
+    def _stopped(self) -> bool:
+        return self._stop.signal_number is not None
+
+    def _train_epoch(self) -> None:
+        """Train the rest of the current epoch; leave after the current update on a stop signal."""
+        position, session = self._position, self._session
+        self._progress.start_epoch(position.epoch, position.step)
+        began = time.monotonic() - position.epoch_seconds
+        every = self._options.checkpoint_every_steps
+        batches = session.train_data.epoch(position.epoch - 1, start=position.step)
+        for images, labels in batches:
+            self._pending.append(session.step(images, labels))
+            position.step += 1
+            if len(self._pending) >= self._read_every or position.step == self._steps:
+                self._read_losses()
+            position.epoch_seconds = time.monotonic() - began
+            mean = position.loss_sum / position.loss_count if position.loss_count else None
+            self._progress.step(position.epoch, position.step, mean, self._skipped, self._step_ms())
+            if every and position.step % every == 0 and position.step < self._steps:
+                self._save()
+            if self._stopped():
+                break
+        self._read_losses()
+        self._progress.close()
+
+    def _step_ms(self) -> float:
+        return 1000.0 * self._position.epoch_seconds / self._position.step
+
+    @property
+    def _skipped(self) -> int:
+        return _number(self._session.step.skipped)
+
+    def _read_losses(self) -> None:
+        """Wait for the pending updates; count their losses and look for a series of bad ones."""
+        losses = [float(loss.asnumpy()) for loss in self._pending]
+        self._pending.clear()
+        finite = [loss for loss in losses if np.isfinite(loss)]
+        self._position.loss_sum += sum(finite)
+        self._position.loss_count += len(finite)
+        in_a_row = _number(self._session.step.skipped_in_a_row)
+        if in_a_row >= self._options.max_skipped_updates:
+            kept = list_checkpoints(self._folder.path)
+            last = kept[-1][2] if kept else "none"
+            raise TrainingError(
+                f"stopped at epoch {self._position.epoch}, step {self._position.step}: {in_a_row} "
+                "updates in a row were skipped because the loss or a gradient was not finite; "
+                f"lower the learning rate or raise the damping (last checkpoint: {last})"
+            )
+
+    def _finish_epoch(self) -> bool:
+        """Evaluate where due and report; return False if a stop signal cut the evaluation short."""
+        position, options = self._position, self._options
+        row: dict[str, Any] = {
+            "epoch": position.epoch,
+            "step": position.epoch * self._steps,
+            "loss": position.loss_sum / position.loss_count if position.loss_count else None,
+            "train_time": round(position.epoch_seconds, 3),
+            "step_ms": round(self._step_ms(), 3),
+            "learning_rate": self._session.learning_rate_at(position.epoch * self._steps - 1),
+            "skipped": self._skipped,
+        }
+        last = position.epoch == options.epochs
+        if last or (options.eval_every and position.epoch % options.eval_every == 0):
+            accuracy = self._evaluate(self._stopped)
+            if accuracy is None:
+                return False
+            row.update(accuracy)
+        position.wall_clock = time.monotonic() - self._clock
+        row["wall_clock"] = round(position.wall_clock, 3)
+        position.metrics.append(row)
+        self._progress.finish_epoch(row)
+        self._folder.write_metrics(position.metrics)
+        config = self._session.config
+        title = f"{config.model.name} on {config.data.name}, {config.optimizer.name}"
+        draw_curves(position.metrics, self._folder.curves, title)
+        self._keep_best(row)
+        return True
+
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        accuracy = row.get(TOP_1)
+        best = self._position.best_accuracy
+        if accuracy is None or (best is not None and accuracy <= best):
+            return
+        self._position.best_accuracy = accuracy
+        if self._options.keep_best:
+            save_weights(
+                self._folder.best_checkpoint,
+                self._session.weight_names,
+                self._session.step.parameters_dict(),
+            )
+
+    def _save_if_due(self) -> None:
+        epoch, every = self._position.epoch, self._options.checkpoint_every_epochs
+        if epoch == self._options.epochs or (every and epoch % every == 0):
+            self._save()
+
+    def _save(self) -> None:
+        position = self._position
+        if self._saved_at == (position.epoch, position.step, len(position.metrics)):
+            return
+        position.wall_clock = time.monotonic() - self._clock
+        save_checkpoint(
+            self._folder.checkpoint(position.epoch, position.step),
+            self._session.weight_names,
+            self._session.step.parameters_dict(),
+            position,
+        )
+        self._saved_at = (position.epoch, position.step, len(position.metrics))
+        prune_checkpoints(self._folder.path, self._options.keep_checkpoints)
+
+    def summary(self) -> str:
+        """Return the line for the end of a finished run."""
+        row = self._position.metrics[-1]
+        best = self._position.best_accuracy
+        return (
+            f"finished: {TOP_1} {row[TOP_1]:.4f}, {TOP_5} {row[TOP_5]:.4f}"
+            + (f", best {TOP_1} {best:.4f}" if best is not None else "")
+            + f", training time {self._position.wall_clock:.1f} s"
+        )
+
+
+def _number(parameter: Any) -> int:
+    return int(parameter.asnumpy().item())
+
+
+def _epoch_is_over(position: Position) -> bool:
+    """An epoch is over once its row stands in the metrics, not with its last update."""
+    done = position.metrics[-1]["epoch"] if position.metrics else 0
+    return bool(position.epoch == done)
+
+
+def _begin_epoch(position: Position) -> None:
+    position.epoch += 1
+    position.step = 0
+    position.loss_sum, position.loss_count = 0.0, 0
+    position.epoch_seconds = 0.0

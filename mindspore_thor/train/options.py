@@ -1,0 +1,121 @@
+"""Declaring and checking single configuration options."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from mindspore_thor.errors import UserError
+
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def option(
+    default: Any,
+    kind: type,
+    help: str,
+    *,
+    low: float | None = None,
+    below: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    optional: bool = False,
+) -> Any:
+    """Declare one field of a configuration section.
+
+    Args:
+        default: Value where the recipe is silent.
+        kind: ``int``, ``float``, ``bool`` or ``str``.
+        help: One line for ``--help``.
+        low: Smallest allowed value.
+        below: The value must be smaller than this.
+        above: The value must be greater than this.
+        choices: The allowed texts.
+        optional: Whether null is allowed.
+
+    Returns:
+        A dataclass field.
+    """
+    metadata = {
+        "kind": kind,
+        "help": help,
+        "low": low,
+        "below": below,
+        "above": above,
+        "choices": choices,
+        "optional": optional,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def checked(key: str, value: Any, metadata: Any, origin: str) -> Any:
+    """Return ``value`` in the declared type, or raise.
+
+    Args:
+        key: Dotted key, for the message.
+        value: What the recipe or the command line gave.
+        metadata: The metadata that ``option`` attached.
+        origin: Where the value was given.
+
+    Returns:
+        The value; a whole number becomes a float where one is asked for.
+
+    Raises:
+        UserError: If the type or the range is wrong.
+    """
+    kind = metadata["kind"]
+    if value is None and metadata["optional"]:
+        return None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if good and kind in (int, float):
+        low, above, below = metadata["low"], metadata["above"], metadata["below"]
+        good = (
+            math.isfinite(value)
+            and (low is None or value >= low)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+    if good and metadata["choices"]:
+        good = value in metadata["choices"]
+    if not good:
+        raise UserError(f"{origin}: {key} is {value!r}; give {_wanted(metadata)}")
+    return value
+
+
+def _wanted(metadata: Any) -> str:
+    if metadata["choices"]:
+        text = "one of " + ", ".join(metadata["choices"])
+    else:
+        text = _KIND_NAMES[metadata["kind"]]
+        limits = [
+            f"{words} {metadata[name]:g}"
+            for name, words in (("low", "of at least"), ("above", "above"), ("below", "below"))
+            if metadata[name] is not None
+        ]
+        text = " ".join([text, " and ".join(limits)]).strip()
+    return text + (" or null" if metadata["optional"] else "")
+
+
+def nearest(key: str, valid: Iterable[str]) -> str:
+    """Return the valid key that looks most like ``key``.
+
+    Args:
+        key: An unknown dotted key; its section may be missing or wrong.
+        valid: The keys to choose from, at least one.
+
+    Returns:
+        The closest key, judged by the whole key or by its last part, whichever fits better.
+    """
+    last = key.rsplit(".", 1)[-1]
+
+    def likeness(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
+        part = difflib.SequenceMatcher(None, last, candidate.rsplit(".", 1)[-1]).ratio()
+        return max(whole, part) + 0.1 * whole
+
+    return max(sorted(valid), key=likeness)

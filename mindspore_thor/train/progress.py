@@ -1,0 +1,102 @@
+"""What a run says while it works: a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from mindspore_thor.train.evaluate import TOP_1, TOP_5
+
+
+class Progress:
+    """Reports updates, epochs and messages.
+
+    Args:
+        epochs: Epochs of the whole run.
+        steps_per_epoch: Updates per epoch.
+        log_every: Updates between plain lines within an epoch; 0 for none.
+    """
+
+    def __init__(self, epochs: int, steps_per_epoch: int, log_every: int) -> None:
+        self._epochs = epochs
+        self._steps = steps_per_epoch
+        self._log_every = log_every
+        self._terminal = sys.stderr.isatty()
+        self._bar: Any = None
+
+    def message(self, text: str) -> None:
+        """Print one line on standard output, without tearing the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(text, flush=True)
+
+    def start_epoch(self, epoch: int, done: int) -> None:
+        """Open the bar of an epoch.
+
+        Args:
+            epoch: The epoch, from 1.
+            done: Updates that a resumed run has already finished in it.
+        """
+        if self._terminal:
+            self._bar = tqdm(
+                total=self._steps,
+                initial=done,
+                desc=f"epoch {epoch}/{self._epochs}",
+                unit="step",
+                leave=False,
+                dynamic_ncols=True,
+            )
+
+    def step(self, epoch: int, step: int, loss: float | None, skipped: int, step_ms: float) -> None:
+        """Report one finished update.
+
+        Args:
+            epoch: The epoch, from 1.
+            step: Finished updates of this epoch.
+            loss: Mean loss of the epoch so far, or None when there was no finite one.
+            skipped: Updates skipped so far, in the whole run.
+            step_ms: Mean time per update in this epoch, milliseconds.
+        """
+        if self._bar is not None:
+            shown = {"loss": _loss(loss), **({"skipped": skipped} if skipped else {})}
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif self._log_every and step % self._log_every == 0 and step < self._steps:
+            self.message(
+                f"epoch: [{epoch}/{self._epochs}] step: [{step}/{self._steps}] "
+                f"loss: {_loss(loss)}, per step time: {step_ms:.3f} ms{_skipped(skipped)}"
+            )
+
+    def finish_epoch(self, row: dict[str, Any]) -> None:
+        """Close the bar and print the epoch's line.
+
+        Args:
+            row: The epoch's row of ``metrics.jsonl``.
+        """
+        self.close()
+        self.message(
+            f"epoch: [{row['epoch']}/{self._epochs}] loss: {_loss(row['loss'])}, "
+            f"epoch time: {row['train_time']:.3f} s, per step time: {row['step_ms']:.3f} ms"
+            f"{_skipped(row['skipped'])}"
+        )
+        if TOP_1 in row:
+            self.message(
+                f"epoch: [{row['epoch']}/{self._epochs}] {TOP_1}: {row[TOP_1]:.4f}, "
+                f"{TOP_5}: {row[TOP_5]:.4f}"
+            )
+
+    def close(self) -> None:
+        """Remove the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _loss(value: float | None) -> str:
+    return "none finite" if value is None else f"{value:.6f}"
+
+
+def _skipped(count: int) -> str:
+    return f", skipped updates: {count}" if count else ""

@@ -1,0 +1,96 @@
+"""Continuing a run: whether a checkpoint fits the configuration, and what has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mindspore_thor.errors import UserError
+from mindspore_thor.train.build import Session
+from mindspore_thor.train.checkpoint import Position, load_state
+from mindspore_thor.train.yaml_files import dotted_leaves
+
+# With another value the stored position would point at other images, or at another net.
+_FIXED_SECTIONS = ("model.",)
+_FIXED_KEYS = (
+    "data.name",
+    "data.batch_size",
+    "data.augment",
+    "data.image_size",
+    "optimizer.name",
+    "train.seed",
+)
+# These never change what is computed.
+_FREE_KEYS = (
+    "data.path",
+    "data.eval_batch_size",
+    "data.num_workers",
+    "train.eval_every",
+    "train.keep_best",
+    "train.checkpoint_every_epochs",
+    "train.checkpoint_every_steps",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.max_skipped_updates",
+)
+
+
+def restore(session: Session, state_file: Path) -> tuple[Position, list[str]]:
+    """Bring a session into the state of a checkpoint.
+
+    Args:
+        session: A freshly built session.
+        state_file: The checkpoint's state file.
+
+    Returns:
+        The position, and one sentence per setting that makes the run differ from the old one.
+
+    Raises:
+        UserError: If the checkpoint is damaged, does not fit, or has nothing left to train.
+    """
+    position = load_state(session.step.parameters_dict(), state_file)
+    changes = compare_configs(position.config, session.config.to_dict(), state_file)
+    steps = session.train_data.steps_per_epoch
+    if position.steps_per_epoch != steps:
+        raise UserError(
+            f"{state_file}: was trained with {position.steps_per_epoch} batches per epoch, the "
+            f"data now has {steps}; resume with the same images (--data_path)"
+        )
+    epochs = session.config.train.epochs
+    if position.metrics and position.metrics[-1]["epoch"] >= epochs:
+        raise UserError(
+            f"{state_file}: all {epochs} epochs are done; evaluate it with eval.py, or train on "
+            "with a larger --train.epochs"
+        )
+    position.config = session.config.to_dict()
+    return position, changes
+
+
+def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], state_file: Path) -> list[str]:
+    """Compare the configuration of a checkpoint with the present one.
+
+    Args:
+        old: The resolved configuration in the checkpoint.
+        new: The resolved configuration now.
+        state_file: The checkpoint, for the message.
+
+    Returns:
+        One sentence per difference that is allowed but changes the run.
+
+    Raises:
+        UserError: If a setting differs that a resumed run must keep.
+    """
+    before, after = dict(dotted_leaves(dict(old))), dict(dotted_leaves(dict(new)))
+    changes = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        if was == now or key in _FREE_KEYS:
+            continue
+        if key in _FIXED_KEYS or key.startswith(_FIXED_SECTIONS):
+            raise UserError(
+                f"{state_file}: was trained with {key} {was!r}, now it is {now!r}; resume with the "
+                f"same value, or start a new run"
+            )
+        changes.append(f"{key} is now {now!r}, was {was!r}")
+    return changes

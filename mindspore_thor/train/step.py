@@ -1,0 +1,281 @@
+"""The training step: one network, several compiled graphs, chosen by what the step has to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.amp import all_finite
+
+from mindspore_thor.curvature.base import state
+from mindspore_thor.errors import TrainingError
+from mindspore_thor.optim.base import SecondOrder
+
+_RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Backward(nn.Cell):
+    """Loss and gradients, and whether all of them are finite.
+
+    Args:
+        net: the network; its last input is the label of the loss where ``loss_fn`` is given.
+        loss_fn: (output, label) -> mean loss, or None where the network returns the loss.
+        weights: what to differentiate by: parameters, or parameters and probes.
+        loss_scale: factor on the loss during the backward pass.
+    """
+
+    def __init__(
+        self, net: nn.Cell, loss_fn: nn.Cell | None, weights: ParameterTuple, loss_scale: float
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+        self.loss_fn = loss_fn
+        self.weights = weights
+        self.sens = float(loss_scale)
+        self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+        if self.loss_fn is None:
+            return self.net(*inputs)
+        return self.loss_fn(self.net(*inputs[:-1]), inputs[-1])
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """A batch -> loss, gradients (times the loss scale), whether all are finite."""
+        loss = self.forward(*inputs)
+        sens = ops.fill(loss.dtype, loss.shape, self.sens)
+        gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
+        finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
+        return loss, gradients, finite
+
+
+class Guard(nn.Cell):
+    """Applies an update only where the step was finite; otherwise counts it and undoes its trace.
+
+    A bad batch also poisons BatchNorm's running statistics during the forward pass, so their last
+    good values are kept beside them.
+
+    Args:
+        net: the network.
+        optimizer: any ``nn.Optimizer``.
+    """
+
+    def __init__(self, net: nn.Cell, optimizer: nn.Optimizer) -> None:
+        super().__init__(auto_prefix=False)
+        self.optimizer = optimizer
+        self.second_order = isinstance(optimizer, SecondOrder)
+        running = [
+            p
+            for _, cell in net.cells_and_names()
+            if isinstance(cell, _RUNNING)
+            for p in (cell.moving_mean, cell.moving_variance)
+        ]
+        self.running_count = len(running)
+        self.running = ParameterTuple(running)
+        self.good = ParameterTuple(
+            [state(p.asnumpy(), f"last_good.{p.name}") for p in running]
+        )
+        self.skipped = state(np.zeros((), np.int32), "skipped")
+        self.skipped_in_a_row = state(np.zeros((), np.int32), "skipped_in_a_row")
+
+    def accept(self) -> None:
+        """Remember the running statistics of a good step."""
+        for i in range(self.running_count):
+            ops.assign(self.good[i], self.running[i])
+        ops.assign(self.skipped_in_a_row, ops.zeros_like(self.skipped_in_a_row))
+
+    def reject(self) -> None:
+        """Count a bad step and put the running statistics back."""
+        for i in range(self.running_count):
+            ops.assign(self.running[i], self.good[i])
+        if self.second_order:
+            self.optimizer.advance()
+        ops.assign_add(self.skipped, ops.ones_like(self.skipped))
+        ops.assign_add(self.skipped_in_a_row, ops.ones_like(self.skipped_in_a_row))
+
+
+class WholeStep(nn.Cell):
+    """Backward pass and update in one graph.
+
+    Args:
+        backward: loss and gradients.
+        guard: what becomes of a non-finite step.
+        samples: parameter that receives the batch size, or None.
+        update_only: use the optimizer's ``update`` (a plain step) instead of all its phases.
+    """
+
+    def __init__(
+        self, backward: Backward, guard: Guard, samples: Parameter | None, update_only: bool
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = backward
+        self.guard = guard
+        self.optimizer = guard.optimizer
+        self.samples = samples
+        self.update_only = update_only
+
+    def construct(self, *inputs: Tensor) -> Tensor:
+        """A batch -> its loss."""
+        if self.samples is not None:
+            ops.assign(self.samples, Tensor(inputs[0].shape[0], ms.int32))
+        loss, gradients, finite = self.backward(*inputs)
+        if finite:
+            if self.update_only:
+                self.optimizer.update(gradients)
+            else:
+                self.optimizer(gradients)
+            self.guard.accept()
+        else:
+            self.guard.reject()
+        return loss
+
+
+class CaptureStep(nn.Cell):
+    """Backward pass with statistics; they enter the optimizer where all is finite."""
+
+    def __init__(self, backward: Backward, optimizer: SecondOrder) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = backward
+        self.optimizer = optimizer
+        self.count = len(optimizer.weights)
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """A batch -> loss, gradients of the weights, whether all is finite."""
+        loss, gradients, finite = self.backward(*inputs)
+        if finite:
+            self.optimizer.collect(gradients[self.count :])
+        return loss, gradients[: self.count], finite
+
+
+class RefreshStep(nn.Cell):
+    """The inverses alone."""
+
+    def __init__(self, optimizer: SecondOrder) -> None:
+        super().__init__(auto_prefix=False)
+        self.optimizer = optimizer
+
+    def construct(self) -> Tensor:
+        """Refresh every layer."""
+        self.optimizer.refresh()
+        return self.optimizer.step_number()
+
+
+class ApplyStep(nn.Cell):
+    """The update alone, for gradients that a capture step returned."""
+
+    def __init__(self, guard: Guard, samples: Parameter) -> None:
+        super().__init__(auto_prefix=False)
+        self.guard = guard
+        self.optimizer = guard.optimizer
+        self.samples = samples
+
+    def construct(self, gradients: tuple[Tensor, ...], finite: Tensor, samples: Tensor) -> Tensor:
+        """Gradients, whether they are finite, and the batch size."""
+        ops.assign(self.samples, samples)
+        if finite:
+            self.optimizer.update(gradients)
+            self.guard.accept()
+        else:
+            self.guard.reject()
+        return finite
+
+
+class TrainStep(nn.Cell):
+    """One training step for any ``nn.Optimizer``; also a training network for ``ms.Model``.
+
+    Called from Python, a step runs the smallest graphs that do its work: the plain network; or
+    the capturing network, then the refresh where inverses are due, then the update. The graphs
+    are compiled at their first use, in graph mode and in PyNative mode alike. Compiled into
+    another graph (data sinking), ``construct`` does the same with lazy branches.
+
+    Args:
+        net: the network.
+        loss_fn: (output, label) -> the batch's MEAN loss; None where ``net`` returns the loss.
+        optimizer: THOR, KFAC, or any ``nn.Optimizer`` over the network's parameters.
+
+    Inputs:
+        The network's inputs, then the label for ``loss_fn``. The first axis is the batch.
+
+    Outputs:
+        The scalar loss (not multiplied by the loss scale).
+
+    Attributes:
+        skipped: int32 parameter, updates skipped because loss or gradient was not finite.
+        skipped_in_a_row: int32 parameter, those since the last good step.
+
+    Raises:
+        TrainingError: when a layer's inversion failed ``max_failures`` times in a row.
+    """
+
+    def __init__(self, net: nn.Cell, loss_fn: nn.Cell | None, optimizer: nn.Optimizer) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+        self.loss_fn = loss_fn
+        self.optimizer = optimizer
+        self.second_order = isinstance(optimizer, SecondOrder)
+        scale = float(optimizer.loss_scale)
+        self.guard = Guard(net, optimizer)
+        self.skipped = self.guard.skipped
+        self.skipped_in_a_row = self.guard.skipped_in_a_row
+        samples = optimizer.samples if self.second_order else None
+        backward = Backward(net, loss_fn, optimizer.parameters, scale)
+        self.whole = WholeStep(backward, self.guard, samples, False)
+        if self.second_order:
+            plain = Backward(net, loss_fn, optimizer.weights, scale)
+            self.plain = WholeStep(plain, self.guard, samples, True)
+            self.capture = CaptureStep(backward, optimizer)
+            self.renew = RefreshStep(optimizer)
+            self.apply_update = ApplyStep(self.guard, samples)
+        self._plan: tuple[int, int, int] | None = None
+        self.set_train()
+
+    def construct(self, *inputs: Tensor) -> Tensor:
+        """A batch -> its loss, all phases in one graph."""
+        return self.whole(*inputs)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """A batch -> its loss, by the graphs that this step needs."""
+        if not self.net.training:
+            self.set_train()
+        # compile_and_run, because ms.jit freezes parameters it closes over at their first value.
+        if not self.second_order:
+            return self.whole.compile_and_run(*inputs)
+        step, next_factor, next_inverse = self._read_plan()
+        capture, refresh = step >= next_factor, step >= next_inverse
+        if capture:
+            loss, gradients, finite = self.capture.compile_and_run(*inputs)
+            # A bad batch must not be inverted: the refresh waits for the next good capture.
+            refresh = refresh and bool(finite.asnumpy())
+            if refresh:
+                self._refresh()
+            samples = Tensor(inputs[0].shape[0], ms.int32)
+            self.apply_update.compile_and_run(gradients, finite, samples)
+        else:
+            if refresh:
+                self._refresh()
+            loss = self.plain.compile_and_run(*inputs)
+        self._plan = None if capture or refresh else (step + 1, next_factor, next_inverse)
+        return loss
+
+    def _read_plan(self) -> tuple[int, int, int]:
+        """(step, next capture, next refresh).
+
+        On a device the numbers are mirrored between captures, because reading them waits for the
+        device; on CPU they are read, so that state loaded between two steps is seen at once.
+        """
+        if self._plan is None or ms.get_context("device_target") == "CPU":
+            optimizer = self.optimizer
+            step = int(optimizer.global_step.asnumpy()[0])
+            self._plan = (step, int(optimizer.next_factor.asnumpy()), int(optimizer.next_inverse.asnumpy()))
+        return self._plan
+
+    def _refresh(self) -> None:
+        self.renew.compile_and_run()
+        layer = self.optimizer.failing_layer()
+        if layer is not None:
+            raise TrainingError(
+                f"layer {layer}: its factors could not be inverted {self.optimizer.max_failures} times in a "
+                "row; use a larger damping or a smaller learning rate"
+            )

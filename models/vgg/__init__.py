@@ -1,0 +1,7 @@
+"""VGG networks for small images."""
+
+from __future__ import annotations
+
+from models.vgg.vgg import VGG, vgg11
+
+__all__ = ["VGG", "vgg11"]

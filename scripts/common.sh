@@ -1,0 +1,135 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: where the repository is, which Python runs, how it is run.
+#
+#   MINDSPORE_THOR_PYTHON   use this interpreter as it is; nothing is installed
+
+REPO_ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd -P)
+VENV="$REPO_ROOT/.venv"
+PYTHON=""
+
+# MindSpore prints a screenful of warnings below level 3 (error).
+export GLOG_v="${GLOG_v:-3}"
+
+say() { printf '%s\n' "$*" >&2; }
+
+# Succeeds if this Python can run the package as it is. An exit code alone is not trusted: a pyenv
+# shim exists for every version, installed or not.
+is_ready() {
+  "$1" - >/dev/null 2>&1 <<'PY'
+import sys
+from importlib.metadata import version
+assert (3, 9) <= sys.version_info[:2] <= (3, 11)
+release = tuple(int(part) for part in version("mindspore").split(".")[:2])
+assert (2, 7) <= release <= (2, 10) and int(version("numpy").split(".")[0]) < 2
+import mindspore, PIL, tqdm, yaml
+PY
+}
+
+# Prints the path of a Python 3.9-3.11 that can make virtual environments.
+find_base_python() {
+  local name path
+  for name in python3 python3.11 python3.10 python3.9 python; do
+    path=$("$name" -c '
+import sys, venv, ensurepip
+if (3, 9) <= sys.version_info[:2] <= (3, 11):
+    print(sys.executable)' 2>/dev/null </dev/null) || continue
+    if [ -n "$path" ]; then
+      printf '%s\n' "$path"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# ensure_venv EXTRA: sets PYTHON to a virtual environment at the repository's root with .[EXTRA].
+ensure_venv() {
+  local extra=$1 code
+  local wanted marker="$VENV/.mindspore_thor-$1"
+  PYTHON="$VENV/bin/python"
+  wanted=$(cksum <"$REPO_ROOT/pyproject.toml")
+  if [ "$(cat "$marker" 2>/dev/null)" = "$wanted" ] && "$PYTHON" -c '' 2>/dev/null; then
+    return 0
+  fi
+  # Two scripts started at once must not install into the same folder at the same time.
+  (
+    if command -v flock >/dev/null 2>&1; then flock 9; fi
+    if [ "$(cat "$marker" 2>/dev/null)" = "$wanted" ] && "$PYTHON" -c '' 2>/dev/null; then
+      exit 0
+    fi
+    install_venv "$extra" && printf '%s\n' "$wanted" >"$marker"
+  ) 9>"$REPO_ROOT/.venv.lock"
+  code=$?
+  return "$code"
+}
+
+install_venv() {
+  local base made="$VENV/.mindspore_thor-made" busy="$VENV/.mindspore_thor-busy"
+  # Left half-built by an interrupted run, or its base Python is gone: start again. A folder that
+  # somebody else made is never removed.
+  if [ -e "$made" ] && { [ -e "$busy" ] || ! "$PYTHON" -c '' 2>/dev/null; }; then
+    rm -rf -- "$VENV"
+  fi
+  if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+    if ! base=$(find_base_python); then
+      say "error: no Python 3.9, 3.10 or 3.11 with the venv module found; install one" \
+        "(on Debian: apt-get install python3 python3-venv) or set MINDSPORE_THOR_PYTHON"
+      return 2
+    fi
+    say "making a virtual environment in $VENV with $base"
+    if [ ! -e "$VENV" ]; then
+      mkdir -- "$VENV" || return 1
+      : >"$made"
+      : >"$busy"
+    fi
+    "$base" -m venv "$VENV" </dev/null || return 1
+  fi
+  say "installing MindSpore and the rest into $VENV; this takes a few minutes the first time"
+  [ ! -e "$made" ] || : >"$busy"
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-input \
+    -e "$REPO_ROOT[$1]" </dev/null || {
+    say "error: pip could not install the package; see its message above"
+    return 1
+  }
+  if [ "$1" = test ]; then
+    # Only its sample photos are needed; its own dependencies are large.
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+      'foolbox==3.3.4' </dev/null ||
+      say "note: foolbox could not be installed; the tests on its photos will be skipped"
+  fi
+  rm -f -- "$busy"
+}
+
+# choose_python: sets PYTHON to the present Python if it has everything, else to the local one.
+choose_python() {
+  local name
+  if [ -n "${MINDSPORE_THOR_PYTHON:-}" ]; then
+    PYTHON=$MINDSPORE_THOR_PYTHON
+    return 0
+  fi
+  for name in python3 python; do
+    if is_ready "$name"; then
+      PYTHON=$name
+      return 0
+    fi
+  done
+  ensure_venv plot
+}
+
+# run_python ARGUMENTS...: runs PYTHON, passes SIGINT and SIGTERM on to it, waits until it has
+# really ended, and returns its exit code.
+run_python() {
+  local child code=0 again=1
+  set -m # a process group of its own, so that a signal reaches it once: through the traps
+  "$PYTHON" "$@" </dev/null &
+  child=$!
+  trap 'again=1; kill -INT "$child" 2>/dev/null' INT
+  trap 'again=1; kill -TERM "$child" 2>/dev/null' TERM
+  while [ -n "$again" ]; do
+    again=""
+    wait "$child"
+    code=$?
+  done
+  trap - INT TERM
+  set +m
+  return "$code"
+}

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Evaluates a checkpoint on one device.
+#
+#   bash scripts/run_eval.sh [DATASET_PATH] [CHECKPOINT_PATH] [CONFIG_PATH] [--any.key value]
+#
+# DATASET_PATH "" stands for the path in the configuration (for the bundled sample: none).
+# CHECKPOINT_PATH is a .ckpt file or a run folder. CONFIG_PATH may be left out: then the config.yaml
+# beside the checkpoint is used.
+set -u
+# shellcheck source=scripts/common.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  say "usage: bash $0 [DATASET_PATH] [CHECKPOINT_PATH] [CONFIG_PATH] [--any.key value ...]"
+}
+
+positional=()
+while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do
+  positional+=("$1")
+  shift
+done
+if [ "${1:-}" = "--help" ]; then
+  usage
+  exit 0
+fi
+if [ "${#positional[@]}" -lt 2 ] || [ "${#positional[@]}" -gt 3 ]; then
+  say "error: DATASET_PATH and CHECKPOINT_PATH are needed, CONFIG_PATH may follow"
+  usage
+  exit 2
+fi
+arguments=(--checkpoint_file_path "${positional[1]}")
+[ -z "${positional[0]}" ] || arguments+=(--data_path "${positional[0]}")
+[ -z "${positional[2]:-}" ] || arguments+=(--config_path "${positional[2]}")
+
+choose_python || exit
+run_python "$REPO_ROOT/eval.py" "${arguments[@]}" "$@"

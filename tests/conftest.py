@@ -1,0 +1,65 @@
+"""Shared set-up: a quiet MindSpore, a tiny data set on disk and a tiny recipe for it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+os.environ.setdefault("GLOG_v", "3")
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+import mindspore_thor  # noqa: F401  (sets up oneDNN before the first primitive)
+
+TRAIN_SIZE = 40
+TEST_SIZE = 21  # not a multiple of the evaluation batch: the last batch is a partial one
+
+
+@pytest.fixture(autouse=True)
+def _graph_mode() -> None:
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def write_mnist(folder: Path, train: int = TRAIN_SIZE, test: int = TEST_SIZE) -> Path:
+    """Write images whose bright row tells their class, in MNIST's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(3)
+    for prefix, count in (("train", train), ("t10k", test)):
+        labels = generator.integers(0, 10, count)
+        images = generator.integers(0, 120, (count, 28, 28))
+        for image, label in zip(images, labels):
+            image[2 * label : 2 * label + 3] += 120
+        write_idx(folder / f"{prefix}-images-idx3-ubyte", images)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte", labels)
+    return folder
+
+
+RECIPE = """
+model: {name: mlp, hidden: [12]}
+data: {name: mnist, batch_size: 10, eval_batch_size: 8}
+optimizer: {name: sgd, momentum: 0.9, weight_decay: 1e-4}
+learning_rate: {schedule: polynomial, initial: 0.05, end_epoch: 4, power: 2}
+train: {epochs: 2, seed: 5}
+"""
+
+
+@pytest.fixture(scope="session")
+def mnist_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny MNIST: 4 batches of 10 for training, 21 test images."""
+    return write_mnist(tmp_path_factory.mktemp("mnist"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recipe of an MLP on the tiny MNIST; the data path is given on the command line."""
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path

@@ -1,0 +1,256 @@
+"""``train.py`` and ``eval.py`` called in-process: what a run leaves behind and how it ends."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import models
+import train
+from mindspore_thor.train.checkpoint import load_file
+from mindspore_thor.train.progress import Progress
+
+eval_program = importlib.import_module("eval")
+ROOT = Path(train.__file__).parent
+TIMES = ("train_time", "step_ms", "wall_clock")
+
+Arguments = list[str]
+
+
+@pytest.fixture
+def arguments(tiny_recipe: Path, mnist_folder: Path, tmp_path: Path) -> Arguments:
+    return [
+        *("--config_path", str(tiny_recipe), "--data_path", str(mnist_folder)),
+        *("--output_dir", str(tmp_path / "run")),
+    ]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(folder)]
+
+
+def parameters(path: Path) -> dict[str, bytes]:
+    return {
+        name: value.asnumpy().tobytes()
+        for name, value in load_file(path).items()
+        if not isinstance(value, str)
+    }
+
+
+def test_a_run_leaves_everything_behind(
+    arguments: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*arguments, "--train.keep_checkpoints", "1"]) == 0
+    printed = capfd.readouterr().out
+    folder = tmp_path / "run"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.yaml",
+        "curves.png",
+        "metrics.jsonl",
+        "mlp-2_4.ckpt",
+        "mlp-2_4.state.ckpt",
+        "mlp_best.ckpt",
+    ]
+    with Image.open(folder / "curves.png") as picture:
+        picture.load()
+        assert min(picture.size) > 500
+    number = r"\d+\.\d{3}"
+    for epoch in (1, 2):
+        line = rf"epoch: \[{epoch}/2\] loss: \d+\.\d+, epoch time: {number} s, "
+        assert re.search(rf"^{line}per step time: {number} ms$", printed, re.MULTILINE), printed
+    rows = rows_of(folder)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 4), (2, 8)]
+    for row in rows:
+        expected = 0.05 * (1 - row["epoch"] / 4) ** 2
+        assert row["learning_rate"] == pytest.approx(expected, rel=1e-6)
+        assert row["skipped"] == 0
+        assert 0 < row["loss"] < 10
+        assert 0 <= row["top_1_accuracy"] <= row["top_5_accuracy"] <= 1
+    resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert resolved["model"] == {
+        "name": "mlp",
+        "num_classes": 10,
+        "in_channels": 1,
+        "image_size": 28,
+        "hidden": [12],
+    }
+    assert resolved["train"]["keep_checkpoints"] == 1
+    names = set(ms.load_checkpoint(str(folder / "mlp-2_4.ckpt")))
+    plain = models.create_model("mlp", hidden=[12], in_channels=1, image_size=28)
+    assert names == set(plain.parameters_dict())
+
+    last = rows[-1]
+    for extra in ([], ["--config_path", arguments[1], "--data_path", arguments[3]]):
+        where = ["--checkpoint_file_path", str(folder / "mlp-2_4.ckpt")]
+        assert eval_program.main([*where, *extra]) == 0
+        result = {key: round(last[key], 6) for key in ("top_1_accuracy", "top_5_accuracy")}
+        expected_line = f"result: {result} ckpt= {folder / 'mlp-2_4.ckpt'}\n"
+        assert capfd.readouterr().out.splitlines(keepends=True)[-1] == expected_line
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_evaluation_and_checkpoints_come_when_asked_for(
+    arguments: Arguments, tmp_path: Path, every: int
+) -> None:
+    options = {"epochs": 3, "eval_every": every, "checkpoint_every_epochs": every}
+    flags = [f"--train.{key}={value}" for key, value in {**options, "keep_best": False}.items()]
+    assert train.main([*arguments, *flags]) == 0
+    evaluated = ["top_1_accuracy" in row for row in rows_of(tmp_path / "run")]
+    assert evaluated == [False, every == 2, True]
+    checkpoints = {path.name for path in (tmp_path / "run").glob("*.ckpt")}
+    assert checkpoints == {
+        f"mlp-{epoch}_4{suffix}"
+        for epoch in ((2, 3) if every else (3,))
+        for suffix in (".ckpt", ".state.ckpt")
+    }
+
+
+SECOND_ORDER = ["--optimizer.factor_interval", "2", "--optimizer.inverse_interval", "3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        ["--optimizer.momentum", "0.9"],
+        ["--optimizer.name", "thor", *SECOND_ORDER],
+        ["--optimizer.name", "kfac", *SECOND_ORDER],
+    ],
+    ids=["sgd", "thor", "kfac"],
+)
+def test_resuming_from_any_step_changes_no_bit(
+    arguments: Arguments, tmp_path: Path, optimizer: Arguments
+) -> None:
+    every_step = [*optimizer, "--train.checkpoint_every_steps=1", "--train.keep_checkpoints=99"]
+    assert train.main([*arguments, *every_step]) == 0
+    whole = tmp_path / "run"
+    final = parameters(whole / "mlp-2_4.state.ckpt")
+    weights = parameters(whole / "mlp-2_4.ckpt")
+    for epoch, step in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3)):
+        part = tmp_path / f"from-{epoch}-{step}"
+        # The file of weights or the file of state: either one names the pair.
+        suffix = ".ckpt" if step % 2 else ".state.ckpt"
+        where = ["--output_dir", str(part), "--resume_ckpt"]
+        where += [str(whole / f"mlp-{epoch}_{step}{suffix}")]
+        assert train.main([*arguments[:4], *every_step, *where]) == 0
+        assert parameters(part / "mlp-2_4.state.ckpt") == final, (epoch, step)
+        assert parameters(part / "mlp-2_4.ckpt") == weights, (epoch, step)
+        assert timeless(part) == timeless(whole), (epoch, step)
+
+
+def send_after(monkeypatch: pytest.MonkeyPatch, number: int, at: tuple[int, int]) -> None:
+    """Let a signal arrive while the given update is being reported."""
+    original = Progress.step
+
+    def step(self: Progress, epoch: int, step: int, *rest: Any) -> None:
+        if (epoch, step) == at:
+            signal.raise_signal(number)
+        original(self, epoch, step, *rest)
+
+    monkeypatch.setattr(Progress, "step", step)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "at"),
+    [(signal.SIGINT, 130, (1, 3)), (signal.SIGTERM, 143, (1, 4)), (signal.SIGTERM, 143, (2, 4))],
+)
+def test_a_signal_saves_and_the_run_continues_in_its_folder(
+    arguments: Arguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+    at: tuple[int, int],
+) -> None:
+    handler = signal.getsignal(number)
+    whole = tmp_path / "whole"
+    assert train.main([*arguments[:4], "--output_dir", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        send_after(patch, number, at)
+        assert train.main(arguments) == code
+    assert signal.getsignal(number) is handler
+    stopped = tmp_path / "run" / f"mlp-{at[0]}_{at[1]}.ckpt"
+    assert stopped.is_file()
+    assert f"--resume_ckpt {stopped}" in capfd.readouterr().out
+    assert train.main([*arguments, "--resume_ckpt", str(tmp_path / "run")]) == 0
+    for name in ("mlp-2_4.ckpt", "mlp-2_4.state.ckpt"):
+        assert parameters(tmp_path / "run" / name) == parameters(whole / name)
+    assert timeless(tmp_path / "run") == timeless(whole)
+    rows = rows_of(tmp_path / "run")
+    assert rows[0]["wall_clock"] < rows[1]["wall_clock"]
+
+
+def test_non_finite_updates_stop_the_training(
+    arguments: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    blow_up = ["--learning_rate=1e30", "--train.max_skipped_updates=3"]
+    assert train.main([*arguments, *blow_up]) == 1
+    errors = capfd.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith("error: stopped at epoch ")
+    assert "3 updates in a row" in errors
+    assert "lower the learning rate" in errors
+    assert not list((tmp_path / "run").glob("*_best.ckpt"))
+
+
+def test_a_few_skipped_updates_are_counted_and_shown(
+    arguments: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    blow_up = ["--learning_rate=1e30", "--train.max_skipped_updates=99", "--train.epochs=1"]
+    assert train.main([*arguments, *blow_up]) == 0
+    row = rows_of(tmp_path / "run")[0]
+    assert row["skipped"] >= 2
+    assert f"skipped updates: {row['skipped']}\n" in capfd.readouterr().out
+    assert np.isfinite(row["loss"])
+
+
+def test_without_an_output_folder_a_fresh_one_is_made(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert train.main([*arguments[:4], "--train.epochs=1"]) == 0
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert len(folders) == 2
+    assert all(re.match(r"tiny-\d{8}-\d{6}", folder.name) for folder in folders)
+    assert all((folder / "mlp-1_4.ckpt").is_file() for folder in folders)
+
+
+def test_the_programs_run_as_programs(arguments: Arguments, tmp_path: Path) -> None:
+    """From another directory, with relative paths and a real exit code."""
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+        )
+
+    done = run(str(ROOT / "train.py"), *arguments[:4], "--output_dir=here", "--train.epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    checkpoint = Path("here") / "mlp-1_4.ckpt"
+    done = run(str(ROOT / "eval.py"), "--checkpoint_file_path", str(checkpoint))
+    assert done.returncode == 0, done.stderr
+    pattern = r"result: \{'top_1_accuracy': [\d.]+, 'top_5_accuracy': [\d.]+\} ckpt= "
+    assert re.fullmatch(pattern + re.escape(str(checkpoint)), done.stdout.splitlines()[-1])
