@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
-
-import models
-from mindspore_thor.train.commands import train_main
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,8 +13,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None for the process's own.
     """
+    import models
+    from mindspore_thor.train.commands import train_main
+
     return train_main(argv, models)
 
 
 if __name__ == "__main__":
+    # Held for mindspore_thor.train.signals, which says why; before the imports start any thread.
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     sys.exit(main())

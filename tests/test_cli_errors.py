@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,7 +177,7 @@ def test_weights_without_their_state(
         (("--model.hidden", "[13]"), ("model.hidden", "[12]", "[13]")),
         (("--data.batch_size", "5"), ("data.batch_size", "10", "5")),
         (("--train.seed", "6"), ("train.seed", "5", "6")),
-        (("--optimizer.name", "adamw"), ("another", "set-up")),
+        (("--optimizer.name", "adamw", "--optimizer.weight_decay=0"), ("optimizer.name", "adamw")),
     ],
 )
 def test_resuming_something_else(
@@ -190,9 +191,8 @@ def test_resuming_something_else(
     message = refused("--resume_ckpt", str(finished / "mlp-1_4.ckpt"), *arguments)
     assert "mlp-1_4.state.ckpt" in message
     assert contents(finished) == before
-    if arguments[0] not in ("--model.hidden", "--optimizer.name"):
-        for part in parts:
-            assert part in message
+    for part in parts:
+        assert part in message
 
 
 def test_resuming_with_other_images(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -146,10 +147,10 @@ def test_a_schedule_ends_with_the_training_unless_told_otherwise() -> None:
 
 
 def test_the_factory_names_what_is_wrong() -> None:
-    with pytest.raises(UserError, match="'linear'.*polynomial"):
+    with pytest.raises(UserError, match=r"'linear'.*polynomial"):
         create_schedule("linear", 10, 8)
     with pytest.raises(UserError, match="'power'"):
         create_schedule("polynomial", 10, 8, initial=0.1)
-    with pytest.raises(UserError, match="'rho'.*initial"):
+    with pytest.raises(UserError, match=r"'rho'.*initial"):
         create_schedule("polynomial", 10, 8, rho=0.1)
     assert all(name == name.lower() for name in SCHEDULES)

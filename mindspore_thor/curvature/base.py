@@ -12,6 +12,10 @@ def state(value: np.ndarray, name: str, *, probe: bool = False) -> Parameter:
     return Parameter(Tensor(value), name=name, requires_grad=probe)
 
 
+META = 3
+"""Last entries of every statistics vector: uses of the layer, positions T, samples N."""
+
+
 class LayerCurvature(nn.Cell):
     """Statistics, derived state and preconditioning of one layer.
 
@@ -22,15 +26,19 @@ class LayerCurvature(nn.Cell):
 
     Args:
         name: prefix of the parameters' names, unique in the training step.
-        size: length of the statistics vector; 0 where nothing is captured.
+        size: length of the statistics vector without its META tail; 0 where nothing is captured.
+        decay: weight of the old statistics in their moving average; 0 replaces them. The first
+            update always overwrites.
     """
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int, decay: float = 0.0) -> None:
         super().__init__(auto_prefix=False)
-        self.size = size
+        self.end = size
+        self.size = size + META if size > 0 else 0
+        self.decay = decay
         self.captures = size > 0
         if self.captures:
-            self.statistics = state(np.zeros(size, np.float32), f"{name}.statistics", probe=True)
+            self.statistics = state(np.zeros(self.size, np.float32), f"{name}.statistics", probe=True)
         # accepted, kept, failed in all, failed in a row
         self.counts = state(np.zeros(4, np.int32), f"{name}.counts")
         self.active = state(np.ones((), np.int32), f"{name}.active")
@@ -40,22 +48,44 @@ class LayerCurvature(nn.Cell):
         raise TypeError(f"{type(self).__name__} captures nothing")
 
     def capture_state(self) -> tuple[Tensor, ...]:
-        """Parameters that the rule reads besides the input and the output gradient."""
+        """What the rule reads besides the input and the output gradient."""
         return (self.active,)
 
     def collect(self, fresh: Tensor) -> None:
-        """Let fresh statistics enter; the default replaces the stored ones."""
-        ops.assign(self.statistics, fresh)
+        """Let fresh statistics enter, averaged over the layer's uses in this pass.
+
+        A layer used several times in one forward pass adds its statistics up: means are taken
+        over the uses, and the positions of all uses count. No uses means that nothing was
+        collected (a stopped layer), and leaves everything as it is.
+        """
+        uses = fresh[self.end]
+        if uses > 0:
+            tail = ops.stack((uses, fresh[self.end + 1] * uses, fresh[self.end + 2]))
+            mean = ops.concat((fresh[: self.end], tail)) / uses
+            if self.decay > 0:
+                first = ops.cast(self.statistics[self.end] == 0, ms.float32)
+                keep = self.decay * (1.0 - first)
+                mean = keep * self.statistics + (1.0 - keep) * mean
+            ops.assign(self.statistics, mean)
+
+    def positions(self) -> Tensor:
+        """T, the number of shared positions."""
+        return self.statistics[self.end + 1]
 
     def refresh(self, damping: Tensor) -> None:
         """Derive what preconditioning needs from the statistics; the default derives nothing."""
+
+    def retry(self, damping: Tensor) -> None:
+        """Refresh again with this larger damping if the last refresh failed."""
+        if self.counts[3] > 0:
+            self.refresh(damping)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The preconditioned gradient, [groups, d_out, d_in(+1)] -> the same shape."""
         return matrix
 
-    def count(self, accepted: int, kept: int, failed: int) -> None:
-        """Add to the counters; a success ends a row of failures."""
-        row = self.counts[3] * failed + failed
-        head = self.counts[:3] + Tensor([accepted, kept, failed], ms.int32)
-        ops.assign(self.counts, ops.concat((head, row.reshape((1,)))))
+    def count(self, accepted: Tensor, kept: Tensor, failed: Tensor) -> None:
+        """Add to the counters, each 0 or 1; a success ends a row of failures."""
+        row = (self.counts[3] + failed) * (1 - accepted)
+        change = ops.stack((ops.cast(accepted, ms.int32), ops.cast(kept, ms.int32), ops.cast(failed, ms.int32)))
+        ops.assign(self.counts, ops.concat((self.counts[:3] + change, row.reshape((1,)))))

@@ -23,7 +23,8 @@ class EmbeddingRule(nn.Cell):
     def construct(self, ids: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
         """Token ids and the gradient of the looked-up rows -> statistics."""
         g = block_moments(self.rows.output_columns(dout), self.layout)
-        return ops.concat((self.rows.counts(ids), g.reshape(-1)))
+        meta = Tensor([1.0, 1.0, self.rows.samples(ids)], ms.float32)
+        return ops.concat((self.rows.counts(ids), g.reshape(-1), meta))
 
 
 class EmbeddingCurvature(LayerCurvature):
@@ -52,14 +53,12 @@ class EmbeddingCurvature(LayerCurvature):
         """Invert both factors; a failure keeps the last good ones."""
         vocab, size = self.rows.d_in, self.rows.d_out
         root = ops.sqrt(damping)
-        inverse, ok = damped_inverse(self.statistics[vocab:].reshape((1, size, size)), root)
+        inverse, ok = damped_inverse(self.statistics[vocab : self.end].reshape((1, size, size)), root)
+        scale = 1.0 / (self.statistics[:vocab].reshape((1, vocab, 1)) + root)
+        ops.assign(self.inverse_g, ops.where(ok, inverse, self.inverse_g))
+        ops.assign(self.scale_a, ops.where(ok, scale, self.scale_a))
         done = ops.cast(ok, ms.int32)
-        if done > 0:
-            ops.assign(self.inverse_g, inverse)
-            ops.assign(self.scale_a, 1.0 / (self.statistics[:vocab].reshape((1, vocab, 1)) + root))
-            self.count(1, 0, 0)
-        else:
-            self.count(0, 0, 1)
+        self.count(done, 0, 1 - done)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """[1, vocab, size] -> the same shape."""

@@ -35,22 +35,24 @@ class EigenFactors(KroneckerCurvature):
 
     def refresh(self, damping: Tensor) -> None:
         """Decompose both factors; a failed decomposition keeps the last good one."""
-        groups, d_in, d_out = self.rows.groups, self.right.dim, self.left.dim
-        finite = ops.isfinite(ops.reduce_sum(self.statistics))
-        done = ops.cast(finite, ms.int32)
         # The decomposition must not see a NaN: the iteration behind it need not end then.
-        if finite:
-            values_a, vectors_a, ok_a = eigen_decomposition(self.factor_a().reshape((groups, d_in, d_in)))
-            values_g, vectors_g, ok_g = eigen_decomposition(self.factor_g().reshape((groups, d_out, d_out)))
-            done = ops.cast(ops.logical_and(ok_a, ok_g), ms.int32)
-            if done > 0:
-                ops.assign(self.vectors_a, vectors_a)
-                ops.assign(self.vectors_g, vectors_g)
-                ops.assign(self.values_a, values_a * self.positions())
-                ops.assign(self.values_g, values_g)
-                self.count(1, 0, 0)
-        if done == 0:
+        if ops.isfinite(ops.reduce_sum(self.statistics)):
+            self.decompose()
+        else:
             self.count(0, 0, 1)
+
+    def decompose(self) -> None:
+        """Eigenvalues and eigenvectors of both factors, stored where both are sound."""
+        groups, d_in, d_out = self.rows.groups, self.right.dim, self.left.dim
+        values_a, vectors_a, ok_a = eigen_decomposition(self.factor_a().reshape((groups, d_in, d_in)))
+        values_g, vectors_g, ok_g = eigen_decomposition(self.factor_g().reshape((groups, d_out, d_out)))
+        ok = ops.logical_and(ok_a, ok_g)
+        ops.assign(self.vectors_a, ops.where(ok, vectors_a, self.vectors_a))
+        ops.assign(self.vectors_g, ops.where(ok, vectors_g, self.vectors_g))
+        ops.assign(self.values_a, ops.where(ok, values_a * self.positions(), self.values_a))
+        ops.assign(self.values_g, ops.where(ok, values_g, self.values_g))
+        done = ops.cast(ok, ms.int32)
+        self.count(done, 0, 1 - done)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Divide by T dg da^T + lam in the eigenbasis; lam is this step's."""

@@ -12,10 +12,6 @@ from mindspore_thor.curvature.trace_rule import TraceRule
 from mindspore_thor.linalg.blocks import apply_blocks
 from mindspore_thor.linalg.inverse import damped_inverse
 
-RETRY_DAMPING = 10.0
-"""Factor on the damping when an inversion is tried again after a failure."""
-
-
 def factor_damping(
     mode: str, damping: Tensor, mean_a: Tensor, mean_g: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -86,42 +82,23 @@ class InverseFactors(KroneckerCurvature):
         """Invert the factors, or keep the old inverses where the trace rule says so."""
         if not self.has_rule:
             self.invert(damping)
-        elif self.active > 0:
-            self.follow_rule(damping)
-
-    def follow_rule(self, damping: Tensor) -> None:
-        """Compare the candidate's trace with the baseline, then accept, keep or stop."""
-        candidate = self.fisher_trace(damping)
-        decision = self.rule.decide(candidate, self.trace_baseline)
-        if decision > 0:
-            self.accept(candidate, damping)
         else:
-            self.keep(candidate, decision)
-
-    def accept(self, candidate: Tensor, damping: Tensor) -> None:
-        """Invert the candidate factors; its trace becomes the baseline."""
-        self.invert(damping)
-        # Only a factor whose inverse is in use is an accepted one.
-        if self.counts[3] == 0:
-            ops.assign(self.trace_baseline, candidate)
+            candidate = self.fisher_trace(damping)
+            decision = self.rule.decide(candidate, self.trace_baseline) * self.active
+            if decision > 0:
+                self.invert(damping)
+            else:
+                self.keep(candidate, decision)
 
     def keep(self, candidate: Tensor, decision: Tensor) -> None:
         """Leave the inverse bit-identical; a decision below zero stops the layer for good."""
         if self.rule.against_previous:
             ops.assign(self.trace_baseline, candidate)
-        ops.assign(self.active, ops.cast(decision == 0, ms.int32))
-        self.count(0, 1, 0)
+        self.count(0, self.active, 0)
+        ops.assign(self.active, self.active * ops.cast(decision == 0, ms.int32))
 
     def invert(self, damping: Tensor) -> None:
-        """Invert both factors; retry with more damping; else keep the last good inverses."""
-        done = self.try_invert(damping)
-        if done == 0:
-            done = self.try_invert(damping * RETRY_DAMPING)
-            if done == 0:
-                self.count(0, 0, 1)
-
-    def try_invert(self, damping: Tensor) -> Tensor:
-        """Invert both factors; store them and return 1 where both succeeded, else return 0."""
+        """Invert both factors; where one fails the last good inverses of both stay."""
         positions = self.positions()
         a, g = self.factor_a(), self.factor_g()
         mean_a = trace(a) / self.right.dim
@@ -132,13 +109,16 @@ class InverseFactors(KroneckerCurvature):
             damping_g = ops.tile(damping_g.reshape((-1, 1)), (1, self.left.count)).reshape((-1, 1, 1))
         inverse_a, ok_a = damped_inverse(a, damping_a)
         inverse_g, ok_g = damped_inverse(g, damping_g)
-        ok = ops.cast(ops.logical_and(ok_a, ok_g), ms.int32)
-        if ok > 0:
-            # The 1/T of the convolution rule is folded into one factor: it costs nothing later.
-            ops.assign(self.inverse_a, inverse_a / positions)
-            ops.assign(self.inverse_g, inverse_g)
-            self.count(1, 0, 0)
-        return ok
+        ok = ops.logical_and(ok_a, ok_g)
+        # The 1/T of the convolution rule is folded into one factor: it costs nothing later.
+        ops.assign(self.inverse_a, ops.where(ok, inverse_a / positions, self.inverse_a))
+        ops.assign(self.inverse_g, ops.where(ok, inverse_g, self.inverse_g))
+        if self.has_rule:
+            # Only a factor whose inverse is in use is an accepted one.
+            candidate = self.fisher_trace(damping)
+            ops.assign(self.trace_baseline, ops.where(ok, candidate, self.trace_baseline))
+        done = ops.cast(ok, ms.int32)
+        self.count(done, 0, 1 - done)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """G^-1 D A^-1 with the stored inverses (and the damping that they were made with)."""

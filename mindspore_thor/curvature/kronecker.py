@@ -15,10 +15,6 @@ from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.moments import block_moments, with_ones
 
-META = 3
-"""Entries behind the factors in a statistics vector: uses of the layer, positions T, samples N."""
-
-
 class KroneckerRule(nn.Cell):
     """Backward rule: blocks of A and of G, then (1, T, N), as one float32 vector.
 
@@ -66,33 +62,18 @@ class KroneckerCurvature(LayerCurvature):
     ) -> None:
         left = block_layout(rows.d_out, split_dim)
         right = block_layout(rows.d_in + int(homogeneous), split_dim)
-        self_a = rows.groups * right.count * right.size**2
-        self_g = rows.groups * left.count * left.size**2
-        super().__init__(name, self_a + self_g + META)
+        length_a = rows.groups * right.count * right.size**2
+        length_g = rows.groups * left.count * left.size**2
+        super().__init__(name, length_a + length_g, decay)
         self.rows = rows
         self.homogeneous = homogeneous
         self.left = left
         self.right = right
-        self.decay = decay
-        self.end_a = self_a
-        self.end_g = self_a + self_g
+        self.end_a = length_a
 
     def make_rule(self) -> nn.Cell:
         """Blocks of A and G from one backward pass."""
         return KroneckerRule(self.rows, self.homogeneous, self.left, self.right)
-
-    def collect(self, fresh: Tensor) -> None:
-        """Moving average of the factors; the first update overwrites."""
-        # A layer used several times in one forward pass adds its statistics up: the factors become
-        # means over the uses, the positions of all uses count.
-        uses = fresh[self.end_g]
-        tail = ops.stack((uses, fresh[self.end_g + 1] * uses, fresh[self.end_g + 2]))
-        fresh = ops.concat((fresh[: self.end_g], tail)) / uses
-        if self.decay > 0:
-            first = ops.cast(self.statistics[self.end_g] == 0, ms.float32)
-            keep = self.decay * (1.0 - first)
-            fresh = keep * self.statistics + (1.0 - keep) * fresh
-        ops.assign(self.statistics, fresh)
 
     def factor_a(self) -> Tensor:
         """Blocks of A, [groups, count, size, size]."""
@@ -102,12 +83,8 @@ class KroneckerCurvature(LayerCurvature):
     def factor_g(self) -> Tensor:
         """Blocks of G, [groups, count, size, size]."""
         b = self.left
-        blocks = self.statistics[self.end_a : self.end_g]
+        blocks = self.statistics[self.end_a : self.end]
         return blocks.reshape((self.rows.groups, b.count, b.size, b.size))
-
-    def positions(self) -> Tensor:
-        """T, the number of shared positions."""
-        return self.statistics[self.end_g + 1]
 
 
 def trace(blocks: Tensor) -> Tensor:

@@ -38,7 +38,11 @@ def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     damped = matrices.reshape((-1, d, d)) + damping * eye
     # LU, not Cholesky: MindSpore's CPU Cholesky raises on an indefinite matrix, which would end the
     # run, and Ascend has no Cholesky kernel at all.
-    inverse = ops.inverse(damped)
+    # It rejects 1 x 1 matrices, though.
+    if d == 1:
+        inverse = 1.0 / damped
+    else:
+        inverse = ops.inverse(damped)
     inverse = 0.5 * (inverse + inverse.transpose((0, 2, 1)))
     residual = ops.bmm(damped, inverse) - eye
     # A comparison with NaN is false, so a non-finite matrix is caught here too.
@@ -60,7 +64,10 @@ def eigen_decomposition(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     values = ()
     vectors = ()
     for g in range(matrices.shape[0]):
-        value, vector = _eigh(matrices[g])
+        if matrices.shape[-1] == 1:
+            value, vector = matrices[g].reshape((1,)), ops.ones((1, 1), ms.float32)
+        else:
+            value, vector = _eigh(matrices[g])
         values += (value,)
         vectors += (vector,)
     w = ops.relu(ops.stack(values))

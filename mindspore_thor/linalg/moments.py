@@ -8,6 +8,11 @@ from mindspore import Tensor, ops
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 
 
+# Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
+_OUTER = ops.BatchMatMul(transpose_b=True)
+_INNER = ops.BatchMatMul(transpose_a=True)
+
+
 def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
     """Diagonal blocks of the mean outer product of column vectors.
 
@@ -26,10 +31,10 @@ def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
     if positions == 1:
         # One position a sample: a single product over the samples instead of N rank-one ones.
         rows = columns.reshape((n, batch, layout.size)).transpose((1, 0, 2))
-        total = ops.bmm(rows.transpose((0, 2, 1)), rows)
+        total = _INNER(rows, rows)
     else:
         columns = columns.reshape((n * batch, layout.size, positions))
-        products = ops.bmm(columns, columns.transpose((0, 2, 1)))
+        products = _OUTER(columns, columns)
         total = products.reshape((n, batch * layout.size * layout.size)).sum(0)
     total = total.reshape((groups, layout.count, layout.size, layout.size))
     return ops.cast(total, ms.float32) * (1.0 / (n * positions))

@@ -23,11 +23,14 @@ class _CapturedDense(nn.Dense):
 
     def construct(self, x: Tensor) -> Tensor:
         x = self._thor_hook(x, self.weight)
+        shape = x.shape
+        # Bias and activation work on rows, as in nn.Dense: a PReLU's channel is the last axis.
+        x = x.reshape((-1, self.out_channels))
         if self.has_bias:
-            x = x + self.bias
+            x = self.bias_add(x, self.bias)
         if self.activation_flag:
             x = self.activation(x)
-        return x
+        return x.reshape(shape)
 
 
 class _CapturedEmbedding(nn.Embedding):
@@ -60,7 +63,7 @@ def attach(
     cell = layer.cell
     detach(cell)
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
-    hook = hook_type(Capture(layer.rows, curvature.make_rule(), inverse_scale), curvature, due)
+    hook = hook_type(Capture(layer.rows, curvature.make_rule(), curvature.size, inverse_scale), curvature, due)
     # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
     if layer.base in _WHOLE_LAYER and not layer.own_construct:
         object.__setattr__(cell, _RESTORE, ("__class__", type(cell)))

@@ -20,14 +20,16 @@ class Capture(nn.Cell):
     Args:
         rows: the layer's geometry; ``rows.apply(x, weight)`` is the map.
         rule: cell ``(x, dout, state) -> statistics``, a float32 vector shaped like the probe.
+        size: length of that vector.
         inverse_scale: what undoes the loss scale on ``dout`` before the rule sees it.
     """
 
-    def __init__(self, rows: nn.Cell, rule: nn.Cell, inverse_scale: float = 1.0) -> None:
+    def __init__(self, rows: nn.Cell, rule: nn.Cell, size: int, inverse_scale: float = 1.0) -> None:
         super().__init__(auto_prefix=False)
         self.rows = rows
         self.rule = rule
         self.inverse_scale = inverse_scale
+        self.size = size
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -38,15 +40,13 @@ class Capture(nn.Cell):
         """The layer's output; ``flag``, ``state`` and ``probe`` only matter to the backward pass."""
         return self.rows.apply(x, weight)
 
-    def bprop(
-        self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor, out: Tensor, dout: Tensor
-    ) -> tuple[Any, ...]:
-        """Ordinary gradients, and the statistics as the gradient of the probe.
+    def collect(self, x: Tensor, flag: Tensor, state: Any, dout: Tensor) -> Tensor:
+        """The statistics where ``flag`` is set, else zeros ("nothing collected").
 
-        The branch is lazy: where ``flag`` is zero (a stopped layer, or a step between two factor
-        updates) the heavy side is not executed and the probe's own value is returned.
+        The branch is lazy, so a stopped layer or a step between two factor updates costs nothing.
+        It stands in a method of its own and reads no parameter: only so is it free of side effects
+        for the compiler, which then prunes it as a whole from a plain step.
         """
-        dx, dweight = self.vjp(self.run)(x, weight, dout)
         if flag > 0:
             # float32 first: squares of half-precision gradients under- and overflow.
             g = ops.cast(dout, ms.float32)
@@ -54,7 +54,15 @@ class Capture(nn.Cell):
                 g = g * self.inverse_scale
             statistics = self.rule(x, g, state)
         else:
-            statistics = probe * 1.0
+            statistics = ops.zeros((self.size,), ms.float32)
+        return statistics
+
+    def bprop(
+        self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Any, ...]:
+        """Ordinary gradients, and the statistics as the gradient of the probe."""
+        dx, dweight = self.vjp(self.run)(x, weight, dout)
+        statistics = self.collect(x, flag, state, dout)
         return dx, dweight, ops.zeros_like(flag), state, statistics
 
 

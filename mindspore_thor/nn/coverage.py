@@ -148,6 +148,9 @@ def _why_not(
         return f"weight shared with {others[0]}: plain gradient"
     if base is nn.Conv2d and cell.data_format != "NCHW":
         return "NHWC layout: plain gradient"
+    if base is nn.Embedding and type(cell).construct is not base.construct:
+        # The layer's operator sees flattened ids, from which the batch size cannot be told.
+        return "own construct: plain gradient"
     if base is not nn.LayerNorm and type(cell).construct is not base.construct and not _calls_operator(cell, base):
         return "own construct without the layer's operator: plain gradient"
     return ""

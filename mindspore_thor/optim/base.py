@@ -16,6 +16,9 @@ from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.report import LayerReport
 
 Schedule = Union[float, nn.Cell]
+RETRY_DAMPING = 10.0
+"""Factor on the damping when a failed refresh is tried again."""
+
 _PLAIN, _MATRIX, _BIAS, _ELEMENTWISE = 0, 1, 2, 3
 
 
@@ -198,6 +201,12 @@ class SecondOrder(nn.Optimizer):
             curvature.refresh(damping)
         ops.assign(self.next_inverse, step + self.inverse_interval(step))
 
+    def retry(self) -> None:
+        """Refresh once more, with more damping, the layers whose last refresh failed."""
+        damping = self.current_damping() * RETRY_DAMPING
+        for curvature in self.curvatures:
+            curvature.retry(damping)
+
     def direction(self, gradients: Sequence[Tensor], lr: Any) -> tuple[Tensor, ...]:
         """Preconditioned gradients, in the parameters' order and shapes."""
         damping = self.current_damping()
@@ -213,13 +222,13 @@ class SecondOrder(nn.Optimizer):
                     matrix = ops.concat((matrix, ops.cast(column, ms.float32)), 2)
                 preconditioned = self.curvatures[k].precondition(matrix, damping)
                 if self.kl_clip is not None:
-                    overlap = overlap + (preconditioned * matrix).sum()
+                    rate = lr[weight] if self.is_group_lr else lr
+                    overlap = overlap + rate * rate * (preconditioned * matrix).sum()
                 matrices += (preconditioned,)
             else:
                 matrices += (damping,)
         if self.kl_clip is not None:
-            rate = lr[0] if self.is_group_lr else lr
-            nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(rate * rate * overlap, 1e-30)))
+            nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
             scaled = ()
             for matrix in matrices:
                 scaled += (matrix * nu,)
@@ -318,9 +327,8 @@ class SecondOrder(nn.Optimizer):
         """Failed inversions so far, over all layers."""
         return sum(int(c.counts.asnumpy()[2]) for c in self.curvatures)
 
-    def failing_layer(self) -> str | None:
-        """A layer whose inversion failed ``max_failures`` times in a row, or None."""
-        for name, curvature in zip(self.layer_names, self.curvatures):
-            if int(curvature.counts.asnumpy()[3]) >= self.max_failures:
-                return name
-        return None
+    def failures_in_a_row(self) -> dict[str, int]:
+        """Layer -> failed refreshes since its last good one, for the layers that have any."""
+        rows = zip(self.layer_names, self.curvatures)
+        found = {name: int(curvature.counts.asnumpy()[3]) for name, curvature in rows}
+        return {name: count for name, count in found.items() if count}

@@ -6,34 +6,25 @@ One checkpoint is a pair of files in the run folder::
     resnet20-3_39.state.ckpt    every parameter of the train step, and the position of the loop
 
 The first loads into the plain, unconverted net with ``ms.load_checkpoint``. The second is enough by
-itself to continue bit for bit. Both are MindSpore checkpoint files that end with MindSpore's own
-CRC, so that a truncated or altered file is found before it is parsed.
+itself to continue bit for bit.
 """
 
 from __future__ import annotations
 
-import binascii
-import contextlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
-import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, nn
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.train.ckpt_file import SUFFIX, assign, load_file, save_file
 
-WEIGHTS_SUFFIX = ".ckpt"
 STATE_SUFFIX = ".state.ckpt"
 _POSITION_KEY = "mindspore_thor.position"
-_CRC_MARK = b"crc_num"
-_CRC_BYTES = len(_CRC_MARK) + 10
-_SHOWN_NAMES = 3
 
 
 @dataclass
@@ -76,7 +67,7 @@ def state_file_of(path: Path) -> Path:
     """
     if path.name.endswith(STATE_SUFFIX):
         return path
-    return path.with_name(path.name[: -len(WEIGHTS_SUFFIX)] + STATE_SUFFIX)
+    return path.with_name(path.name[: -len(SUFFIX)] + STATE_SUFFIX)
 
 
 def weights_file_of(path: Path) -> Path:
@@ -90,7 +81,7 @@ def weights_file_of(path: Path) -> Path:
     """
     if not path.name.endswith(STATE_SUFFIX):
         return path
-    return path.with_name(path.name[: -len(STATE_SUFFIX)] + WEIGHTS_SUFFIX)
+    return path.with_name(path.name[: -len(STATE_SUFFIX)] + SUFFIX)
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, int, Path]]:
@@ -104,7 +95,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, int, Path]]:
     """
     pattern = re.compile(r".+-(\d+)_(\d+)\.ckpt")
     found = []
-    for path in folder.glob("*" + WEIGHTS_SUFFIX):
+    for path in folder.glob("*" + SUFFIX):
         match = pattern.fullmatch(path.name)
         if match and state_file_of(path).is_file():
             found.append((int(match[1]), int(match[2]), path))
@@ -130,7 +121,7 @@ def find_checkpoint(path: Path) -> Path:
         return pairs[-1][2]
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give a .ckpt file or a run folder")
-    if not path.name.endswith(WEIGHTS_SUFFIX):
+    if not path.name.endswith(SUFFIX):
         raise UserError(f"{path}: not a checkpoint; its name must end in .ckpt")
     return weights_file_of(path)
 
@@ -166,105 +157,6 @@ def save_weights(path: Path, weight_names: Iterable[str], state: Mapping[str, Pa
     save_file(path, {name: state[name] for name in weight_names})
 
 
-def save_file(
-    path: Path, parameters: Mapping[str, Parameter], texts: dict[str, str] | None = None
-) -> None:
-    """Write one MindSpore checkpoint file: complete under its name, or not at all.
-
-    Args:
-        path: The file, ending in ``.ckpt``.
-        parameters: What to store, by name.
-        texts: Further text entries.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{WEIGHTS_SUFFIX}")
-    # A copy per parameter: ``ms.save_checkpoint`` takes Tensors, and the name may differ.
-    rows = [{"name": name, "data": value} for name, value in parameters.items()]
-    try:
-        ms.save_checkpoint(rows, str(temporary), append_dict=texts, crc_check=True)
-        temporary.chmod(0o644)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        for leftover in (temporary, temporary.with_suffix(".tmp")):
-            with contextlib.suppress(FileNotFoundError):
-                leftover.unlink()
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the platform can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _check_crc(path: Path) -> None:
-    """Raise if the file ends in MindSpore's CRC mark and the sum is wrong."""
-    size = path.stat().st_size
-    crc = 0
-    with path.open("rb") as stream:
-        left = size - _CRC_BYTES
-        while left > 0:
-            block = stream.read(min(left, 1 << 22))
-            if not block:
-                break
-            crc = binascii.crc32(block, crc)
-            left -= len(block)
-        tail = stream.read()
-    if tail.startswith(_CRC_MARK) and int.from_bytes(tail[len(_CRC_MARK) :], "big") != crc:
-        raise _damaged(path)
-
-
-def _damaged(path: Path) -> UserError:
-    return UserError(
-        f"{path}: the checkpoint is damaged or truncated; use an earlier one or copy it again"
-    )
-
-
-def load_file(path: Path) -> dict[str, Any]:
-    """Read one checkpoint file.
-
-    Args:
-        path: The file; it need not come from this package.
-
-    Returns:
-        Parameters and texts by name.
-
-    Raises:
-        UserError: If the file is missing, damaged or not a checkpoint.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    _check_crc(path)
-    try:
-        # MindSpore logs a damaged file on stderr several lines long before it raises.
-        with _quiet_stderr():
-            loaded = ms.load_checkpoint(str(path))
-    except (ValueError, TypeError, KeyError, RuntimeError):
-        raise _damaged(path) from None
-    if not loaded:
-        raise _damaged(path)
-    return dict(loaded)
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Any:
-    """Point file descriptor 2 at nothing: MindSpore's logger writes there from C++."""
-    saved = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
-
-
 def load_weights(net: nn.Cell, path: Path) -> None:
     """Load a weights file into a net that has exactly these parameters.
 
@@ -280,38 +172,20 @@ def load_weights(net: nn.Cell, path: Path) -> None:
     assign(net.parameters_dict(), loaded, path)
 
 
-def load_state(state: Mapping[str, Parameter], path: Path) -> Position:
-    """Restore a train step and return where its loop stood.
+def read_state(path: Path) -> tuple[Position, dict[str, Any]]:
+    """Read a state file.
 
     Args:
-        state: Every parameter of the train step, by name.
-        path: A state file.
+        path: The state file.
 
     Returns:
-        The position.
-
-    Raises:
-        UserError: If the file is damaged, is no state file, or belongs to another set-up.
-    """
-    loaded = load_file(path)
-    position = _position(loaded.pop(_POSITION_KEY, None), path)
-    assign(state, loaded, path)
-    return position
-
-
-def read_position(path: Path) -> Position:
-    """Return the position in a state file without touching any parameter.
-
-    Args:
-        path: A state file.
-
-    Returns:
-        The position.
+        The position of the loop, and the values of the train step's parameters by name.
 
     Raises:
         UserError: If the file is damaged or is no state file.
     """
-    return _position(load_file(path).get(_POSITION_KEY), path)
+    values = load_file(path)
+    return _position(values.pop(_POSITION_KEY, None), path), values
 
 
 def _position(text: Any, path: Path) -> Position:
@@ -325,37 +199,6 @@ def _position(text: Any, path: Path) -> Position:
         raise UserError(
             f"{path}: the training state has another layout; resume with the release that wrote it"
         ) from None
-
-
-def assign(target: Mapping[str, Parameter], source: Mapping[str, Any], path: Path) -> None:
-    """Copy stored values into parameters; nothing is copied unless everything fits.
-
-    Args:
-        target: Parameters by name.
-        source: Stored parameters by name.
-        path: Where they come from, for the message.
-
-    Raises:
-        UserError: If a name is missing on either side or a shape differs.
-    """
-    problems = [f"{name} is missing" for name in target if name not in source]
-    problems += [f"{name} is not in this net" for name in source if name not in target]
-    for name, parameter in target.items():
-        if name in source and tuple(source[name].shape) != tuple(parameter.shape):
-            problems.append(
-                f"{name} has shape {tuple(source[name].shape)}, here {tuple(parameter.shape)}"
-            )
-    if problems:
-        shown = "; ".join(problems[:_SHOWN_NAMES])
-        more = len(problems) - _SHOWN_NAMES
-        raise UserError(
-            f"{path}: checkpoint of another architecture or set-up: {shown}"
-            + (f"; and {more} more" if more > 0 else "")
-            + "; use the configuration that it was trained with"
-        )
-    for name, parameter in target.items():
-        value: np.ndarray = source[name].asnumpy()
-        parameter.set_data(Tensor(value, parameter.dtype))
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

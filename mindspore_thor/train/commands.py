@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.runtime import NOTICE
 from mindspore_thor.train.build import (
+    Session,
     build_session,
     fit_model_to_data,
     open_data,
@@ -20,20 +22,24 @@ from mindspore_thor.train.checkpoint import (
     Position,
     find_checkpoint,
     load_weights,
-    read_position,
+    read_state,
     state_file_of,
 )
 from mindspore_thor.train.config import (
-    Config,
     ModelCatalogue,
-    describe_keys,
     load_config,
     parse_overrides,
 )
 from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
-from mindspore_thor.train.loop import Trainer, TrainingError
+from mindspore_thor.train.help_text import describe_keys
+from mindspore_thor.train.loop import Trainer
 from mindspore_thor.train.resume import restore
-from mindspore_thor.train.run_folder import CONFIG_NAME, choose_folder, create_folder
+from mindspore_thor.train.run_folder import (
+    CONFIG_NAME,
+    RunFolder,
+    choose_folder,
+    create_folder,
+)
 from mindspore_thor.train.signals import StopRequest
 from mindspore_thor.train.yaml_files import Settings
 
@@ -59,7 +65,8 @@ def train_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     Returns:
         Exit code: 0 done, 1 training failed, 2 wrong input, 130 or 143 stopped by a signal.
     """
-    return _guarded(lambda: _train(argv, models))
+    with StopRequest() as stop:
+        return _guarded(lambda: _train(argv, models, stop))
 
 
 def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
@@ -86,7 +93,7 @@ def _guarded(work: Callable[[], int]) -> int:
         print(f"error: {line}", file=sys.stderr, flush=True)
         return EXIT_USER if isinstance(error, UserError) else EXIT_TRAINING
     except KeyboardInterrupt:
-        print("interrupted before the first update; nothing to save", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPT
 
 
@@ -97,8 +104,7 @@ def _parser(program: str, purpose: str) -> _Parser:
         description=purpose,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"Any key of the configuration can follow, e.g. --optimizer.damping 0.01:\n{keys}\n"
-        "  --model.*, --optimizer.*, --learning_rate.*, --damping.*: see models/README.md",
+        epilog=f"Any key of the configuration can follow, e.g. --train.epochs 5:\n{keys}",
     )
     parser.add_argument("--config_path", type=Path, help="recipe, e.g. models/resnet/*.yaml")
     parser.add_argument("--data_path", help="folder of the data set; same as --data.path")
@@ -117,7 +123,7 @@ def _read_arguments(
     return arguments, overrides
 
 
-def _train(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
+def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest) -> int:
     parser = _parser("train.py", "Train a model by a recipe.")
     parser.add_argument("--output_dir", type=Path, help="run folder [a fresh one below runs/]")
     parser.add_argument(
@@ -127,39 +133,53 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     if arguments.config_path is None:
         raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
     config = load_config(arguments.config_path, models, overrides)
-    resumed, old = None, Position()
-    if arguments.resume_ckpt is not None:
-        resumed = state_file_of(find_checkpoint(arguments.resume_ckpt))
-        if not resumed.is_file():
-            raise UserError(
-                f"{resumed}: no such file; an exact resume needs the training state beside the "
-                "weights"
-            )
-        old = read_position(resumed)
+    stored = _read_stored(arguments.resume_ckpt) if arguments.resume_ckpt is not None else None
     place = choose_folder(
-        arguments.output_dir, arguments.config_path.stem, resumed, (old.epoch, old.step)
+        arguments.output_dir,
+        arguments.config_path.stem,
+        stored.path if stored else None,
+        (stored.position.epoch, stored.position.step) if stored else (0, 0),
     )
-    return _run(config, models, place, resumed)
-
-
-def _run(config: Config, models: ModelCatalogue, place: Path, resumed: Path | None) -> int:
     session = build_session(config, models)
-    steps = session.train_data.steps_per_epoch
-    position = Position(config=session.config.to_dict(), steps_per_epoch=steps)
-    if resumed is not None:
-        position, changes = restore(session, resumed)
-        print(f"resumed from {resumed} at epoch {position.epoch}, step {position.step}")
+    if stored is not None:
+        position = stored.position
+        changes = restore(session, position, stored.values, stored.path)
+        print(f"resumed from {stored.path} at epoch {position.epoch}, step {position.step}")
         for change in changes:
             print(f"note: {change}")
-    folder = create_folder(place, config.model.name)
+    else:
+        steps = session.train_data.steps_per_epoch
+        position = Position(config=session.config.to_dict(), steps_per_epoch=steps)
+    return _run(session, create_folder(place, config.model.name), position, stop)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A checkpoint to resume from."""
+
+    path: Path
+    position: Position
+    values: dict[str, Any]
+
+
+def _read_stored(requested: Path) -> _Stored:
+    path = state_file_of(find_checkpoint(requested))
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; an exact resume needs the training state beside the weights"
+        )
+    return _Stored(path, *read_state(path))
+
+
+def _run(session: Session, folder: RunFolder, position: Position, stop: StopRequest) -> int:
     folder.write_config(session.config.to_yaml())
     folder.write_metrics(position.metrics)
-    print(f"run folder: {place}", flush=True)
-    with StopRequest() as stop:
-        trainer = Trainer(session, folder, position, stop)
-        trainer.run()
+    print(f"run folder: {folder.path}", flush=True)
+    stop.defer()
+    trainer = Trainer(session, folder, position, stop)
+    trainer.run()
     checkpoint = folder.checkpoint(position.epoch, position.step)
-    if stop.signal_number is not None:
+    if stop.requested():
         print(f"stopped by a signal; continue with --resume_ckpt {checkpoint}", flush=True)
         return stop.exit_code
     print(trainer.summary())

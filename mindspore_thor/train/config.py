@@ -30,8 +30,8 @@ from mindspore_thor.train.yaml_files import (
 
 COMMAND_LINE = "command line"
 FLAGS = ("config_path", "data_path", "output_dir", "resume_ckpt", "checkpoint_file_path")
-# What the harness itself gives to these factories; a recipe may not.
-_OPTIMIZER_RESERVED = ("net", "params", "learning_rate", "loss_scale", "decay_filter")
+# What the harness itself gives to the optimizer; a recipe has train.loss_scale for it.
+_OPTIMIZER_RESERVED = ("loss_scale",)
 
 
 class ModelCatalogue(Protocol):
@@ -306,11 +306,7 @@ class _Builder:
         valid |= {f"train.{item.name}" for item in dataclasses.fields(TrainConfig)}
         valid |= {"model.name", "optimizer.name", "learning_rate.schedule", "damping.schedule"}
         valid |= {f"model.{key}" for key in self.models.model_options(model.name)}
-        valid |= {
-            f"optimizer.{key}"
-            for key in optimizer_options(optimizer.name)
-            if key not in _OPTIMIZER_RESERVED
-        }
+        valid |= {f"optimizer.{key}" for key in optimizer_keys(optimizer.name)}
         valid |= {f"learning_rate.{key}" for key in schedule_options(rate.name)}
         if damping is not None:
             valid |= {f"damping.{key}" for key in schedule_options(damping.name)}
@@ -334,14 +330,13 @@ class _Builder:
                 )
 
 
-def describe_keys() -> list[str]:
-    """Return one line per key of the sections with fixed keys, for ``--help``."""
-    lines = []
-    for name, cls in (("data", DataConfig), ("train", TrainConfig)):
-        for item in dataclasses.fields(cls):
-            default = "null" if item.default is None else str(item.default)
-            if isinstance(item.default, bool):
-                default = default.lower()
-            key = f"--{name}.{item.name}"
-            lines.append(f"  {key:34} {item.metadata['help']} [{default}]")
-    return lines
+def optimizer_keys(name: str) -> list[str]:
+    """Return the keys that the section ``optimizer`` may have beside ``name``.
+
+    Args:
+        name: The optimizer.
+
+    Raises:
+        UserError: If the name is unknown.
+    """
+    return [key for key in optimizer_options(name) if key not in _OPTIMIZER_RESERVED]

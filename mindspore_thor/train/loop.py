@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from mindspore_thor.errors import TrainingError
 from mindspore_thor.train.build import Session
 from mindspore_thor.train.checkpoint import (
     Position,
@@ -22,10 +23,6 @@ from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
 from mindspore_thor.train.progress import Progress
 from mindspore_thor.train.run_folder import RunFolder
 from mindspore_thor.train.signals import StopRequest
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message is one line. The command line leaves with code 1."""
 
 
 class Trainer:
@@ -80,14 +77,11 @@ class Trainer:
                     return
                 _begin_epoch(position)
             self._train_epoch()
-            if not self._stopped() and self._finish_epoch():
+            if not self._stop.requested() and self._finish_epoch():
                 self._save_if_due()
-            if self._stopped():
+            if self._stop.requested():
                 self._save()
                 return
-
-    def _stopped(self) -> bool:
-        return self._stop.signal_number is not None
 
     def _train_epoch(self) -> None:
         """Train the rest of the current epoch; leave after the current update on a stop signal."""
@@ -106,7 +100,7 @@ class Trainer:
             self._progress.step(position.epoch, position.step, mean, self._skipped, self._step_ms())
             if every and position.step % every == 0 and position.step < self._steps:
                 self._save()
-            if self._stopped():
+            if self._stop.requested():
                 break
         self._read_losses()
         self._progress.close()
@@ -149,7 +143,7 @@ class Trainer:
         }
         last = position.epoch == options.epochs
         if last or (options.eval_every and position.epoch % options.eval_every == 0):
-            accuracy = self._evaluate(self._stopped)
+            accuracy = self._evaluate(self._stop.requested)
             if accuracy is None:
                 return False
             row.update(accuracy)

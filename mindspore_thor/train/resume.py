@@ -8,7 +8,8 @@ from typing import Any
 
 from mindspore_thor.errors import UserError
 from mindspore_thor.train.build import Session
-from mindspore_thor.train.checkpoint import Position, load_state
+from mindspore_thor.train.checkpoint import Position
+from mindspore_thor.train.ckpt_file import assign
 from mindspore_thor.train.yaml_files import dotted_leaves
 
 # With another value the stored position would point at other images, or at another net.
@@ -36,20 +37,23 @@ _FREE_KEYS = (
 )
 
 
-def restore(session: Session, state_file: Path) -> tuple[Position, list[str]]:
+def restore(
+    session: Session, position: Position, values: Mapping[str, Any], state_file: Path
+) -> list[str]:
     """Bring a session into the state of a checkpoint.
 
     Args:
         session: A freshly built session.
-        state_file: The checkpoint's state file.
+        position: The position in the checkpoint; takes over the session's configuration.
+        values: The parameters in the checkpoint, by name.
+        state_file: The checkpoint's state file, for messages.
 
     Returns:
-        The position, and one sentence per setting that makes the run differ from the old one.
+        One sentence per setting that makes the run differ from the old one.
 
     Raises:
-        UserError: If the checkpoint is damaged, does not fit, or has nothing left to train.
+        UserError: If the checkpoint does not fit, or has nothing left to train.
     """
-    position = load_state(session.step.parameters_dict(), state_file)
     changes = compare_configs(position.config, session.config.to_dict(), state_file)
     steps = session.train_data.steps_per_epoch
     if position.steps_per_epoch != steps:
@@ -63,8 +67,9 @@ def restore(session: Session, state_file: Path) -> tuple[Position, list[str]]:
             f"{state_file}: all {epochs} epochs are done; evaluate it with eval.py, or train on "
             "with a larger --train.epochs"
         )
+    assign(session.step.parameters_dict(), values, state_file)
     position.config = session.config.to_dict()
-    return position, changes
+    return changes
 
 
 def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], state_file: Path) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.train.checkpoint import WEIGHTS_SUFFIX, list_checkpoints
+from mindspore_thor.train.checkpoint import list_checkpoints
+from mindspore_thor.train.ckpt_file import SUFFIX
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
@@ -38,7 +39,7 @@ class RunFolder:
     @property
     def best_checkpoint(self) -> Path:
         """The weights with the best top-1 accuracy."""
-        return self.path / f"{self._model_name}_best{WEIGHTS_SUFFIX}"
+        return self.path / f"{self._model_name}_best{SUFFIX}"
 
     def checkpoint(self, epoch: int, step: int) -> Path:
         """Return the weights file of a position, named as in the model zoo.
@@ -47,7 +48,7 @@ class RunFolder:
             epoch: The epoch, from 1.
             step: Finished updates in it.
         """
-        return self.path / f"{self._model_name}-{epoch}_{step}{WEIGHTS_SUFFIX}"
+        return self.path / f"{self._model_name}-{epoch}_{step}{SUFFIX}"
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration.
@@ -83,7 +84,7 @@ def holds_run(path: Path) -> bool:
     """
     if (path / CONFIG_NAME).exists() or (path / METRICS_NAME).exists():
         return True
-    return any(path.glob("*" + WEIGHTS_SUFFIX))
+    return any(path.glob("*" + SUFFIX))
 
 
 def choose_folder(

@@ -80,6 +80,11 @@ class Guard(nn.Cell):
         self.skipped = state(np.zeros((), np.int32), "skipped")
         self.skipped_in_a_row = state(np.zeros((), np.int32), "skipped_in_a_row")
 
+    def remember(self) -> None:
+        """Copy the running statistics outside of any graph."""
+        for good, running in zip(self.good, self.running):
+            good.set_data(Tensor(running.asnumpy()))
+
     def accept(self) -> None:
         """Remember the running statistics of a good step."""
         for i in range(self.running_count):
@@ -90,8 +95,11 @@ class Guard(nn.Cell):
         """Count a bad step and put the running statistics back."""
         for i in range(self.running_count):
             ops.assign(self.running[i], self.good[i])
+        # The step counts for every schedule all the same, so that epochs stay aligned.
         if self.second_order:
             self.optimizer.advance()
+        else:
+            ops.assign_add(self.optimizer.global_step, ops.ones_like(self.optimizer.global_step))
         ops.assign_add(self.skipped, ops.ones_like(self.skipped))
         ops.assign_add(self.skipped_in_a_row, ops.ones_like(self.skipped_in_a_row))
 
@@ -162,6 +170,15 @@ class RefreshStep(nn.Cell):
         return self.optimizer.step_number()
 
 
+class RetryStep(RefreshStep):
+    """The inverses that failed, with more damping."""
+
+    def construct(self) -> Tensor:
+        """Refresh the failed layers."""
+        self.optimizer.retry()
+        return self.optimizer.step_number()
+
+
 class ApplyStep(nn.Cell):
     """The update alone, for gradients that a capture step returned."""
 
@@ -171,8 +188,11 @@ class ApplyStep(nn.Cell):
         self.optimizer = guard.optimizer
         self.samples = samples
 
-    def construct(self, gradients: tuple[Tensor, ...], finite: Tensor, samples: Tensor) -> Tensor:
-        """Gradients, whether they are finite, and the batch size."""
+    def construct(self, finite: Tensor, samples: Tensor, *gradients: Tensor) -> Tensor:
+        """Whether the gradients are finite, the batch size, and the gradients.
+
+        They are separate inputs because MindSpore treats a tuple argument as a constant.
+        """
         ops.assign(self.samples, samples)
         if finite:
             self.optimizer.update(gradients)
@@ -227,8 +247,10 @@ class TrainStep(nn.Cell):
             self.plain = WholeStep(plain, self.guard, samples, True)
             self.capture = CaptureStep(backward, optimizer)
             self.renew = RefreshStep(optimizer)
+            self.again = RetryStep(optimizer)
             self.apply_update = ApplyStep(self.guard, samples)
         self._plan: tuple[int, int, int] | None = None
+        self._started = False
         self.set_train()
 
     def construct(self, *inputs: Tensor) -> Tensor:
@@ -239,6 +261,10 @@ class TrainStep(nn.Cell):
         """A batch -> its loss, by the graphs that this step needs."""
         if not self.net.training:
             self.set_train()
+        if not self._started:
+            # Parameters may have been loaded since the step was built.
+            self.guard.remember()
+            self._started = True
         # compile_and_run, because ms.jit freezes parameters it closes over at their first value.
         if not self.second_order:
             return self.whole.compile_and_run(*inputs)
@@ -251,7 +277,7 @@ class TrainStep(nn.Cell):
             if refresh:
                 self._refresh()
             samples = Tensor(inputs[0].shape[0], ms.int32)
-            self.apply_update.compile_and_run(gradients, finite, samples)
+            self.apply_update.compile_and_run(finite, samples, *gradients)
         else:
             if refresh:
                 self._refresh()
@@ -273,9 +299,13 @@ class TrainStep(nn.Cell):
 
     def _refresh(self) -> None:
         self.renew.compile_and_run()
-        layer = self.optimizer.failing_layer()
-        if layer is not None:
-            raise TrainingError(
-                f"layer {layer}: its factors could not be inverted {self.optimizer.max_failures} times in a "
-                "row; use a larger damping or a smaller learning rate"
-            )
+        if not self.optimizer.failures_in_a_row():
+            return
+        self.again.compile_and_run()
+        limit = self.optimizer.max_failures
+        for layer, count in self.optimizer.failures_in_a_row().items():
+            if count >= limit:
+                raise TrainingError(
+                    f"layer {layer}: its factors could not be inverted {count} times in a row; "
+                    "use a larger damping or a smaller learning rate"
+                )

@@ -1,0 +1,217 @@
+"""Whole training steps of THOR and KFAC in float64, written from methods.md sections 1 and 4."""
+
+from __future__ import annotations
+
+import math
+from typing import Callable
+
+import numpy as np
+
+from oracle import curvature as c
+from oracle.layers import Conv, Dense, Embedding, Layer, LayerNorm, Net
+
+Array = np.ndarray
+
+
+def every(interval: int | Callable[[int], int] | list, step: int) -> int:
+    """The interval that holds at a step."""
+    if callable(interval):
+        return interval(step)
+    if isinstance(interval, int):
+        return interval
+    return [value for start, value in interval if start <= step][-1]
+
+
+class State:
+    """What one layer carries from step to step."""
+
+    def __init__(self) -> None:
+        self.fresh = None  # (A, G, T)
+        self.inverse = None
+        self.baseline: float | None = None
+        self.accepted = self.kept = 0
+        self.stopped = False
+
+
+class Base:
+    """Momentum, decay, learning rate, intervals."""
+
+    def __init__(
+        self,
+        net: Net,
+        lr: float | list | Callable[[int], float] = 1.0,
+        damping: float | Callable[[int], float] = 0.03,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        factor_interval=1,
+        inverse_interval=1,
+        clip_norm: float | None = None,
+        rates: dict[str, float] | None = None,
+        decays: dict[str, float] | None = None,
+        token_mode: str = "expand",
+    ) -> None:
+        self.net = net
+        self.lr = lr
+        self.damping = damping
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.factor_interval, self.inverse_interval = factor_interval, inverse_interval
+        self.clip_norm = clip_norm
+        self.rates, self.decays = rates, decays
+        self.token_mode = token_mode
+        self.k = self.next_factor = self.next_inverse = 0
+        self.velocity = {name: np.zeros_like(w) for name, w in net.weights().items()}
+        self.states = {id(layer): State() for layer in net.layers}
+
+    def now(self, value: float | list | Callable[[int], float]) -> float:
+        if callable(value):
+            return value(self.k)
+        if isinstance(value, (list, tuple)):
+            return value[min(self.k, len(value) - 1)]
+        return value
+
+    def collect(self, layer: Layer, state: State) -> None: ...
+    def refresh(self, layer: Layer, state: State, lam: float) -> None: ...
+    def precondition(self, lam: float, lr: float) -> dict[str, Array]: ...
+
+    def step(self, x: Array, labels: Array) -> float:
+        loss = self.net.loss(x, labels)
+        lam, lr = self.now(self.damping), self.now(self.lr)
+        if self.k >= self.next_factor:
+            for layer in self.net.layers:
+                if not self.states[id(layer)].stopped:
+                    self.collect(layer, self.states[id(layer)])
+            self.next_factor = self.k + every(self.factor_interval, self.k)
+        if self.k >= self.next_inverse:
+            for layer in self.net.layers:
+                if not self.states[id(layer)].stopped:
+                    self.refresh(layer, self.states[id(layer)], lam)
+            self.next_inverse = self.k + every(self.inverse_interval, self.k)
+        named = self.net.named()
+        direction = self.precondition(lam, lr)
+        for name, (layer, key) in named.items():
+            decay = self.weight_decay if layer.p[key].ndim > 1 else 0.0
+            if self.decays is not None:
+                decay = self.decays[name]
+            direction[name] = direction[name] + decay * layer.p[key]
+        if self.clip_norm is not None:
+            norm = math.sqrt(sum((d**2).sum() for d in direction.values()))
+            direction = {n: d * min(1.0, self.clip_norm / norm) for n, d in direction.items()}
+        for name, (layer, key) in named.items():
+            self.velocity[name] = self.momentum * self.velocity[name] + direction[name]
+            layer.p[key] -= (self.rates[name] if self.rates else lr) * self.velocity[name]
+        self.k += 1
+        return loss
+
+
+def _into(layer: Layer, v: Array, homogeneous: bool) -> dict[str, Array]:
+    """A preconditioned [groups, d_out, d_in(+1)] back in the parameters' shapes."""
+    out = dict(layer.d)
+    if homogeneous:
+        out["bias"] = v[:, :, -1].reshape(layer.p["bias"].shape)
+        v = v[:, :, :-1]
+    out["weight"] = v.reshape(layer.p["weight"].shape)
+    return out
+
+
+class Thor(Base):
+    def __init__(
+        self, net: Net, *, split_dim: int | None = 128, damping_mode: str = "sqrt",
+        trace_thresholds: tuple[float, float] = (0.01, 0.0), trace_include_damping: bool = True,
+        trace_form: str = "literal", trace_baseline: str = "accepted", **base,
+    ) -> None:
+        super().__init__(net, **base)
+        self.split, self.mode, (self.w1, self.w2) = split_dim, damping_mode, trace_thresholds
+        self.include, self.form, self.compare = trace_include_damping, trace_form, trace_baseline
+
+    def collect(self, layer: Layer, state: State) -> None:
+        if isinstance(layer, (Dense, Conv)):
+            state.fresh = c.factors(layer, False, self.token_mode)
+        elif isinstance(layer, Embedding):
+            state.fresh = c.embedding_factors(layer)
+
+    def refresh(self, layer: Layer, state: State, lam: float) -> None:
+        if isinstance(layer, Embedding):
+            counts, g = state.fresh
+            root = math.sqrt(lam)
+            state.inverse = (1 / (counts + root), np.linalg.inv(g + root * np.eye(len(g))))
+        if not isinstance(layer, (Dense, Conv)):
+            return
+        trace = abs(c.fisher_trace(*state.fresh, lam, self.form, self.include))
+        delta = math.inf if state.baseline is None else abs(trace - state.baseline) / state.baseline
+        accept = delta > self.w1
+        if accept or self.compare == "previous":
+            state.baseline = trace
+        if accept:
+            state.inverse = c.inverses(*state.fresh, lam, self.mode, self.split)
+            state.accepted += 1
+        else:
+            state.kept += 1
+            state.stopped = delta < self.w2
+
+    def precondition(self, lam: float, lr: float) -> dict[str, Array]:
+        out = {}
+        for i, layer in enumerate(self.net.layers):
+            d, state = dict(layer.d), self.states[id(layer)]
+            if isinstance(layer, (Dense, Conv)):
+                ia, ig = state.inverse
+                d = _into(layer, ig @ c.matrix(layer, False) @ ia, False)
+            elif isinstance(layer, Embedding):
+                scale, ig = state.inverse
+                d = {"embedding_table": scale[:, None] * d["embedding_table"] @ ig}
+            elif isinstance(layer, LayerNorm):
+                d = {k: v / (v * v / self.batch + math.sqrt(lam)) for k, v in d.items()}
+            out.update({f"{i}.{k}": v for k, v in d.items()})
+        return out
+
+    def step(self, x: Array, labels: Array) -> float:
+        self.batch = len(labels)
+        return super().step(x, labels)
+
+
+class Kfac(Base):
+    def __init__(
+        self, net: Net, *, factor_decay: float = 0.95, kl_clip: float | None = 0.001,
+        method: str = "eigen", damping_mode: str = "pi", **base,
+    ) -> None:
+        super().__init__(net, **base)
+        self.decay, self.kl, self.method, self.mode = factor_decay, kl_clip, method, damping_mode
+
+    def collect(self, layer: Layer, state: State) -> None:
+        if not isinstance(layer, (Dense, Conv)):
+            return
+        a, g, t = c.factors(layer, "bias" in layer.p, self.token_mode)
+        if state.fresh is not None:
+            old_a, old_g, _ = state.fresh
+            a = self.decay * old_a + (1 - self.decay) * a
+            g = self.decay * old_g + (1 - self.decay) * g
+        state.fresh = (a, g, t)
+
+    def refresh(self, layer: Layer, state: State, lam: float) -> None:
+        if not isinstance(layer, (Dense, Conv)):
+            return
+        state.accepted += 1
+        if self.method == "eigen":
+            state.inverse = (c.eigen(*state.fresh[:2]), state.fresh[2])
+        else:
+            state.inverse = c.inverses(*state.fresh, lam, self.mode, None)
+
+    def precondition(self, lam: float, lr: float) -> dict[str, Array]:
+        out, overlap = {}, 0.0
+        covered = []
+        for i, layer in enumerate(self.net.layers):
+            d, state = dict(layer.d), self.states[id(layer)]
+            if isinstance(layer, (Dense, Conv)):
+                bias = "bias" in layer.p
+                m = c.matrix(layer, bias)
+                if self.method == "eigen":
+                    v = c.eigen_precondition(m, *state.inverse, lam)
+                else:
+                    v = state.inverse[1] @ m @ state.inverse[0]
+                overlap += (v * m).sum()
+                d = _into(layer, v, bias)
+                covered += [f"{i}.{k}" for k in d]
+            out.update({f"{i}.{k}": v for k, v in d.items()})
+        if self.kl is not None:
+            nu = min(1.0, math.sqrt(self.kl / (lr**2 * overlap)))
+            out.update({name: nu * out[name] for name in covered})
+        return out

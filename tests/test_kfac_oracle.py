@@ -1,0 +1,156 @@
+"""KFAC's statistics and updates against the float64 oracle of tests/oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from oracle import curvature as c
+from oracle.bridge import oracle_net
+from oracle.nets import batches, conv_net, mlp, token_net
+from oracle.optimizers import Kfac
+from oracle.training import compare, cross_entropy
+
+from mindspore_thor import KFAC, TrainStep
+
+TOLERANCE = 1e-5
+
+
+def run(problem, data=None, **options):
+    net, x, labels = problem
+    lr = options.pop("lr", 1.0)
+    options.setdefault("momentum", 0.0)
+    return compare(
+        net,
+        data or [(x, labels)],
+        lambda n: TrainStep(n, cross_entropy(), KFAC(n, lr, **options)),
+        lambda o: Kfac(o, lr=lr, **options),
+    )
+
+
+def assert_close(errors: dict[str, float], tolerance: float = TOLERANCE) -> None:
+    bad = {name: error for name, error in errors.items() if not error < tolerance}
+    assert not bad, bad
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "eigen", "kl_clip": None},
+        {"method": "eigen", "kl_clip": 0.001, "damping": 0.3},
+        {"method": "inverse", "kl_clip": None},
+        {"method": "inverse", "damping_mode": "paper", "kl_clip": 0.01},
+    ],
+    ids=["eigen", "eigen clipped", "inverse pi", "inverse paper clipped"],
+)
+def test_one_step_on_every_convolution(options) -> None:
+    errors, _, _ = run(conv_net(), **options)
+    # The damped eigenvalues span up to 1e4 here, which multiplies float32's 6e-8.
+    assert_close(errors, 1e-4 if options["method"] == "eigen" else TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "eigen", "kl_clip": None}, {"method": "inverse", "damping_mode": "sqrt", "token_mode": "reduce"}],
+    ids=["eigen expand", "inverse reduce"],
+)
+def test_one_step_on_tokens(options) -> None:
+    """Embedding and LayerNorm have no KFAC factors: their gradient is the plain one."""
+    errors, _, step = run(token_net(), **options)
+    assert_close(errors, 5e-5)
+    assert [row.covered for row in step.optimizer.layer_report()] == [False, False, True, True, True]
+
+
+def test_factors_are_averaged_and_the_first_update_overwrites() -> None:
+    """old * decay + new * (1 - decay), on steps 0, 2, 4; step 0 stores the fresh factor itself."""
+    net, x, labels = mlp()
+    data = batches(x, labels, 5)
+    errors, oracle, step = run(
+        (net, x, labels), data, lr=0.3, factor_decay=0.7, factor_interval=2, kl_clip=None
+    )
+    assert_close(errors, 5e-5)
+    for layer, curvature in zip(oracle.net.layers, step.optimizer.curvatures):
+        a, g, _ = oracle.states[id(layer)].fresh
+        np.testing.assert_allclose(curvature.factor_a().asnumpy()[:, 0], a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+        np.testing.assert_allclose(curvature.factor_g().asnumpy()[:, 0], g, rtol=1e-4, atol=1e-4 * np.abs(g).max())
+    # By hand for the first layer, whose input no weight has touched.
+    first = [np.c_[d[0], np.ones(len(d[0]))].astype(np.float64) for d in data]
+    moments = [f.T @ f / len(f) for f in first]
+    expected = 0.7 * (0.7 * moments[0] + 0.3 * moments[2]) + 0.3 * moments[4]
+    got = step.optimizer.curvatures[0].factor_a().asnumpy()[0, 0]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["eigen", "inverse"])
+def test_several_steps_with_everything_changing(method) -> None:
+    """Eigen divides by this step's lam, the stored inverse keeps the lam it was made with."""
+    net, x, labels = mlp(sizes=(4, 6, 3))
+    shared = {
+        "method": method, "momentum": 0.8, "weight_decay": 0.03, "factor_decay": 0.5,
+        "factor_interval": lambda step: 1 + step // 2, "inverse_interval": [(0, 2), (3, 1)], "kl_clip": 0.02,
+    }
+    rate = nn.ExponentialDecayLR(0.1, 0.8, 1)
+    damping = nn.ExponentialDecayLR(0.5, 0.7, 1)
+    errors, _, _ = compare(
+        net, batches(x, labels, 6),
+        lambda n: TrainStep(n, cross_entropy(), KFAC(n, rate, damping=damping, **shared)),
+        lambda o: Kfac(o, lr=lambda k: 0.1 * 0.8**k, damping=lambda k: 0.5 * 0.7**k, **shared),
+    )
+    assert_close(errors, 1e-4)  # rounding of one step moves the next one's gradient
+
+
+def test_kl_clip_bounds_the_step() -> None:
+    """lr^2 sum <V, D> is exactly kl_clip where the bound bites."""
+    net, x, labels = mlp()
+    oracle = oracle_net(net)
+    oracle.loss(x, labels)
+    before = {p.name: p.asnumpy().astype(np.float64) for p in net.trainable_params()}
+    TrainStep(net, cross_entropy(), KFAC(net, 0.5, momentum=0.0, kl_clip=1e-4))(Tensor(x), Tensor(labels))
+    moved = {p.name: (before[p.name] - p.asnumpy()) / 0.5 for p in net.trainable_params()}
+    overlap = sum((moved[name] * d).sum() for name, d in oracle.gradients().items())
+    # <V, D> with V scaled by nu: nu * sum = kl / (lr^2 nu), so compare through the free step.
+    free = Kfac(oracle_net(mlp()[0]), lr=0.5, kl_clip=None)
+    start = free.net.weights()
+    free.step(x, labels)
+    whole = sum((((start[n] - w) / 0.5) * oracle.gradients()[n]).sum() for n, w in free.net.weights().items())
+    nu = np.sqrt(1e-4 / (0.25 * whole))
+    assert nu < 0.9, "the bound must bite"
+    assert overlap == pytest.approx(nu * whole, rel=1e-4)
+
+
+def test_kl_clip_sums_each_group_with_its_own_rate() -> None:
+    """nu = min(1, sqrt(kl / sum_l lr_l^2 <V_l, D_l>)) where the layers' learning rates differ."""
+    net, x, labels = mlp(sizes=(5, 6, 3))
+    oracle = oracle_net(net)
+    oracle.loss(x, labels)
+    layers = oracle.layers
+    rates = {"0": 0.5, "1": 0.05}
+    v, total = {}, 0.0
+    for i, layer in enumerate(layers):
+        m = c.matrix(layer, True)
+        a, g, t = c.factors(layer, True)
+        v[i] = c.eigen_precondition(m, c.eigen(a, g), t, 0.03)
+        total += rates[str(i)] ** 2 * (v[i] * m).sum()
+    nu = min(1.0, np.sqrt(0.001 / total))
+    assert nu < 0.9
+    cells = list(net)
+    groups = [
+        {"params": cells[0].trainable_params(), "lr": 0.5},
+        {"params": cells[1].trainable_params(), "lr": 0.05},
+    ]
+    before = [cell.weight.asnumpy().astype(np.float64) for cell in cells]
+    step = TrainStep(net, cross_entropy(), KFAC(net, 0.05, momentum=0.0, params=groups))
+    step(Tensor(x), Tensor(labels))
+    for i, cell in enumerate(cells):
+        expected = rates[str(i)] * nu * v[i][0, :, :-1]
+        np.testing.assert_allclose(before[i] - cell.weight.asnumpy(), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_loss_scale_cancels() -> None:
+    net, x, labels = mlp()
+    errors, _, _ = compare(
+        net, batches(x, labels, 2),
+        lambda n: TrainStep(n, cross_entropy(), KFAC(n, 0.1, loss_scale=256.0, weight_decay=0.1)),
+        lambda o: Kfac(o, lr=0.1, momentum=0.9, weight_decay=0.1),
+    )
+    assert_close(errors, 5e-5)

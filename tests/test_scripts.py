@@ -1,0 +1,303 @@
+"""The shell scripts, with stubs for Python: arguments, exit codes, signals, the environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "scripts"
+SHELL_FILES = [*sorted(SCRIPTS.glob("*.sh")), ROOT / ".ci" / "run"]
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+# Writes its arguments to $LOG; ends with the code in $CODES/<name of the program>, if any.
+STUB = """#!/bin/sh
+printf '%s|' "$@" >>"$LOG"
+echo >>"$LOG"
+code=$(cat "$CODES/$(basename "$1")" 2>/dev/null)
+exit "${code:-0}"
+"""
+
+
+class Runner:
+    """Runs a script with a stub in place of Python."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self.codes = folder / "codes"
+        self.codes.mkdir()
+        stub = folder / "python"
+        stub.write_text(STUB)
+        stub.chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "MINDSPORE_THOR_PYTHON": str(stub),
+            "LOG": str(self.log),
+            "CODES": str(self.codes),
+        }
+        self.environment.pop("GLOG_v", None)
+
+    def __call__(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(SCRIPTS / script), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def calls(self) -> list[list[str]]:
+        if not self.log.exists():
+            return []
+        return [line.split("|")[:-1] for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path)
+
+
+@pytest.mark.parametrize("path", SHELL_FILES, ids=[path.name for path in SHELL_FILES])
+def test_bash_can_parse_it(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_training_without_arguments_is_the_sample_then_its_evaluation(runner: Runner) -> None:
+    assert runner("run_standalone_train.sh").returncode == 0
+    trained, evaluated = runner.calls()
+    recipe = ROOT / "models" / "resnet" / "resnet20_fashion_mnist_sample_thor.yaml"
+    assert recipe.is_file()
+    assert trained[:4] == [str(ROOT / "train.py"), "--config_path", str(recipe), "--output_dir"]
+    assert trained[4].startswith("runs/resnet20_fashion_mnist_sample_thor-")
+    assert evaluated == [str(ROOT / "eval.py"), "--checkpoint_file_path", trained[4]]
+
+
+def test_training_passes_everything_on(runner: Runner) -> None:
+    extra = ["--train.epochs", "3", "--optimizer.damping=0.1", "--data.name", "a b"]
+    assert (
+        runner("run_standalone_train.sh", "data dir", "my.yaml", "old/x.ckpt", *extra).returncode
+        == 0
+    )
+    trained, evaluated = runner.calls()
+    where = ["--config_path", "my.yaml", "--data_path", "data dir", "--resume_ckpt", "old/x.ckpt"]
+    assert trained == [str(ROOT / "train.py"), *where, *extra]
+    assert evaluated[1:] == ["--checkpoint_file_path", "old", "--data_path", "data dir"]
+
+
+@pytest.mark.parametrize("spelling", [["--output_dir", "o p"], ["--output_dir=o p"]])
+def test_the_given_output_folder_is_evaluated(runner: Runner, spelling: list[str]) -> None:
+    assert runner("run_standalone_train.sh", "", "my.yaml", "", *spelling).returncode == 0
+    trained, evaluated = runner.calls()
+    assert trained == [str(ROOT / "train.py"), "--config_path", "my.yaml", *spelling]
+    assert evaluated[1:] == ["--checkpoint_file_path", "o p"]
+
+
+def test_resuming_from_a_folder_evaluates_that_folder(runner: Runner) -> None:
+    (runner.folder / "old").mkdir()
+    assert runner("run_standalone_train.sh", "", "my.yaml", "old").returncode == 0
+    assert runner.calls()[1][1:] == ["--checkpoint_file_path", "old"]
+
+
+@pytest.mark.parametrize("code", [1, 2, 130])
+def test_a_failed_training_is_not_evaluated_and_its_code_returned(
+    runner: Runner, code: int
+) -> None:
+    (runner.codes / "train.py").write_text(str(code))
+    assert runner("run_standalone_train.sh").returncode == code
+    assert len(runner.calls()) == 1
+
+
+def test_the_code_of_the_evaluation_is_returned(runner: Runner) -> None:
+    (runner.codes / "eval.py").write_text("2")
+    assert runner("run_standalone_train.sh").returncode == 2
+    assert runner("run_eval.sh", "", "x.ckpt").returncode == 2
+
+
+def test_evaluation_passes_everything_on(runner: Runner) -> None:
+    assert runner("run_eval.sh", "data", "a b.ckpt", "c.yaml", "--train.seed", "3").returncode == 0
+    assert runner("run_eval.sh", "", "x.ckpt").returncode == 0
+    first, second = runner.calls()
+    program = [str(ROOT / "eval.py"), "--checkpoint_file_path"]
+    where = ["--data_path", "data", "--config_path", "c.yaml", "--train.seed", "3"]
+    assert first == [*program, "a b.ckpt", *where]
+    assert second == [*program, "x.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("run_eval.sh", []),
+        ("run_eval.sh", ["data"]),
+        ("run_eval.sh", ["a", "b", "c", "d"]),
+        ("run_standalone_train.sh", ["a", "b", "c", "d"]),
+    ],
+)
+def test_wrong_arguments_show_the_usage(runner: Runner, script: str, arguments: list[str]) -> None:
+    done = runner(script, *arguments)
+    assert done.returncode == 2
+    assert "usage: " in done.stderr
+    assert runner.calls() == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_program_and_the_script_waits_for_it(
+    runner: Runner, number: int, code: int
+) -> None:
+    program = runner.folder / "python"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import os, signal, sys, time\n"
+        "def end(number, frame):\n"
+        "    time.sleep(0.5)\n"
+        "    open('saved', 'w').close()\n"
+        "    sys.exit(128 + number)\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "    signal.signal(number, end)\n"
+        "open('ready', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        ["bash", str(SCRIPTS / "run_standalone_train.sh")],
+        cwd=runner.folder,
+        env=runner.environment,
+        stdin=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (runner.folder / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    assert (runner.folder / "saved").exists()
+
+
+# ---- the local environment: a copy of the scripts, so that nothing here is touched
+
+BASE_PYTHON = """#!/bin/sh
+echo "base $*" >>"$LOG"
+case "$1" in
+  -c) echo "$0" ;;
+  -) exit 1 ;;
+  -m) mkdir -p "$3/bin" && cp "$VENV_PYTHON" "$3/bin/python" ;;
+esac
+"""
+VENV_PYTHON = """#!/bin/sh
+[ "$1" = -c ] || echo "venv $*" >>"$LOG"
+case "$*" in *install*) exit "$(cat "$PIP_CODE")" ;; esac
+"""
+
+
+class Sandbox:
+    """A repository of its own whose only Python is a stub."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a repository"
+        shutil.copytree(SCRIPTS, self.root / "scripts")
+        (self.root / "pyproject.toml").write_text("[project]\n")
+        self.binaries = folder / "bin"
+        self.binaries.mkdir()
+        for name in ("bash", "dirname", "cksum", "cat", "rm", "mkdir", "cp", "flock", "sh"):
+            found = shutil.which(name)
+            if found:
+                (self.binaries / name).symlink_to(found)
+        for name in ("python3", "python"):  # like pyenv's shims: there, but of no use
+            self.program(self.binaries / name, "#!/bin/sh\nexit 127\n")
+        self.program(self.binaries / "python3.10", BASE_PYTHON)
+        self.program(folder / "venv_python", VENV_PYTHON)
+        self.pip_code = folder / "pip_code"
+        self.pip_code.write_text("0")
+        self.log = folder / "log"
+        self.environment = {
+            "PATH": str(self.binaries),
+            "LOG": str(self.log),
+            "VENV_PYTHON": str(folder / "venv_python"),
+            "PIP_CODE": str(self.pip_code),
+        }
+
+    @staticmethod
+    def program(path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def ensure(self) -> subprocess.CompletedProcess[str]:
+        self.log.unlink(missing_ok=True)
+        return subprocess.run(
+            [
+                str(shutil.which("bash")),
+                "-uc",
+                'set -u; . "$1"/scripts/common.sh && ensure_venv plot && echo "$PYTHON"',
+                "bash",
+                str(self.root),
+            ],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def installs(self) -> int:
+        text = self.log.read_text() if self.log.exists() else ""
+        return text.count("pip install")
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path)
+
+
+def test_the_environment_is_made_once(sandbox: Sandbox) -> None:
+    done = sandbox.ensure()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(sandbox.root / ".venv" / "bin" / "python")
+    assert "python3.10" in done.stderr  # the shims were passed over
+    assert f"-e {sandbox.root}[plot]" in sandbox.log.read_text()
+    assert sandbox.installs() == 1
+    assert sandbox.ensure().returncode == 0
+    assert sandbox.installs() == 0
+
+
+def test_changed_dependencies_are_installed(sandbox: Sandbox) -> None:
+    sandbox.ensure()
+    (sandbox.root / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert sandbox.ensure().returncode == 0
+    assert sandbox.installs() == 1
+
+
+def test_a_failed_installation_is_reported_and_tried_again(sandbox: Sandbox) -> None:
+    sandbox.pip_code.write_text("1")
+    done = sandbox.ensure()
+    assert done.returncode == 1
+    assert "error: pip could not install" in done.stderr
+    litter = sandbox.root / ".venv" / "half_installed"
+    litter.touch()
+    sandbox.pip_code.write_text("0")
+    assert sandbox.ensure().returncode == 0
+    assert not litter.exists()  # what an interrupted installation leaves is not built upon
+
+
+def test_an_environment_of_somebody_else_is_never_removed(sandbox: Sandbox) -> None:
+    own = sandbox.root / ".venv" / "precious"
+    own.parent.mkdir()
+    own.touch()
+    sandbox.pip_code.write_text("1")
+    assert sandbox.ensure().returncode == 1
+    sandbox.pip_code.write_text("0")
+    assert sandbox.ensure().returncode == 0
+    assert own.exists()
+
+
+def test_without_any_python_there_is_a_clear_error(sandbox: Sandbox) -> None:
+    (sandbox.binaries / "python3.10").unlink()
+    done = sandbox.ensure()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no Python 3.9, 3.10 or 3.11")
