@@ -19,8 +19,15 @@ from PIL import Image
 
 import models
 import train
+from mindspore_thor.train.build import build_session
+from mindspore_thor.train.checkpoint import read_state
 from mindspore_thor.train.ckpt_file import load_file
+from mindspore_thor.train.config import load_config
+from mindspore_thor.train.loop import Trainer
 from mindspore_thor.train.progress import Progress
+from mindspore_thor.train.resume import restore
+from mindspore_thor.train.run_folder import create_folder
+from mindspore_thor.train.signals import StopRequest
 
 eval_program = importlib.import_module("eval")
 ROOT = Path(train.__file__).parent
@@ -142,16 +149,27 @@ def test_resuming_from_any_step_changes_no_bit(
     whole = tmp_path / "run"
     final = parameters(whole / "mlp-2_4.state.ckpt")
     weights = parameters(whole / "mlp-2_4.ckpt")
-    for epoch, step in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3)):
-        part = tmp_path / f"from-{epoch}-{step}"
-        # The file of weights or the file of state: either one names the pair.
-        suffix = ".ckpt" if step % 2 else ".state.ckpt"
-        where = ["--output_dir", str(part), "--resume_ckpt"]
-        where += [str(whole / f"mlp-{epoch}_{step}{suffix}")]
+
+    def check(part: Path) -> None:
+        assert parameters(part / "mlp-2_4.state.ckpt") == final, part.name
+        assert parameters(part / "mlp-2_4.ckpt") == weights, part.name
+        assert timeless(part) == timeless(whole), part.name
+
+    # Everything built anew; the file of weights or the file of state, either one names the pair.
+    for stop in ("1_1.ckpt", "2_1.state.ckpt"):
+        part = tmp_path / f"anew-{stop}"
+        where = ["--output_dir", str(part), "--resume_ckpt", str(whole / f"mlp-{stop}")]
         assert train.main([*arguments[:4], *every_step, *where]) == 0
-        assert parameters(part / "mlp-2_4.state.ckpt") == final, (epoch, step)
-        assert parameters(part / "mlp-2_4.ckpt") == weights, (epoch, step)
-        assert timeless(part) == timeless(whole), (epoch, step)
+        check(part)
+    # The other steps with one session and its compiled graphs.
+    config = load_config(whole / "config.yaml", models)
+    session = build_session(config, models)
+    for stop in ("1_2", "1_3", "1_4", "2_2", "2_3"):
+        position, values = read_state(whole / f"mlp-{stop}.state.ckpt")
+        assert restore(session, position, values, whole) == []
+        folder = create_folder(tmp_path / f"again-{stop}", "mlp")
+        Trainer(session, folder, position, StopRequest()).run()
+        check(folder.path)
 
 
 def send_after(monkeypatch: pytest.MonkeyPatch, number: int, at: tuple[int, int]) -> None:

@@ -37,11 +37,9 @@ def assert_close(errors: dict[str, float], tolerance: float = TOLERANCE) -> None
     "options",
     [
         {"method": "eigen", "kl_clip": None},
-        {"method": "eigen", "kl_clip": 0.001, "damping": 0.3},
         {"method": "inverse", "kl_clip": None},
-        {"method": "inverse", "damping_mode": "paper", "kl_clip": 0.01},
     ],
-    ids=["eigen", "eigen clipped", "inverse pi", "inverse paper clipped"],
+    ids=["eigen", "inverse pi"],
 )
 def test_one_step_on_every_convolution(options) -> None:
     errors, _, _ = run(conv_net(), **options)
@@ -51,8 +49,12 @@ def test_one_step_on_every_convolution(options) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"method": "eigen", "kl_clip": None}, {"method": "inverse", "damping_mode": "sqrt", "token_mode": "reduce"}],
-    ids=["eigen expand", "inverse reduce"],
+    [
+        {"method": "eigen", "damping": 0.3},
+        {"method": "inverse", "damping_mode": "sqrt", "token_mode": "reduce", "kl_clip": None},
+        {"method": "inverse", "damping_mode": "paper", "kl_clip": 0.01},
+    ],
+    ids=["eigen expand", "inverse reduce", "inverse paper"],
 )
 def test_one_step_on_tokens(options) -> None:
     """Embedding and LayerNorm have no KFAC factors: their gradient is the plain one."""

@@ -41,7 +41,7 @@ def assert_factors(oracle: Thor, step: TrainStep) -> None:
     """The stored factors are means over samples and positions of per-sample outer products."""
     layers = [layer for layer in oracle.net.layers if hasattr(layer, "ds")]
     matrices = [k for k in step.optimizer.curvatures if k.captures]
-    assert len(layers) == len(matrices) == 7
+    assert len(layers) == len(matrices) == 8
     for layer, curvature in zip(layers, matrices):
         a, g, t = oracle.states[id(layer)].fresh
         np.testing.assert_allclose(curvature.factor_a().asnumpy()[:, 0], a, atol=TOLERANCE * np.abs(a).max())

@@ -12,6 +12,12 @@ def state(value: np.ndarray, name: str, *, probe: bool = False) -> Parameter:
     return Parameter(Tensor(value), name=name, requires_grad=probe)
 
 
+# The entries of a layer's counters: accepted, kept, failed in all, failed in a row.
+_ACCEPTED = Tensor([1, 0, 0, 0], ms.int32)
+_KEPT = Tensor([0, 1, 0, 0], ms.int32)
+_FAILED = Tensor([0, 0, 1, 1], ms.int32)
+_ROW = Tensor([0, 0, 0, 1], ms.int32)
+
 META = 3
 """Last entries of every statistics vector: uses of the layer, positions T, samples N."""
 
@@ -39,17 +45,20 @@ class LayerCurvature(nn.Cell):
         self.captures = size > 0
         if self.captures:
             self.statistics = state(np.zeros(self.size, np.float32), f"{name}.statistics", probe=True)
-        # accepted, kept, failed in all, failed in a row
         self.counts = state(np.zeros(4, np.int32), f"{name}.counts")
         self.active = state(np.ones((), np.int32), f"{name}.active")
 
     def make_rule(self) -> nn.Cell:
-        """The cell (x, dout, state) -> statistics that runs in the backward pass."""
+        """The cell (x, out, dout, state) -> statistics that runs in the backward pass."""
         raise TypeError(f"{type(self).__name__} captures nothing")
 
     def capture_state(self) -> tuple[Tensor, ...]:
-        """What the rule reads besides the input and the output gradient."""
-        return (self.active,)
+        """Values that the rule needs besides the layer's input, output and output gradient.
+
+        They must be the results of operators, not parameters: a parameter read inside the backward
+        rule would keep the compiler from pruning it.
+        """
+        return (self.active * 1,)
 
     def collect(self, fresh: Tensor) -> None:
         """Let fresh statistics enter, averaged over the layer's uses in this pass.
@@ -86,6 +95,5 @@ class LayerCurvature(nn.Cell):
 
     def count(self, accepted: Tensor, kept: Tensor, failed: Tensor) -> None:
         """Add to the counters, each 0 or 1; a success ends a row of failures."""
-        row = (self.counts[3] + failed) * (1 - accepted)
-        change = ops.stack((ops.cast(accepted, ms.int32), ops.cast(kept, ms.int32), ops.cast(failed, ms.int32)))
-        ops.assign(self.counts, ops.concat((self.counts[:3] + change, row.reshape((1,)))))
+        counts = self.counts + kept * _KEPT + failed * _FAILED
+        ops.assign(self.counts, counts * (1 - accepted * _ROW) + accepted * _ACCEPTED)

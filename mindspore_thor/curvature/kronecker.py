@@ -34,7 +34,9 @@ class KroneckerRule(nn.Cell):
         self.left = left
         self.right = right
 
-    def construct(self, x: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+    def construct(
+        self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]
+    ) -> Tensor:
         """x and the gradient of the layer's output -> statistics."""
         columns = self.rows.input_columns(ops.cast(x, ms.float32))
         if self.homogeneous:

@@ -19,7 +19,7 @@ class Capture(nn.Cell):
 
     Args:
         rows: the layer's geometry; ``rows.apply(x, weight)`` is the map.
-        rule: cell ``(x, dout, state) -> statistics``, a float32 vector shaped like the probe.
+        rule: cell ``(x, out, dout, state) -> statistics``, a float32 vector shaped like the probe.
         size: length of that vector.
         inverse_scale: what undoes the loss scale on ``dout`` before the rule sees it.
     """
@@ -40,7 +40,7 @@ class Capture(nn.Cell):
         """The layer's output; ``flag``, ``state`` and ``probe`` only matter to the backward pass."""
         return self.rows.apply(x, weight)
 
-    def collect(self, x: Tensor, flag: Tensor, state: Any, dout: Tensor) -> Tensor:
+    def collect(self, x: Tensor, flag: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
         """The statistics where ``flag`` is set, else zeros ("nothing collected").
 
         The branch is lazy, so a stopped layer or a step between two factor updates costs nothing.
@@ -52,7 +52,7 @@ class Capture(nn.Cell):
             g = ops.cast(dout, ms.float32)
             if self.inverse_scale != 1.0:
                 g = g * self.inverse_scale
-            statistics = self.rule(x, g, state)
+            statistics = self.rule(x, out, g, state)
         else:
             statistics = ops.zeros((self.size,), ms.float32)
         return statistics
@@ -62,7 +62,7 @@ class Capture(nn.Cell):
     ) -> tuple[Any, ...]:
         """Ordinary gradients, and the statistics as the gradient of the probe."""
         dx, dweight = self.vjp(self.run)(x, weight, dout)
-        statistics = self.collect(x, flag, state, dout)
+        statistics = self.collect(x, flag, state, out, dout)
         return dx, dweight, ops.zeros_like(flag), state, statistics
 
 

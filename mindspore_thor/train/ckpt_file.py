@@ -15,7 +15,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 
 from mindspore_thor.errors import UserError
 
@@ -151,4 +151,5 @@ def assign(target: Mapping[str, Parameter], source: Mapping[str, Any], path: Pat
         )
     for name, parameter in target.items():
         value: np.ndarray = source[name].asnumpy()
-        parameter.set_data(Tensor(value, parameter.dtype))
+        # In place: after set_data, graphs that are already compiled may go on with the old values.
+        ops.assign(parameter, Tensor(value, parameter.dtype))

@@ -1,0 +1,152 @@
+"""Step time of every method as a ratio to SGD, interleaved in one process.
+
+    python benchmarks/step_time.py [--methods sgd,thor,kfac_eigen] [--rounds 15] [--json FILE]
+
+One round runs one plain step of SGD and one step of every kind (plain, factor, inverse) of every
+method, so that a drift of the machine's speed hits all alike. The amortised time of a method is
+plain + (factor - plain) / factor_interval + inverse / inverse_interval, from medians. A ratio
+divides by SGD's median of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import mindspore_thor  # isort: skip  (sets the oneDNN limit before MindSpore's first operator)
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from mindspore_thor.errors import UserError
+from mindspore_thor.optim import create_optimizer
+from mindspore_thor.train.step import TrainStep
+from models import create_model
+
+INTERVALS = {"factor_interval": 10, "inverse_interval": 20}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("sgd", {}),
+    "adamw": ("adamw", {}),
+    "thor": ("thor", {**INTERVALS, "split_dim": 72}),
+    "thor_stop": ("thor", {**INTERVALS, "split_dim": 72, "trace_thresholds": (0.01, 0.001)}),
+    "thor_nt": ("thor", {**INTERVALS, "split_dim": 72, "trace_thresholds": (0.0, 0.0)}),
+    "kfac_eigen": ("kfac", {**INTERVALS, "method": "eigen"}),
+    "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
+}
+
+
+def wait(result: Any) -> None:
+    """Block until a graph's outputs are there."""
+    if isinstance(result, (tuple, list)):
+        for item in result:
+            wait(item)
+    elif isinstance(result, Tensor):
+        result.asnumpy()
+
+
+@dataclass
+class Runner:
+    """One method on its own copy of the network, with the seconds of each kind of step."""
+
+    name: str
+    step: TrainStep
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    def timed(self, kind: str, run: Callable[[], Any]) -> Any:
+        """Run, wait, note the seconds."""
+        start = time.perf_counter()
+        result = run()
+        wait(result)
+        self.times.setdefault(kind, []).append(time.perf_counter() - start)
+        return result
+
+    def round(self, batch: tuple[Tensor, ...]) -> None:
+        """One step of every kind that this method has."""
+        step, optimizer = self.step, self.step.optimizer
+        if not step.second_order:
+            self.timed("plain", lambda: step.whole.compile_and_run(*batch))
+            return
+        self.timed("plain", lambda: step.plain.compile_and_run(*batch))
+        optimizer.due.set_data(Tensor(1, ms.int32))
+        size = Tensor(batch[0].shape[0], ms.int32)
+
+        def factor() -> Any:
+            _, gradients, finite = step.capture.compile_and_run(*batch)
+            return step.apply_update.compile_and_run(finite, size, *gradients)
+
+        self.timed("factor", factor)
+        for curvature in optimizer.curvatures:
+            # Every round really inverts: forget the trace rule's baseline and its stops.
+            curvature.active.set_data(Tensor(1, ms.int32))
+            if hasattr(curvature, "trace_baseline"):
+                curvature.trace_baseline.set_data(Tensor(-1.0, ms.float32))
+        self.timed("inverse", step.renew.compile_and_run)
+
+    def summary(self, skip: int) -> dict[str, float]:
+        """Medians in seconds, and the amortised step."""
+        medians = {kind: statistics.median(times[skip:]) for kind, times in self.times.items()}
+        total = medians["plain"]
+        if "factor" in medians:
+            total += (medians["factor"] - medians["plain"]) / INTERVALS["factor_interval"]
+            total += medians["inverse"] / INTERVALS["inverse_interval"]
+        return {**medians, "amortised": total}
+
+
+def build(name: str, batch_size: int) -> tuple[Runner, tuple[Tensor, ...]]:
+    """A method's runner and the common batch (CIFAR shapes, fixed random pixels)."""
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}: use some of {','.join(METHODS)}")
+    rng = np.random.default_rng(0)
+    images = Tensor(rng.standard_normal((batch_size, 3, 32, 32)).astype(np.float32))
+    labels = Tensor(rng.integers(0, 10, batch_size).astype(np.int32))
+    net = create_model("resnet20", num_classes=10, in_channels=3)
+    method, options = METHODS[name]
+    optimizer = create_optimizer(method, net, 1e-3, **options)
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    return Runner(name, TrainStep(net, loss, optimizer)), (images, labels)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--json", type=Path, help="also write the medians here")
+    args = parser.parse_args(argv)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        names = list(dict.fromkeys(["sgd", *args.methods.split(",")]))
+        built = [build(name, args.batch_size) for name in names]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    skip = 2
+    for index in range(args.rounds + skip):
+        for runner, batch in built:
+            runner.round(batch)
+        print(f"round {index + 1}/{args.rounds + skip}", file=sys.stderr, flush=True)
+    results = {runner.name: runner.summary(skip) for runner, _ in built}
+    base = results["sgd"]["plain"]
+    print(f"ResNet-20, 32x32, batch {args.batch_size}, {args.rounds} rounds, medians; SGD {1e3 * base:.0f} ms")
+    print(f"intervals: factors every {INTERVALS['factor_interval']}, inverses every "
+          f"{INTERVALS['inverse_interval']} steps")
+    print("| method | plain | factor | inverse alone | amortised / SGD |\n|---|---|---|---|---|")
+    for name, row in results.items():
+        cells = [f"{row[k] / base:.2f}" if k in row else "-" for k in ("plain", "factor", "inverse")]
+        print(f"| {name} | {' | '.join(cells)} | {row['amortised'] / base:.3f} |")
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
