@@ -84,6 +84,8 @@ class Hook(nn.Cell):
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map."""
         curvature = self.curvature
+        # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
+        weight = ops.cast(weight, x.dtype)
         return self.capture(
             x, weight, self.due * curvature.active, curvature.capture_state(), curvature.statistics
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,18 +79,29 @@ def _own_parameters(cell: nn.Cell) -> list[Parameter]:
 
 
 def _calls_operator(cell: nn.Cell, base: type) -> bool:
-    """Whether a subclass with its own construct still reaches the operator that is hooked."""
+    """Whether a subclass with its own construct still reaches the operator that is hooked.
+
+    That is so where the construct loads ``self.<operator>`` or calls ``super()``; a free function
+    of the same name (``ops.matmul``) would bypass the hook.
+    """
     operator = {nn.Dense: "matmul", nn.Conv2d: "conv2d", nn.Embedding: "gather"}[base]
-    names: set[str] = set()
     for cls in type(cell).__mro__:
         if cls is base:
-            break
+            return False
         construct = cls.__dict__.get("construct")
         code = getattr(construct, "__code__", None)
-        if code is not None:
-            names.update(code.co_names)
-            names.update(code.co_freevars)
-    return operator in names or "super" in names or "__class__" in names
+        if code is None:
+            continue
+        previous = None
+        for instruction in dis.get_instructions(code):
+            if instruction.argval == "super":
+                return True
+            on_self = previous is not None and previous.argval == code.co_varnames[0]
+            if instruction.argval == operator and on_self:
+                return True
+            previous = instruction
+        return False
+    return False
 
 
 def find_layers(

@@ -1,0 +1,347 @@
+"""The training step: every way to run it gives the same weights, and no bad batch leaves a trace."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from mindspore.train import Callback, CheckpointConfig, LossMonitor, Model, ModelCheckpoint
+from oracle.bridge import oracle_net, randomise
+from oracle.nets import batches, mlp, token_net
+from oracle.optimizers import Thor
+from oracle.training import compare, cross_entropy
+
+from mindspore_thor import KFAC, THOR, TrainStep
+from mindspore_thor.errors import TrainingError
+from mindspore_thor.optim import create_optimizer
+
+INTERVALS = {"factor_interval": 2, "inverse_interval": 3}
+STEPS = 7
+
+
+def problem(steps: int = STEPS) -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndarray]]]:
+    net, x, labels = mlp()
+    return net, batches(x, labels, steps)
+
+
+def thor(net: nn.Cell, **options) -> THOR:
+    return THOR(net, [0.1 * 0.9**k for k in range(20)], weight_decay=0.01, split_dim=4, **{**INTERVALS, **options})
+
+
+def weights(net: nn.Cell) -> list[np.ndarray]:
+    return [p.asnumpy().copy() for p in net.get_parameters()]
+
+
+def same(a: list[np.ndarray], b: list[np.ndarray], tolerance: float = 0.0) -> None:
+    assert len(a) == len(b)
+    for x, y in zip(a, b):
+        if tolerance:
+            np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.abs(y).max())
+        else:
+            np.testing.assert_array_equal(x, y)
+
+
+def train(step: nn.Cell, data) -> list[float]:
+    return [float(step(Tensor(x), Tensor(labels)).asnumpy()) for x, labels in data]
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, list]:
+    """Weights after STEPS steps of the Python-dispatched path in graph mode, and what the oracle says."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    net, data = problem()
+    oracle = Thor(
+        oracle_net(net), lr=lambda k: 0.1 * 0.9**k, weight_decay=0.01, momentum=0.9, split_dim=4, **INTERVALS
+    )
+    for x, labels in data:
+        oracle.step(x, labels)
+    step = TrainStep(net, cross_entropy(), thor(net))
+    losses = train(step, data)
+    same(weights(net), list(oracle.net.weights().values()), 1e-4)
+    return {"weights": weights(net), "losses": losses}
+
+
+def test_pynative_mode(reference) -> None:
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    net, data = problem()
+    losses = train(TrainStep(net, cross_entropy(), thor(net)), data)
+    same(weights(net), reference["weights"], 1e-6)
+    assert losses == pytest.approx(reference["losses"], rel=1e-6)
+
+
+class Outer(nn.Cell):
+    """Compiles ``TrainStep.construct`` into its own graph, as data sinking does."""
+
+    def __init__(self, step: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.step = step
+
+    def construct(self, x, labels):
+        return self.step(x, labels)
+
+
+def test_compiled_into_another_graph(reference) -> None:
+    net, data = problem()
+    step = TrainStep(net, cross_entropy(), thor(net))
+    losses = train(Outer(step), data)
+    same(weights(net), reference["weights"], 1e-5)
+    assert losses == pytest.approx(reference["losses"], rel=1e-5)
+
+
+def dataset(data) -> ds.Dataset:
+    x = np.concatenate([a for a, _ in data])
+    labels = np.concatenate([b for _, b in data])
+    rows = ds.NumpySlicesDataset({"x": x, "label": labels}, shuffle=False)
+    return rows.batch(len(data[0][1]), drop_remainder=True)
+
+
+class Losses(Callback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[float] = []
+
+    def step_end(self, run_context) -> None:
+        self.values.append(float(np.mean(run_context.original_args().net_outputs.asnumpy())))
+
+
+@pytest.mark.parametrize("sink", [False, True], ids=["fed", "sunk"])
+def test_model_with_callbacks(reference, sink, tmp_path, capsys) -> None:
+    net, data = problem()
+    step = TrainStep(net, cross_entropy(), thor(net))
+    losses = Losses()
+    saver = ModelCheckpoint("run", str(tmp_path), CheckpointConfig(save_checkpoint_steps=STEPS))
+    Model(step).train(
+        1, dataset(data), callbacks=[LossMonitor(1), saver, losses], dataset_sink_mode=sink,
+        sink_size=-1,
+    )
+    same(weights(net), reference["weights"], 1e-5)
+    assert losses.values[-1] == pytest.approx(reference["losses"][-1], rel=1e-4)
+    if not sink:
+        assert losses.values == pytest.approx(reference["losses"], rel=1e-5)
+    assert "loss is" in capsys.readouterr().out
+    (path,) = tmp_path.glob("run-*.ckpt")
+    saved = ms.load_checkpoint(str(path))
+    assert {p.name for p in net.get_parameters()} <= set(saved)
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+def test_as_the_optimizer_of_a_model(reference, mode) -> None:
+    """Model(net, loss_fn, optimizer=THOR(...)): MindSpore's own training cell."""
+    ms.set_context(mode=mode)
+    net, data = problem()
+    Model(net, cross_entropy(), optimizer=thor(net)).train(1, dataset(data), dataset_sink_mode=False)
+    same(weights(net), reference["weights"], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: nn.Momentum(net.trainable_params(), 0.1, 0.9, weight_decay=0.01),
+        lambda net: nn.Adam(net.trainable_params(), [0.1, 0.05, 0.02, 0.01], loss_scale=64.0),
+        lambda net: create_optimizer("sgd", net, 0.1, weight_decay=0.01, loss_scale=8.0),
+    ],
+    ids=["momentum", "adam, list, loss scale", "registry"],
+)
+def test_any_other_optimizer_is_nn_train_one_step_cell(make) -> None:
+    net, data = problem(4)
+    optimizer = make(net)
+    plain = nn.TrainOneStepCell(nn.WithLossCell(net, cross_entropy()), optimizer, sens=float(optimizer.loss_scale))
+    losses = train(plain.set_train(), data)
+    net2, _ = problem(4)
+    step = TrainStep(net2, cross_entropy(), make(net2))
+    assert train(step, data) == pytest.approx(losses, rel=1e-6)
+    same(weights(net2), weights(net), 1e-6)
+
+
+class LossInside(nn.Cell):
+    def __init__(self, net: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+        self.loss = cross_entropy()
+
+    def construct(self, x, labels):
+        return self.loss(self.net(x), labels)
+
+
+def test_a_net_that_returns_its_loss(reference) -> None:
+    net, data = problem()
+    whole = LossInside(net)
+    losses = train(TrainStep(whole, None, thor(whole)), data)
+    same(weights(net), reference["weights"], 1e-5)
+    assert losses == pytest.approx(reference["losses"], rel=1e-5)
+
+
+def test_batches_of_different_size() -> None:
+    """N is the batch's own: factors, LayerNorm's rule and embeddings follow a smaller last batch."""
+    net, ids, labels = token_net(batch=5)
+    errors, _, _ = compare(
+        net, [(ids, labels), (ids[:3], labels[:3])],
+        lambda n: TrainStep(n, cross_entropy(), THOR(n, 0.1)),
+        lambda o: Thor(o, lr=0.1, momentum=0.9),
+    )
+    assert max(errors.values()) < 2e-5, errors
+
+
+# -- a loss that is not finite -----------------------------------------------------------------------
+
+
+def normed() -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndarray]]]:
+    net = nn.SequentialCell(
+        nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dense(48, 3)
+    )
+    rng = np.random.default_rng(5)
+    data = [
+        (rng.standard_normal((6, 2, 4, 4)).astype(np.float32), rng.integers(0, 3, 6).astype(np.int32))
+        for _ in range(4)
+    ]
+    return randomise(net, 5), data
+
+
+def spoil(batch):
+    x = batch[0].copy()
+    x[1, 0, 2, 2] = np.nan
+    return x, batch[1]
+
+
+MAKERS = {
+    "thor": lambda net: THOR(net, 0.1, weight_decay=0.01),
+    "kfac": lambda net: KFAC(net, 0.1, method="inverse"),
+    "momentum": lambda net: nn.Momentum(net.trainable_params(), 0.1, 0.9),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_bad_batch_leaves_no_trace(name) -> None:
+    """good, bad, bad, good == good, good: weights, BatchNorm statistics, momentum, factors, all."""
+    states = []
+    for bad in (False, True):
+        net, data = normed()
+        step = TrainStep(net, cross_entropy(), MAKERS[name](net))
+        train(step, [data[0]])
+        if bad:
+            losses = train(step, [spoil(data[1]), spoil(data[2])])
+            assert not np.isfinite(losses).any()
+            assert int(step.skipped.asnumpy()) == int(step.skipped_in_a_row.asnumpy()) == 2
+        train(step, [data[3]])
+        assert int(step.skipped_in_a_row.asnumpy()) == 0
+        assert int(step.skipped.asnumpy()) == 2 * bad
+        counters = ("global_step", "skipped", "next_factor", "next_inverse")
+        states.append({k: p.asnumpy() for k, p in step.parameters_dict().items() if not k.endswith(counters)})
+    clean, spoilt = states
+    assert set(clean) == set(spoilt) and any("moving_mean" in k for k in clean)
+    for key, value in clean.items():
+        np.testing.assert_array_equal(value, spoilt[key], err_msg=key)
+
+
+def test_a_bad_first_batch_after_loading_a_checkpoint() -> None:
+    """The statistics to go back to are those loaded after the step was built."""
+    net, data = normed()
+    step = TrainStep(net, cross_entropy(), THOR(net, 0.1))
+    loaded = {p.name: np.full(p.shape, 0.5, np.float32) for p in net.get_parameters()}
+    ms.load_param_into_net(net, {k: ms.Parameter(Tensor(v), name=k) for k, v in loaded.items()})
+    train(step, [spoil(data[0])])
+    for p in net.get_parameters():
+        np.testing.assert_array_equal(p.asnumpy(), loaded[p.name], err_msg=p.name)
+
+
+@pytest.mark.parametrize("position", [1, 2, 3])
+def test_a_bad_batch_inside_an_interval_is_the_same_on_both_paths(position) -> None:
+    """Steps 0 and 2 collect (then 4), 0, 1, 2, ... refresh: bad at a refresh-only and at a capture step."""
+    results = []
+    for wrap in (lambda step: step, Outer):
+        net, data = problem(6)
+        options = {"factor_interval": 2, "inverse_interval": 1, "damping": nn.ExponentialDecayLR(0.3, 0.5, 1)}
+        step = TrainStep(net, cross_entropy(), thor(net, **options))
+        data[position] = spoil_rows(data[position])
+        train(wrap(step), data)
+        assert int(step.skipped.asnumpy()) == 1
+        results.append(weights(net) + [c.counts.asnumpy() for c in step.optimizer.curvatures])
+    same(*results, 1e-5)
+
+
+def spoil_rows(batch):
+    x = batch[0].copy()
+    x[0, 0] = np.inf
+    return x, batch[1]
+
+
+# -- a factor that cannot be inverted ----------------------------------------------------------------
+
+METHODS = {
+    "thor": lambda net: THOR(net, 0.01, damping=0.25, factor_interval=1000, max_failures=3, trace_thresholds=(0, 0)),
+    "kfac inverse": lambda net: KFAC(
+        net, 0.01, damping=0.25, factor_interval=1000, max_failures=3, method="inverse", damping_mode="sqrt"
+    ),
+    "kfac eigen": lambda net: KFAC(net, 0.01, damping=0.25, factor_interval=1000, max_failures=3),
+}
+DERIVED = ("inverse_a", "inverse_g", "vectors_a", "vectors_g", "values_a", "values_g")
+
+
+def derived(curvature: nn.Cell) -> list[np.ndarray]:
+    return [getattr(curvature, name).asnumpy().copy() for name in DERIVED if hasattr(curvature, name)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_factor_that_cannot_be_inverted_keeps_the_last_good_inverse(name) -> None:
+    net, data = problem(5)
+    optimizer = METHODS[name](net)
+    step = TrainStep(net, cross_entropy(), optimizer)
+    train(step, data[:1])
+    first, second = optimizer.curvatures
+    good, other = derived(first), second.counts.asnumpy()[0]
+    assert optimizer.failed_inversions == 0
+    broken = first.statistics.asnumpy().copy()
+    sound = broken.copy()
+    broken[0] = np.nan
+    first.statistics.set_data(Tensor(broken))
+    before = weights(net)
+    losses = train(step, data[1:3])  # two failed refreshes: training goes on
+    assert np.isfinite(losses).all()
+    assert any((a != b).any() for a, b in zip(before, weights(net)))
+    same(derived(first), good)
+    assert optimizer.failed_inversions >= 2
+    if name != "thor":  # THOR keeps the second layer, whose factors did not change
+        assert second.counts.asnumpy()[0] == other + 2
+    # A sound factor ends the row; then three in a row are an error that names the layer.
+    first.statistics.set_data(Tensor(sound * np.float32(1.5)))
+    train(step, data[3:4])
+    assert any((a != b).any() for a, b in zip(derived(first), good))
+    first.statistics.set_data(Tensor(broken))
+    train(step, data[:2])
+    with pytest.raises(TrainingError, match="layer 0") as caught:
+        train(step, data[2:3])
+    assert "damping" in str(caught.value)
+
+
+def test_a_singular_factor_is_tried_again_with_more_damping() -> None:
+    """A + sqrt(lam) I = 0 exactly; with ten times lam the inverse is 1 / (sqrt(10 lam) - sqrt(lam))."""
+    net, data = problem(2)
+    optimizer = METHODS["kfac inverse"](net)
+    step = TrainStep(net, cross_entropy(), optimizer)
+    train(step, data[:1])
+    curvature = optimizer.curvatures[0]
+    statistics = curvature.statistics.asnumpy().copy()
+    statistics[:36] = -0.5 * np.eye(6, dtype=np.float32).ravel()
+    curvature.statistics.set_data(Tensor(statistics))
+    train(step, data[1:])
+    np.testing.assert_allclose(
+        curvature.inverse_a.asnumpy()[0, 0], np.eye(6) / (np.sqrt(2.5) - 0.5), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_embedding_factor_that_cannot_be_inverted() -> None:
+    net, ids, labels = token_net()
+    optimizer = THOR(net, 0.01, factor_interval=1000, max_failures=2)
+    step = TrainStep(net, cross_entropy(), optimizer)
+    train(step, [(ids, labels)])
+    curvature = optimizer.curvatures[0]
+    broken = curvature.statistics.asnumpy().copy()
+    broken[-5] = np.inf
+    curvature.statistics.set_data(Tensor(broken))
+    good = curvature.inverse_g.asnumpy().copy()
+    train(step, [(ids, labels)])
+    np.testing.assert_array_equal(curvature.inverse_g.asnumpy(), good)
+    with pytest.raises(TrainingError, match="layer 0"):
+        train(step, [(ids, labels)])
