@@ -21,7 +21,6 @@ from typing import Any, Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mindspore_thor  # isort: skip  (sets the oneDNN limit before MindSpore's first operator)
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -136,12 +135,19 @@ def main(argv: list[str] | None = None) -> int:
         print(f"round {index + 1}/{args.rounds + skip}", file=sys.stderr, flush=True)
     results = {runner.name: runner.summary(skip) for runner, _ in built}
     base = results["sgd"]["plain"]
-    print(f"ResNet-20, 32x32, batch {args.batch_size}, {args.rounds} rounds, medians; SGD {1e3 * base:.0f} ms")
-    print(f"intervals: factors every {INTERVALS['factor_interval']}, inverses every "
-          f"{INTERVALS['inverse_interval']} steps")
+    print(
+        f"ResNet-20, 32x32, batch {args.batch_size}, medians of {args.rounds} rounds; "
+        f"SGD {1e3 * base:.0f} ms"
+    )
+    print(
+        f"intervals: factors every {INTERVALS['factor_interval']}, inverses every "
+        f"{INTERVALS['inverse_interval']} steps"
+    )
     print("| method | plain | factor | inverse alone | amortised / SGD |\n|---|---|---|---|---|")
     for name, row in results.items():
-        cells = [f"{row[k] / base:.2f}" if k in row else "-" for k in ("plain", "factor", "inverse")]
+        cells = [
+            f"{row[k] / base:.2f}" if k in row else "-" for k in ("plain", "factor", "inverse")
+        ]
         print(f"| {name} | {' | '.join(cells)} | {row['amortised'] / base:.3f} |")
     if args.json:
         args.json.write_text(json.dumps(results, indent=1), encoding="utf-8")

@@ -221,8 +221,7 @@ def test_a_bad_batch_leaves_no_trace(name) -> None:
         step = TrainStep(net, cross_entropy(), MAKERS[name](net))
         train(step, [data[0]])
         if bad:
-            losses = train(step, [spoil(data[1]), spoil(data[2])])
-            assert not np.isfinite(losses).any()
+            train(step, [spoil(data[1]), spoil(data[2])])
             assert int(step.skipped.asnumpy()) == int(step.skipped_in_a_row.asnumpy()) == 2
         train(step, [data[3]])
         assert int(step.skipped_in_a_row.asnumpy()) == 0

@@ -1,1 +1,1 @@
-"""Curvature, one file per family: its statistics, what is derived from them, its preconditioning."""
+"""Curvature, one file per family: statistics, what is derived from them, preconditioning."""

@@ -44,7 +44,9 @@ class LayerCurvature(nn.Cell):
         self.decay = decay
         self.captures = size > 0
         if self.captures:
-            self.statistics = state(np.zeros(self.size, np.float32), f"{name}.statistics", probe=True)
+            self.statistics = state(
+                np.zeros(self.size, np.float32), f"{name}.statistics", probe=True
+            )
         self.counts = state(np.zeros(4, np.int32), f"{name}.counts")
         self.active = state(np.ones((), np.int32), f"{name}.active")
 
@@ -81,13 +83,19 @@ class LayerCurvature(nn.Cell):
         """T, the number of shared positions."""
         return self.statistics[self.end + 1]
 
-    def refresh(self, damping: Tensor) -> None:
+    def derive(self, damping: Tensor) -> None:
         """Derive what preconditioning needs from the statistics; the default derives nothing."""
 
+    def refresh(self, damping: Tensor) -> None:
+        """What happens every inverse interval; the default derives anew."""
+        self.derive(damping)
+
     def retry(self, damping: Tensor) -> None:
-        """Refresh again with this larger damping if the last refresh failed."""
+        """Derive again with this larger damping if the last attempt failed."""
         if self.counts[3] > 0:
-            self.refresh(damping)
+            # Both attempts are one failure.
+            ops.assign(self.counts, self.counts - _FAILED)
+            self.derive(damping)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The preconditioned gradient, [groups, d_out, d_in(+1)] -> the same shape."""

@@ -51,11 +51,13 @@ class EmbeddingCurvature(LayerCurvature):
         """Counts and G from one backward pass."""
         return EmbeddingRule(self.rows)
 
-    def refresh(self, damping: Tensor) -> None:
+    def derive(self, damping: Tensor) -> None:
         """Invert both factors; a failure keeps the last good ones."""
         vocab, size = self.rows.d_in, self.rows.d_out
         root = ops.sqrt(damping)
-        inverse, ok = damped_inverse(self.statistics[vocab : self.end].reshape((1, size, size)), root)
+        inverse, ok = damped_inverse(
+            self.statistics[vocab : self.end].reshape((1, size, size)), root
+        )
         scale = 1.0 / (self.statistics[:vocab].reshape((1, vocab, 1)) + root)
         ops.assign(self.inverse_g, ops.where(ok, inverse, self.inverse_g))
         ops.assign(self.scale_a, ops.where(ok, scale, self.scale_a))

@@ -33,7 +33,7 @@ class EigenFactors(KroneckerCurvature):
         self.values_a = state(np.zeros((groups, d_in), np.float32), f"{name}.values_a")
         self.values_g = state(np.zeros((groups, d_out), np.float32), f"{name}.values_g")
 
-    def refresh(self, damping: Tensor) -> None:
+    def derive(self, damping: Tensor) -> None:
         """Decompose both factors; a failed decomposition keeps the last good one."""
         # The decomposition must not see a NaN: the iteration behind it need not end then.
         if ops.isfinite(ops.reduce_sum(self.statistics)):
@@ -44,8 +44,12 @@ class EigenFactors(KroneckerCurvature):
     def decompose(self) -> None:
         """Eigenvalues and eigenvectors of both factors, stored where both are sound."""
         groups, d_in, d_out = self.rows.groups, self.right.dim, self.left.dim
-        values_a, vectors_a, ok_a = eigen_decomposition(self.factor_a().reshape((groups, d_in, d_in)))
-        values_g, vectors_g, ok_g = eigen_decomposition(self.factor_g().reshape((groups, d_out, d_out)))
+        values_a, vectors_a, ok_a = eigen_decomposition(
+            self.factor_a().reshape((groups, d_in, d_in))
+        )
+        values_g, vectors_g, ok_g = eigen_decomposition(
+            self.factor_g().reshape((groups, d_out, d_out))
+        )
         ok = ops.logical_and(ok_a, ok_g)
         ops.assign(self.vectors_a, ops.where(ok, vectors_a, self.vectors_a))
         ops.assign(self.vectors_g, ops.where(ok, vectors_g, self.vectors_g))

@@ -12,6 +12,7 @@ from mindspore_thor.curvature.trace_rule import TraceRule
 from mindspore_thor.linalg.blocks import apply_blocks
 from mindspore_thor.linalg.inverse import damped_inverse
 
+
 def factor_damping(
     mode: str, damping: Tensor, mean_a: Tensor, mean_g: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ class InverseFactors(KroneckerCurvature):
         self.has_rule = rule is not None
         if rule is not None:
             self.rule = rule
-            self.trace_baseline = state(np.float32(-1.0), f"{name}.trace_baseline")
+            self.trace_baseline = state(np.full((), -1.0, np.float32), f"{name}.trace_baseline")
 
     def fisher_trace(self, damping: Tensor) -> Tensor:
         """tr(F + lam I) as the trace rule counts it (methods section 1.2)."""
@@ -81,12 +82,12 @@ class InverseFactors(KroneckerCurvature):
     def refresh(self, damping: Tensor) -> None:
         """Invert the factors, or keep the old inverses where the trace rule says so."""
         if not self.has_rule:
-            self.invert(damping)
+            self.derive(damping)
         else:
             candidate = self.fisher_trace(damping)
             decision = self.rule.decide(candidate, self.trace_baseline) * self.active
             if decision > 0:
-                self.invert(damping)
+                self.derive(damping)
             else:
                 self.keep(candidate, decision)
 
@@ -97,16 +98,22 @@ class InverseFactors(KroneckerCurvature):
         self.count(0, self.active, 0)
         ops.assign(self.active, self.active * ops.cast(decision == 0, ms.int32))
 
-    def invert(self, damping: Tensor) -> None:
+    def derive(self, damping: Tensor) -> None:
         """Invert both factors; where one fails the last good inverses of both stay."""
         positions = self.positions()
         a, g = self.factor_a(), self.factor_g()
         mean_a = trace(a) / self.right.dim
         mean_g = trace(g) / self.left.dim
-        damping_a, damping_g = factor_damping(self.damping_mode, damping / positions, mean_a, mean_g)
+        damping_a, damping_g = factor_damping(
+            self.damping_mode, damping / positions, mean_a, mean_g
+        )
         if self.damping_mode == "pi":
-            damping_a = ops.tile(damping_a.reshape((-1, 1)), (1, self.right.count)).reshape((-1, 1, 1))
-            damping_g = ops.tile(damping_g.reshape((-1, 1)), (1, self.left.count)).reshape((-1, 1, 1))
+            damping_a = ops.tile(damping_a.reshape((-1, 1)), (1, self.right.blocks)).reshape(
+                (-1, 1, 1)
+            )
+            damping_g = ops.tile(damping_g.reshape((-1, 1)), (1, self.left.blocks)).reshape(
+                (-1, 1, 1)
+            )
         inverse_a, ok_a = damped_inverse(a, damping_a)
         inverse_g, ok_g = damped_inverse(g, damping_g)
         ok = ops.logical_and(ok_a, ok_g)

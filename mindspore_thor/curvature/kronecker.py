@@ -15,6 +15,7 @@ from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.moments import block_moments, with_ones
 
+
 class KroneckerRule(nn.Cell):
     """Backward rule: blocks of A and of G, then (1, T, N), as one float32 vector.
 
@@ -34,10 +35,8 @@ class KroneckerRule(nn.Cell):
         self.left = left
         self.right = right
 
-    def construct(
-        self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]
-    ) -> Tensor:
-        """x and the gradient of the layer's output -> statistics."""
+    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """X and the gradient of the layer's output -> statistics."""
         columns = self.rows.input_columns(ops.cast(x, ms.float32))
         if self.homogeneous:
             columns = with_ones(columns)
@@ -64,8 +63,8 @@ class KroneckerCurvature(LayerCurvature):
     ) -> None:
         left = block_layout(rows.d_out, split_dim)
         right = block_layout(rows.d_in + int(homogeneous), split_dim)
-        length_a = rows.groups * right.count * right.size**2
-        length_g = rows.groups * left.count * left.size**2
+        length_a = rows.groups * right.blocks * right.size**2
+        length_g = rows.groups * left.blocks * left.size**2
         super().__init__(name, length_a + length_g, decay)
         self.rows = rows
         self.homogeneous = homogeneous
@@ -78,24 +77,24 @@ class KroneckerCurvature(LayerCurvature):
         return KroneckerRule(self.rows, self.homogeneous, self.left, self.right)
 
     def factor_a(self) -> Tensor:
-        """Blocks of A, [groups, count, size, size]."""
+        """Blocks of A, [groups, blocks, size, size]."""
         b = self.right
-        return self.statistics[: self.end_a].reshape((self.rows.groups, b.count, b.size, b.size))
+        return self.statistics[: self.end_a].reshape((self.rows.groups, b.blocks, b.size, b.size))
 
     def factor_g(self) -> Tensor:
-        """Blocks of G, [groups, count, size, size]."""
+        """Blocks of G, [groups, blocks, size, size]."""
         b = self.left
         blocks = self.statistics[self.end_a : self.end]
-        return blocks.reshape((self.rows.groups, b.count, b.size, b.size))
+        return blocks.reshape((self.rows.groups, b.blocks, b.size, b.size))
 
 
 def trace(blocks: Tensor) -> Tensor:
-    """Trace per group of block-diagonal matrices, [groups, count, size, size] -> [groups]."""
+    """Trace per group of block-diagonal matrices, [groups, blocks, size, size] -> [groups]."""
     size = blocks.shape[-1]
     return (blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)).sum(1)
 
 
 def identity_blocks(groups: int, layout: BlockLayout) -> np.ndarray:
-    """float32 identity blocks, [groups, count, size, size]: no preconditioning."""
+    """float32 identity blocks, [groups, blocks, size, size]: no preconditioning."""
     eye = np.eye(layout.size, dtype=np.float32)
-    return np.broadcast_to(eye, (groups, layout.count, layout.size, layout.size)).copy()
+    return np.broadcast_to(eye, (groups, layout.blocks, layout.size, layout.size)).copy()

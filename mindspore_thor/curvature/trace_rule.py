@@ -1,4 +1,4 @@
-"""THOR's trace rule: refresh, keep or stop a layer by how much its Fisher trace changed (Eqs. 8-9)."""
+"""THOR's trace rule: refresh, keep or stop a layer by the change of its trace (Eqs. 8-9)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,13 @@ class TraceRule(nn.Cell):
         self.against_previous = against_previous
 
     def total(
-        self, trace_a: Tensor, trace_g: Tensor, positions: Tensor, damping: Tensor, d_in: int, d_out: int
+        self,
+        trace_a: Tensor,
+        trace_g: Tensor,
+        positions: Tensor,
+        damping: Tensor,
+        d_in: int,
+        d_out: int,
     ) -> Tensor:
         """tr(F + lam I) of a layer, summed over its groups (traces per group, [groups])."""
         if not self.include_damping:
@@ -70,5 +76,7 @@ class TraceRule(nn.Cell):
         """
         change = ops.abs(ops.abs(candidate) - ops.abs(baseline)) / ops.abs(baseline)
         accept = ops.logical_or(baseline < 0, change > self.w1)
+        # A non-finite trace must reach the inversion, where it is seen to fail and counted.
+        accept = ops.logical_or(accept, ops.logical_not(ops.isfinite(change)))
         stop = ops.logical_and(ops.logical_not(accept), change < self.w2)
         return ops.cast(accept, ms.int32) - ops.cast(stop, ms.int32)

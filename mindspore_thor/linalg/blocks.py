@@ -15,13 +15,13 @@ from mindspore import Tensor, ops
 class BlockLayout(NamedTuple):
     """How one dimension is split.
 
-    ``count`` blocks of ``size`` cover ``padded`` = count * size indices, of which ``dim`` are real.
+    ``blocks`` blocks of ``size`` cover ``padded`` = blocks * size indices; ``dim`` are real.
     ``padded`` is a field because the graph parser keeps a named tuple's fields only.
     """
 
     dim: int
     size: int
-    count: int
+    blocks: int
     padded: int
 
 
@@ -42,13 +42,15 @@ def pad_axis(x: Tensor, axis: int, amount: int) -> Tensor:
     return ops.concat((x, ops.zeros(tuple(shape), x.dtype)), axis)
 
 
-def apply_blocks(left: Tensor, matrix: Tensor, right: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor:
+def apply_blocks(
+    left: Tensor, matrix: Tensor, right: Tensor, rows: BlockLayout, cols: BlockLayout
+) -> Tensor:
     """The block-diagonal product ``blockdiag(left) @ matrix @ blockdiag(right)``.
 
     Args:
-        left: [groups, rows.count, rows.size, rows.size].
+        left: [groups, rows.blocks, rows.size, rows.size].
         matrix: [groups, rows.dim, cols.dim].
-        right: [groups, cols.count, cols.size, cols.size].
+        right: [groups, cols.blocks, cols.size, cols.size].
         rows: split of the matrix's rows.
         cols: split of the matrix's columns.
 
@@ -57,18 +59,18 @@ def apply_blocks(left: Tensor, matrix: Tensor, right: Tensor, rows: BlockLayout,
     """
     groups = matrix.shape[0]
     x = matrix
-    if rows.count == 1:
+    if rows.blocks == 1:
         x = ops.bmm(left.reshape((groups, rows.size, rows.size)), x)
     else:
         x = pad_axis(x, 1, rows.padded - rows.dim)
-        x = x.reshape((groups * rows.count, rows.size, cols.dim))
-        x = ops.bmm(left.reshape((groups * rows.count, rows.size, rows.size)), x)
+        x = x.reshape((groups * rows.blocks, rows.size, cols.dim))
+        x = ops.bmm(left.reshape((groups * rows.blocks, rows.size, rows.size)), x)
         x = x.reshape((groups, rows.padded, cols.dim))[:, : rows.dim, :]
-    if cols.count == 1:
+    if cols.blocks == 1:
         return ops.bmm(x, right.reshape((groups, cols.size, cols.size)))
     x = pad_axis(x, 2, cols.padded - cols.dim)
-    x = x.reshape((groups, rows.dim, cols.count, cols.size)).transpose((0, 2, 1, 3))
-    x = x.reshape((groups * cols.count, rows.dim, cols.size))
-    x = ops.bmm(x, right.reshape((groups * cols.count, cols.size, cols.size)))
-    x = x.reshape((groups, cols.count, rows.dim, cols.size)).transpose((0, 2, 1, 3))
+    x = x.reshape((groups, rows.dim, cols.blocks, cols.size)).transpose((0, 2, 1, 3))
+    x = x.reshape((groups * cols.blocks, rows.dim, cols.size))
+    x = ops.bmm(x, right.reshape((groups * cols.blocks, cols.size, cols.size)))
+    x = x.reshape((groups, cols.blocks, rows.dim, cols.size)).transpose((0, 2, 1, 3))
     return x.reshape((groups, rows.dim, cols.padded))[:, :, : cols.dim]

@@ -39,10 +39,7 @@ def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     # LU, not Cholesky: MindSpore's CPU Cholesky raises on an indefinite matrix, which would end the
     # run, and Ascend has no Cholesky kernel at all.
     # It rejects 1 x 1 matrices, though.
-    if d == 1:
-        inverse = 1.0 / damped
-    else:
-        inverse = ops.inverse(damped)
+    inverse = 1.0 / damped if d == 1 else ops.inverse(damped)
     inverse = 0.5 * (inverse + inverse.transpose((0, 2, 1)))
     residual = ops.bmm(damped, inverse) - eye
     # A comparison with NaN is false, so a non-finite matrix is caught here too.
@@ -61,8 +58,8 @@ def eigen_decomposition(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         Eigenvalues [groups, d], eigenvectors as columns [groups, d, d], and whether the vectors are
         finite and orthonormal within :data:`RESIDUAL_LIMIT`.
     """
-    values = ()
-    vectors = ()
+    values: tuple[Tensor, ...] = ()
+    vectors: tuple[Tensor, ...] = ()
     for g in range(matrices.shape[0]):
         if matrices.shape[-1] == 1:
             value, vector = matrices[g].reshape((1,)), ops.ones((1, 1), ms.float32)

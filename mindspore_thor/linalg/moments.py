@@ -7,7 +7,6 @@ from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 
-
 # Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
 _OUTER = ops.BatchMatMul(transpose_b=True)
 _INNER = ops.BatchMatMul(transpose_a=True)
@@ -21,13 +20,13 @@ def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
         layout: how d is split; ``layout.dim`` is d.
 
     Returns:
-        float32 [groups, count, size, size]: blocks of (1/NT) sum_{n,t} c c^T, the ragged one
+        float32 [groups, blocks, size, size]: blocks of (1/NT) sum_{n,t} c c^T, the ragged one
         padded with zeros.
     """
     n, groups, _, positions = columns.shape
-    if layout.count > 1:
+    if layout.blocks > 1:
         columns = pad_axis(columns, 2, layout.padded - layout.dim)
-    batch = groups * layout.count
+    batch = groups * layout.blocks
     if positions == 1:
         # One position a sample: a single product over the samples instead of N rank-one ones.
         rows = columns.reshape((n, batch, layout.size)).transpose((1, 0, 2))
@@ -36,7 +35,7 @@ def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
         columns = columns.reshape((n * batch, layout.size, positions))
         products = _OUTER(columns, columns)
         total = products.reshape((n, batch * layout.size * layout.size)).sum(0)
-    total = total.reshape((groups, layout.count, layout.size, layout.size))
+    total = total.reshape((groups, layout.blocks, layout.size, layout.size))
     return ops.cast(total, ms.float32) * (1.0 / (n * positions))
 
 

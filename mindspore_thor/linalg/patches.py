@@ -12,8 +12,8 @@ from mindspore_thor.linalg.device import on_ascend
 class ConvGeometry(NamedTuple):
     """The constants of one convolution, in the (height, width) order.
 
-    ``padding`` is (top, bottom, left, right) in pixels, or ``None`` for MindSpore's ``"same"`` mode,
-    whose padding depends on the input size.
+    ``padding`` is (top, bottom, left, right) in pixels, or ``None`` for MindSpore's ``"same"``
+    mode, whose padding depends on the input size.
     """
 
     kernel: tuple[int, int]
@@ -24,7 +24,7 @@ class ConvGeometry(NamedTuple):
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Padding before and after one axis in MindSpore's ``"same"`` mode (output is ceil(size/stride))."""
+    """Padding before and after one axis in ``"same"`` mode: ceil(size / stride) outputs."""
     out = -(-size // stride)
     total = max((out - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
     return total // 2, total - total // 2

@@ -63,7 +63,9 @@ def attach(
     cell = layer.cell
     detach(cell)
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
-    hook = hook_type(Capture(layer.rows, curvature.make_rule(), curvature.size, inverse_scale), curvature, due)
+    hook = hook_type(
+        Capture(layer.rows, curvature.make_rule(), curvature.size, inverse_scale), curvature, due
+    )
     # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
     if layer.base in _WHOLE_LAYER and not layer.own_construct:
         object.__setattr__(cell, _RESTORE, ("__class__", type(cell)))

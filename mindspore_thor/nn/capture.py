@@ -36,8 +36,10 @@ class Capture(nn.Cell):
         """The plain map; a method, because GradOperation differentiates those exactly."""
         return self.rows.apply(x, weight)
 
-    def construct(self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor) -> Tensor:
-        """The layer's output; ``flag``, ``state`` and ``probe`` only matter to the backward pass."""
+    def construct(
+        self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor
+    ) -> Tensor:
+        """The layer's output; flag, state and probe only matter to the backward pass."""
         return self.rows.apply(x, weight)
 
     def collect(self, x: Tensor, flag: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
@@ -58,7 +60,14 @@ class Capture(nn.Cell):
         return statistics
 
     def bprop(
-        self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor, out: Tensor, dout: Tensor
+        self,
+        x: Tensor,
+        weight: Tensor,
+        flag: Tensor,
+        state: Any,
+        probe: Tensor,
+        out: Tensor,
+        dout: Tensor,
     ) -> tuple[Any, ...]:
         """Ordinary gradients, and the statistics as the gradient of the probe."""
         dx, dweight = self.vjp(self.run)(x, weight, dout)
@@ -66,8 +75,8 @@ class Capture(nn.Cell):
         return dx, dweight, ops.zeros_like(flag), state, statistics
 
 
-class Hook(nn.Cell):
-    """What takes the place of a layer's operator: the capture with its parameters bound.
+class Bound(nn.Cell):
+    """A capture with its layer's parameters bound.
 
     Args:
         capture: the capture cell.
@@ -81,22 +90,25 @@ class Hook(nn.Cell):
         self.curvature = curvature
         self.due = due
 
-    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+    def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map."""
         curvature = self.curvature
+        flag = self.due * curvature.active
+        return self.capture(x, weight, flag, curvature.capture_state(), curvature.statistics)
+
+
+class Hook(Bound):
+    """Takes the place of a layer's product or convolution: (x, weight)."""
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's linear map."""
         # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
-        weight = ops.cast(weight, x.dtype)
-        return self.capture(
-            x, weight, self.due * curvature.active, curvature.capture_state(), curvature.statistics
-        )
+        return self.run(x, ops.cast(weight, x.dtype))
 
 
-class GatherHook(Hook):
-    """The same in the signature of the ``Gather`` operator: (table, ids, axis)."""
+class GatherHook(Bound):
+    """Takes the place of the ``Gather`` operator: (table, ids, axis)."""
 
     def construct(self, table: Tensor, ids: Tensor, axis: int) -> Tensor:
         """The look-up."""
-        curvature = self.curvature
-        return self.capture(
-            ids, table, self.due * curvature.active, curvature.capture_state(), curvature.statistics
-        )
+        return self.run(ids, table)

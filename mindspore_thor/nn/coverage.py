@@ -53,7 +53,7 @@ class CoveredLayer:
 
     name: str
     cell: nn.Cell
-    base: type
+    base: type[nn.Cell]
     rows: nn.Cell | None
     weight: int
     bias: int
@@ -78,7 +78,7 @@ def _own_parameters(cell: nn.Cell) -> list[Parameter]:
     return [p for p in cell.get_parameters(expand=False) if p.requires_grad]
 
 
-def _calls_operator(cell: nn.Cell, base: type) -> bool:
+def _calls_operator(cell: nn.Cell, base: type[nn.Cell]) -> bool:
     """Whether a subclass with its own construct still reaches the operator that is hooked.
 
     That is so where the construct loads ``self.<operator>`` or calls ``super()``; a free function
@@ -105,7 +105,10 @@ def _calls_operator(cell: nn.Cell, base: type) -> bool:
 
 
 def find_layers(
-    net: nn.Cell, parameters: Sequence[Parameter], supported: Sequence[type], token_mode: str = "expand"
+    net: nn.Cell,
+    parameters: Sequence[Parameter],
+    supported: Sequence[type],
+    token_mode: str = "expand",
 ) -> tuple[list[CoveredLayer], list[LayerRow]]:
     """Sort a network's weight-bearing cells into covered ones and the rest.
 
@@ -130,7 +133,10 @@ def find_layers(
         label = name or type(cell).__name__
         row = LayerRow(label, type(cell).__name__, False)
         rows.append(row)
-        base = next((b for b in (nn.Dense, nn.Conv2d, nn.Embedding, nn.LayerNorm) if isinstance(cell, b)), None)
+        base = next(
+            (b for b in (nn.Dense, nn.Conv2d, nn.Embedding, nn.LayerNorm) if isinstance(cell, b)),
+            None,
+        )
         row.reason = _why_not(cell, base, supported, index, owners, name)
         if row.reason or base is None:
             continue
@@ -141,7 +147,7 @@ def find_layers(
 
 def _why_not(
     cell: nn.Cell,
-    base: type | None,
+    base: type[nn.Cell] | None,
     supported: Sequence[type],
     index: dict[int, int],
     owners: dict[int, list[str]],
@@ -163,18 +169,22 @@ def _why_not(
     if base is nn.Embedding and type(cell).construct is not base.construct:
         # The layer's operator sees flattened ids, from which the batch size cannot be told.
         return "own construct: plain gradient"
-    if base is not nn.LayerNorm and type(cell).construct is not base.construct and not _calls_operator(cell, base):
+    if (
+        base is not nn.LayerNorm
+        and type(cell).construct is not base.construct
+        and not _calls_operator(cell, base)
+    ):
         return "own construct without the layer's operator: plain gradient"
     return ""
 
 
-def _weight_of(cell: nn.Cell, base: type) -> Parameter | None:
+def _weight_of(cell: nn.Cell, base: type[nn.Cell]) -> Parameter | None:
     name = {nn.Embedding: "embedding_table", nn.LayerNorm: "gamma"}.get(base, "weight")
     return getattr(cell, name, None)
 
 
 def _describe(
-    name: str, cell: nn.Cell, base: type, index: dict[int, int], token_mode: str
+    name: str, cell: nn.Cell, base: type[nn.Cell], index: dict[int, int], token_mode: str
 ) -> CoveredLayer:
     weight = _weight_of(cell, base)
     assert weight is not None

@@ -14,7 +14,7 @@ from mindspore_thor.linalg.patches import ConvGeometry, unfold
 
 
 class DenseRows(nn.Cell):
-    """``nn.Dense``: rows are samples; with tokens [N, S, d] they are handled as ``token_mode`` says.
+    """``nn.Dense``: rows are samples; tokens [N, S, d] are handled as ``token_mode`` says.
 
     Args:
         d_in: input features.
@@ -62,11 +62,11 @@ class DenseRows(nn.Cell):
         return dout.size // (self.d_out * dout.shape[0])
 
     def input_columns(self, x: Tensor) -> Tensor:
-        """a as [N, 1, d_in, T]."""
+        """A as [N, 1, d_in, T]."""
         return self._columns(x, self.d_in)
 
     def output_columns(self, dout: Tensor) -> Tensor:
-        """g as [N, 1, d_out, T], from the gradient of the mean loss."""
+        """G as [N, 1, d_out, T], from the gradient of the mean loss."""
         scale = dout.shape[0]
         if self.token_mode != "share":
             scale = dout.size // self.d_out
@@ -118,7 +118,7 @@ class ConvRows(nn.Cell):
         return unfold(x, self.geometry)
 
     def output_columns(self, dout: Tensor) -> Tensor:
-        """g as [N, groups, d_out, T], from the gradient of the mean loss."""
+        """G as [N, groups, d_out, T], from the gradient of the mean loss."""
         n = dout.shape[0]
         return dout.reshape((n, self.groups, self.d_out, -1)) * n
 
@@ -161,7 +161,7 @@ class EmbeddingRows(nn.Cell):
         return ids.shape[0]
 
     def output_columns(self, dout: Tensor) -> Tensor:
-        """g as [N*S, 1, embedding_size, 1] with g = N * dL/ds."""
+        """G as [N*S, 1, embedding_size, 1] with g = N * dL/ds."""
         return dout.reshape((-1, 1, self.d_out, 1)) * dout.shape[0]
 
     def to_matrix(self, gradient: Tensor) -> Tensor:

@@ -46,7 +46,14 @@ def optimizer_options(name: str) -> dict[str, inspect.Parameter]:
     found = dict(inspect.signature(factory).parameters)
     if inspect.isclass(factory) and issubclass(factory, SecondOrder):
         shared = inspect.signature(SecondOrder.__init__).parameters
-        fixed = {"damping", "momentum", "weight_decay", "kl_clip", "factor_interval", "inverse_interval"}
+        fixed = {
+            "damping",
+            "momentum",
+            "weight_decay",
+            "kl_clip",
+            "factor_interval",
+            "inverse_interval",
+        }
         found.update({k: v for k, v in shared.items() if k not in found and k not in fixed})
     return {k: v for k, v in found.items() if k not in _NOT_OPTIONS}
 

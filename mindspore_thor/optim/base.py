@@ -32,7 +32,9 @@ def check_number(name: str, value: Any, low: float, *, open_low: bool = False) -
     good = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
     if good and np.isfinite(value) and (value > low if open_low else value >= low):
         return float(value)
-    raise UserError(f"{name}={value!r}: give a number {'above' if open_low else 'of at least'} {low:g}")
+    raise UserError(
+        f"{name}={value!r}: give a number {'above' if open_low else 'of at least'} {low:g}"
+    )
 
 
 class SecondOrder(nn.Optimizer):
@@ -90,7 +92,9 @@ class SecondOrder(nn.Optimizer):
         max_failures: int = 10,
     ) -> None:
         if not isinstance(net, nn.Cell):
-            raise UserError(f"net is a {type(net).__name__}: pass the network (an nn.Cell), not its parameters")
+            raise UserError(
+                f"net is a {type(net).__name__}: pass the network (an nn.Cell), not its parameters"
+            )
         momentum = check_number("momentum", momentum, 0.0)
         if momentum >= 1:
             raise UserError(f"momentum={momentum}: give a number in [0, 1)")
@@ -181,7 +185,7 @@ class SecondOrder(nn.Optimizer):
         return self.global_step.reshape(())
 
     def current_damping(self) -> Tensor:
-        """lam of this step, float32 scalar."""
+        """Lam of this step, float32 scalar."""
         if self.scheduled_damping:
             return self.damping(self.global_step).reshape(())
         return self.damping
@@ -201,6 +205,15 @@ class SecondOrder(nn.Optimizer):
             curvature.refresh(damping)
         ops.assign(self.next_inverse, step + self.inverse_interval(step))
 
+    def refresh_stored(self) -> None:
+        """Refresh where that is due and this step collects nothing.
+
+        Such a refresh depends on stored statistics alone, so it happens even if the batch turns
+        out to be bad.
+        """
+        if ops.logical_and(self.step_number() >= self.next_inverse, self.due == 0):
+            self.refresh()
+
     def retry(self) -> None:
         """Refresh once more, with more damping, the layers whose last refresh failed."""
         damping = self.current_damping() * RETRY_DAMPING
@@ -210,7 +223,7 @@ class SecondOrder(nn.Optimizer):
     def direction(self, gradients: Sequence[Tensor], lr: Any) -> tuple[Tensor, ...]:
         """Preconditioned gradients, in the parameters' order and shapes."""
         damping = self.current_damping()
-        matrices = ()
+        matrices: tuple[Tensor, ...] = ()
         overlap = Tensor(0.0, ms.float32)
         for k in range(len(self.matrices)):
             if self.is_matrix[k]:
@@ -229,7 +242,7 @@ class SecondOrder(nn.Optimizer):
                 matrices += (damping,)
         if self.kl_clip is not None:
             nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
-            scaled = ()
+            scaled: tuple[Tensor, ...] = ()
             for matrix in matrices:
                 scaled += (matrix * nu,)
             matrices = scaled
@@ -239,7 +252,7 @@ class SecondOrder(nn.Optimizer):
         self, gradients: Sequence[Tensor], matrices: Sequence[Tensor], damping: Tensor
     ) -> tuple[Tensor, ...]:
         """Put the preconditioned matrices back into the parameters' shapes."""
-        result = ()
+        result: tuple[Tensor, ...] = ()
         for i in range(len(self.roles)):
             role, k = self.roles[i]
             gradient = gradients[i]
@@ -255,11 +268,11 @@ class SecondOrder(nn.Optimizer):
             result += (gradient,)
         return result
 
-    def unscale(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def unscale(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
         if self.loss_scale == 1.0:
             return gradients
-        result = ()
+        result: tuple[Tensor, ...] = ()
         for gradient in gradients:
             result += (gradient * self.inverse_scale,)
         return result
@@ -275,7 +288,9 @@ class SecondOrder(nn.Optimizer):
         for i in range(len(self.roles)):
             rate = lr[i] if self.is_group_lr else lr
             if self.momentum > 0:
-                self.apply_momentum(self.weights[i], self.moments[i], rate, gradients[i], self.momentum)
+                self.apply_momentum(
+                    self.weights[i], self.moments[i], rate, gradients[i], self.momentum
+                )
             else:
                 ops.assign_sub(self.weights[i], rate * gradients[i])
         self.advance()
@@ -289,9 +304,13 @@ class SecondOrder(nn.Optimizer):
     def construct(self, gradients: Sequence[Tensor]) -> Tensor:
         """All phases in one graph: gradients of ``parameters``, the statistics last."""
         count = len(self.roles)
-        if len(gradients) > count:
-            if self.due > 0:
-                self.collect(gradients[count:])
+        if len(gradients) != count + self.probe_count:
+            raise ValueError(
+                "gradients of optimizer.parameters are needed (weights and probes); use "
+                "mindspore_thor.TrainStep, or differentiate by optimizer.parameters"
+            )
+        if self.due > 0:
+            self.collect(gradients[count:])
         if self.step_number() >= self.next_inverse:
             self.refresh()
         self.update(gradients[:count])
@@ -316,7 +335,12 @@ class SecondOrder(nn.Optimizer):
             counts = curvature.counts.asnumpy()
             report.append(
                 LayerRow(
-                    row.layer, row.type, True, row.reason, int(counts[0]), int(counts[1]),
+                    row.layer,
+                    row.type,
+                    True,
+                    row.reason,
+                    int(counts[0]),
+                    int(counts[1]),
                     int(curvature.active.asnumpy()) == 0,
                 )
             )

@@ -36,8 +36,11 @@ def sgd(
     """SGD with momentum: v <- mu v + (g + wd w); w <- w - lr v (MindSpore's ``nn.Momentum``)."""
     check_number("momentum", momentum, 0.0)
     return nn.Momentum(
-        decay_groups(net, weight_decay), learning_rate, float(momentum),
-        loss_scale=float(loss_scale), use_nesterov=nesterov,
+        decay_groups(net, weight_decay),
+        learning_rate,
+        float(momentum),
+        loss_scale=float(loss_scale),
+        use_nesterov=nesterov,
     )
 
 

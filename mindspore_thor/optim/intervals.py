@@ -19,7 +19,9 @@ HORIZON = 1_000_000
 
 def _positive(name: str, interval: object, step: int) -> int:
     if isinstance(interval, bool) or not isinstance(interval, (int, np.integer)) or interval < 1:
-        raise UserError(f"{name}={interval!r} at step {step}: an interval is a whole number of at least 1")
+        raise UserError(
+            f"{name}={interval!r} at step {step}: an interval is a whole number of at least 1"
+        )
     return int(interval)
 
 

@@ -23,7 +23,10 @@ class LayerReport(list[LayerRow]):
             for row in self
         ]
         widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in [head, *body]]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip()
+            for line in [head, *body]
+        ]
         lines.insert(1, "  ".join("-" * w for w in widths))
         covered = sum(row.covered for row in self)
         lines.append(f"{covered} of {len(self)} weight-bearing layers are preconditioned")

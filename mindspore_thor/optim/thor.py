@@ -76,13 +76,18 @@ class THOR(SecondOrder):
         batch_size: int = 1,
         **options: Any,
     ) -> None:
-        if split_dim is not None and (isinstance(split_dim, bool) or not isinstance(split_dim, int) or split_dim < 1):
+        if split_dim is not None and (
+            isinstance(split_dim, bool) or not isinstance(split_dim, int) or split_dim < 1
+        ):
             raise UserError(f"split_dim={split_dim!r}: give a whole number of at least 1, or None")
         self._split_dim = split_dim
         self._damping_mode = check_choice("damping_mode", damping_mode, DAMPING_MODES)
         check_choice("trace_baseline", trace_baseline, ("accepted", "previous"))
         self._rule_options = (
-            trace_thresholds, trace_include_damping, trace_form, trace_baseline == "previous",
+            trace_thresholds,
+            trace_include_damping,
+            trace_form,
+            trace_baseline == "previous",
         )
         TraceRule(*self._rule_options)
         super().__init__(

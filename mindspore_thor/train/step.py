@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -74,9 +72,7 @@ class Guard(nn.Cell):
         ]
         self.running_count = len(running)
         self.running = ParameterTuple(running)
-        self.good = ParameterTuple(
-            [state(p.asnumpy(), f"last_good.{p.name}") for p in running]
-        )
+        self.good = ParameterTuple([state(p.asnumpy(), f"last_good.{p.name}") for p in running])
         self.skipped = state(np.zeros((), np.int32), "skipped")
         self.skipped_in_a_row = state(np.zeros((), np.int32), "skipped_in_a_row")
 
@@ -123,12 +119,15 @@ class WholeStep(nn.Cell):
         self.optimizer = guard.optimizer
         self.samples = samples
         self.update_only = update_only
+        self.all_phases = guard.second_order and not update_only
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
         if self.samples is not None:
             ops.assign(self.samples, Tensor(inputs[0].shape[0], ms.int32))
         loss, gradients, finite = self.backward(*inputs)
+        if self.all_phases:
+            self.optimizer.refresh_stored()
         if finite:
             if self.update_only:
                 self.optimizer.update(gradients)
@@ -294,7 +293,11 @@ class TrainStep(nn.Cell):
         if self._plan is None or ms.get_context("device_target") == "CPU":
             optimizer = self.optimizer
             step = int(optimizer.global_step.asnumpy()[0])
-            self._plan = (step, int(optimizer.next_factor.asnumpy()), int(optimizer.next_inverse.asnumpy()))
+            self._plan = (
+                step,
+                int(optimizer.next_factor.asnumpy()),
+                int(optimizer.next_inverse.asnumpy()),
+            )
         return self._plan
 
     def _refresh(self) -> None:
