@@ -38,15 +38,16 @@ class TraceRule(nn.Cell):
         against_previous: bool = False,
     ) -> None:
         super().__init__()
-        pair = tuple(float(t) for t in thresholds)
-        if len(pair) != 2 or not pair[0] >= pair[1] >= 0:
+        sound = isinstance(thresholds, (tuple, list)) and len(thresholds) == 2
+        sound = sound and all(isinstance(t, (int, float)) for t in thresholds)
+        if not sound or not thresholds[0] >= thresholds[1] >= 0:
             raise UserError(
-                f"trace_thresholds={tuple(thresholds)}: give (w1, w2) with w1 >= w2 >= 0, "
+                f"trace_thresholds={thresholds!r}: give (w1, w2) with w1 >= w2 >= 0, "
                 "for example (0.01, 0.001)"
             )
         if form not in ("literal", "product"):
             raise UserError(f"trace_form={form!r}: use 'literal' or 'product'")
-        self.w1, self.w2 = pair
+        self.w1, self.w2 = float(thresholds[0]), float(thresholds[1])
         self.include_damping = include_damping
         self.form = form
         self.against_previous = against_previous

@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore_thor.curvature.base import LayerCurvature, state
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
+from mindspore_thor.optim.checks import check_count, check_learning_rate, check_number
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.report import LayerReport
 
@@ -25,16 +26,6 @@ _PLAIN, _MATRIX, _BIAS, _ELEMENTWISE = 0, 1, 2, 3
 def default_decay_filter(parameter: Parameter) -> bool:
     """Weight decay for matrices and kernels only: not for biases, nor BatchNorm or LayerNorm."""
     return len(parameter.shape) > 1
-
-
-def check_number(name: str, value: Any, low: float, *, open_low: bool = False) -> float:
-    """``value`` as a float of at least ``low`` (or above it), else a UserError that names it."""
-    good = isinstance(value, (int, float, np.floating)) and not isinstance(value, bool)
-    if good and np.isfinite(value) and (value > low if open_low else value >= low):
-        return float(value)
-    raise UserError(
-        f"{name}={value!r}: give a number {'above' if open_low else 'of at least'} {low:g}"
-    )
 
 
 class SecondOrder(nn.Optimizer):
@@ -106,7 +97,13 @@ class SecondOrder(nn.Optimizer):
             check_number("clip_norm", clip_norm, 0.0, open_low=True)
         if kl_clip is not None:
             check_number("kl_clip", kl_clip, 0.0, open_low=True)
+        check_count("max_failures", max_failures)
+        check_learning_rate(learning_rate)
         trained = list(net.trainable_params() if params is None else params)
+        if not trained:
+            raise UserError(
+                f"{type(net).__name__} has no trainable parameters: set their requires_grad"
+            )
         # The base class multiplies weight decay by the loss scale because it decays before it
         # unscales; here gradients are unscaled first.
         super().__init__(learning_rate, trained, weight_decay, loss_scale=1.0)

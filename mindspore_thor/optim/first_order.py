@@ -7,7 +7,8 @@ from typing import Any
 from mindspore import Parameter, nn
 
 from mindspore_thor.optim.adamw import AdamW
-from mindspore_thor.optim.base import check_number, default_decay_filter
+from mindspore_thor.optim.base import default_decay_filter
+from mindspore_thor.optim.checks import check_learning_rate, check_number
 
 
 def decay_groups(net: nn.Cell, weight_decay: float) -> list[dict[str, Any]]:
@@ -35,6 +36,7 @@ def sgd(
 ) -> nn.Optimizer:
     """SGD with momentum: v <- mu v + (g + wd w); w <- w - lr v (MindSpore's ``nn.Momentum``)."""
     check_number("momentum", momentum, 0.0)
+    check_learning_rate(learning_rate)
     return nn.Momentum(
         decay_groups(net, weight_decay),
         learning_rate,
@@ -54,5 +56,6 @@ def adamw(
     loss_scale: float = 1.0,
 ) -> nn.Optimizer:
     """AdamW with bias correction and decoupled decay."""
+    check_learning_rate(learning_rate)
     groups = decay_groups(net, weight_decay)
     return AdamW(groups, learning_rate, beta1, beta2, epsilon, loss_scale=loss_scale)

@@ -11,9 +11,10 @@ from mindspore_thor.curvature.eigen_factors import EigenFactors
 from mindspore_thor.curvature.inverse_factors import InverseFactors
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer
-from mindspore_thor.optim.base import Schedule, SecondOrder, check_number
+from mindspore_thor.optim.base import Schedule, SecondOrder
+from mindspore_thor.optim.checks import check_choice, check_number
 from mindspore_thor.optim.intervals import IntervalLike
-from mindspore_thor.optim.thor import DAMPING_MODES, check_choice
+from mindspore_thor.optim.thor import DAMPING_MODES
 
 
 class KFAC(SecondOrder):

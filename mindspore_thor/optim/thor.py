@@ -10,19 +10,12 @@ from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.diagonal import EmbeddingCurvature, LayerNormCurvature
 from mindspore_thor.curvature.inverse_factors import InverseFactors
 from mindspore_thor.curvature.trace_rule import TraceRule
-from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer
 from mindspore_thor.optim.base import Schedule, SecondOrder
+from mindspore_thor.optim.checks import check_choice, check_count
 from mindspore_thor.optim.intervals import IntervalLike
 
 DAMPING_MODES = ("sqrt", "paper", "pi")
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """``value`` if it is one of ``choices``, else a UserError that lists them."""
-    if value not in choices:
-        raise UserError(f"{name}={value!r}: use one of {', '.join(choices)}")
-    return str(value)
 
 
 class THOR(SecondOrder):
@@ -76,11 +69,10 @@ class THOR(SecondOrder):
         batch_size: int = 1,
         **options: Any,
     ) -> None:
-        if split_dim is not None and (
-            isinstance(split_dim, bool) or not isinstance(split_dim, int) or split_dim < 1
-        ):
-            raise UserError(f"split_dim={split_dim!r}: give a whole number of at least 1, or None")
+        if split_dim is not None:
+            check_count("split_dim", split_dim)
         self._split_dim = split_dim
+        check_count("batch_size", batch_size)
         self._damping_mode = check_choice("damping_mode", damping_mode, DAMPING_MODES)
         check_choice("trace_baseline", trace_baseline, ("accepted", "previous"))
         self._rule_options = (
