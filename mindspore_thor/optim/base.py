@@ -19,6 +19,9 @@ Schedule = Union[float, nn.Cell]
 RETRY_DAMPING = 10.0
 """Factor on the damping when a failed refresh is tried again."""
 
+NEVER = 2**31 - 1
+"""A step that does not come."""
+
 _PLAIN, _MATRIX, _BIAS, _ELEMENTWISE = 0, 1, 2, 3
 
 
@@ -35,6 +38,13 @@ def check_number(name: str, value: Any, low: float, *, open_low: bool = False) -
     raise UserError(
         f"{name}={value!r}: give a number {'above' if open_low else 'of at least'} {low:g}"
     )
+
+
+def check_decay(factor_decay: Any) -> float:
+    """A moving average's weight of the old value: a number in [0, 1), else a UserError."""
+    if check_number("factor_decay", factor_decay, 0.0) >= 1:
+        raise UserError(f"factor_decay={factor_decay}: give a number in [0, 1)")
+    return float(factor_decay)
 
 
 class SecondOrder(nn.Optimizer):
@@ -71,6 +81,7 @@ class SecondOrder(nn.Optimizer):
     """
 
     supported: tuple[type, ...] = (nn.Dense, nn.Conv2d)
+    derives: bool = True  # whether refreshes happen at all
 
     def __init__(
         self,
@@ -130,7 +141,8 @@ class SecondOrder(nn.Optimizer):
         self.inverse_interval = Interval("inverse_interval", inverse_interval)
         self.due = state(np.ones((), np.int32), f"{label}.due")
         self.next_factor = state(np.zeros((), np.int32), f"{label}.next_factor")
-        self.next_inverse = state(np.zeros((), np.int32), f"{label}.next_inverse")
+        first_inverse = np.full((), 0 if self.derives else NEVER, np.int32)
+        self.next_inverse = state(first_inverse, f"{label}.next_inverse")
         self.samples = state(np.ones((), np.int32), f"{label}.samples")
         self._cover(net, label, token_mode)
 

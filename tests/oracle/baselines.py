@@ -1,0 +1,82 @@
+"""Whole training steps of Eva, TKFAC, Shampoo and EKFAC in float64 (methods.md section 4)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from oracle import curvature as c
+from oracle.layers import Conv, Dense, Layer, Net
+from oracle.optimizers import Base, State, _into
+
+Array = np.ndarray
+
+
+def average(old: Array | None, new: Array, decay: float) -> Array:
+    """decay * old + (1 - decay) * new; the first value is taken as it is."""
+    return new if old is None else decay * old + (1 - decay) * new
+
+
+class Baseline(Base):
+    """Moving averages and the KL clip around a ``direct(layer, state, matrix, lam)``."""
+
+    homogeneous = True
+
+    def __init__(
+        self, net: Net, *, factor_decay: float = 0.95, kl_clip: float | None = None, **base
+    ) -> None:
+        super().__init__(net, **base)
+        self.decay, self.kl = factor_decay, kl_clip
+
+    def bias_of(self, layer: Layer) -> bool:
+        return self.homogeneous and "bias" in layer.p
+
+    def measure(self, layer: Layer, state: State) -> tuple[Array, ...]:
+        """This batch's statistics."""
+        raise NotImplementedError
+
+    def collect(self, layer: Layer, state: State) -> None:
+        if isinstance(layer, (Dense, Conv)):
+            old = state.fresh or (None,) * 9
+            fresh = self.measure(layer, state)
+            state.fresh = tuple(average(o, f, self.decay) for o, f in zip(old, fresh))
+
+    def direct(self, state: State, matrix: Array, lam: float) -> Array:
+        """The preconditioned matrix, [groups, d_out, d_in(+1)]."""
+        raise NotImplementedError
+
+    def precondition(self, lam: float, lr: float) -> dict[str, Array]:
+        out, overlap, covered = {}, 0.0, []
+        for i, layer in enumerate(self.net.layers):
+            d = dict(layer.d)
+            if isinstance(layer, (Dense, Conv)):
+                bias = self.bias_of(layer)
+                m = c.matrix(layer, bias)
+                v = self.direct(self.states[id(layer)], m, lam)
+                overlap += (v * m).sum()
+                d = _into(layer, v, bias)
+                covered += [f"{i}.{k}" for k in d if bias or k == "weight"]
+            out.update({f"{i}.{k}": v for k, v in d.items()})
+        if self.kl is not None:
+            nu = min(1.0, math.sqrt(self.kl / (lr**2 * overlap)))
+            out.update({name: nu * out[name] for name in covered})
+        return out
+
+
+class Eva(Baseline):
+    def __init__(self, net: Net, *, kl_clip: float | None = 0.001, **base) -> None:
+        super().__init__(net, kl_clip=kl_clip, **base)
+
+    def measure(self, layer: Layer, state: State) -> tuple[Array, ...]:
+        a, g = c.rows(layer, self.bias_of(layer), self.token_mode)
+        return a.mean((0, 2)), g.mean((0, 2))
+
+    def direct(self, state: State, matrix: Array, lam: float) -> Array:
+        """(u u^T + lam I)^-1 vec(D) by a dense solve, u = a (x) g, vec stacking columns."""
+        out = []
+        for a, g, d in zip(*state.fresh, matrix):
+            u = np.kron(a, g)
+            v = np.linalg.solve(np.outer(u, u) + lam * np.eye(len(u)), d.T.reshape(-1))
+            out.append(v.reshape(d.T.shape).T)
+        return np.stack(out)
