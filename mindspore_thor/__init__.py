@@ -2,8 +2,17 @@
 
 from mindspore_thor import runtime  # isort: skip  (must precede MindSpore's first operator)
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim import KFAC, THOR, Eva
+from mindspore_thor.optim import KFAC, THOR, TKFAC, Eva
 from mindspore_thor.train.step import TrainStep
 
 __version__ = "0.1.0"
-__all__ = ["KFAC", "THOR", "Eva", "TrainStep", "UserError", "__version__", "runtime"]
+__all__ = [
+    "KFAC",
+    "THOR",
+    "TKFAC",
+    "Eva",
+    "TrainStep",
+    "UserError",
+    "__version__",
+    "runtime",
+]

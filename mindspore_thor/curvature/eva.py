@@ -24,7 +24,7 @@ class MeanRule(nn.Cell):
         self.homogeneous = homogeneous
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
-        """x and the gradient of the layer's output -> statistics."""
+        """X and the gradient of the layer's output -> statistics."""
         # Patches and token rows are linear in x: the mean over the batch may come first, which
         # leaves one image to unfold instead of N. The sum of dL/ds over the batch is likewise the
         # mean of g = N dL/ds.

@@ -13,12 +13,14 @@ from mindspore_thor.optim.eva import Eva
 from mindspore_thor.optim.first_order import adamw, sgd
 from mindspore_thor.optim.kfac import KFAC
 from mindspore_thor.optim.thor import THOR
+from mindspore_thor.optim.tkfac import TKFAC
 
 METHODS: dict[str, Callable[..., nn.Optimizer]] = {
     "sgd": sgd,
     "adamw": adamw,
     "thor": THOR,
     "kfac": KFAC,
+    "tkfac": TKFAC,
     "eva": Eva,
 }
 
@@ -86,6 +88,7 @@ __all__ = [
     "KFAC",
     "METHODS",
     "THOR",
+    "TKFAC",
     "Eva",
     "SecondOrder",
     "create_optimizer",

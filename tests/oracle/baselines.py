@@ -80,3 +80,28 @@ class Eva(Baseline):
             v = np.linalg.solve(np.outer(u, u) + lam * np.eye(len(u)), d.T.reshape(-1))
             out.append(v.reshape(d.T.shape).T)
         return np.stack(out)
+
+
+class Tkfac(Baseline):
+    def measure(self, layer: Layer, state: State) -> tuple[Array, ...]:
+        """E[sum_t |g|^2 a a^T], E[sum_t |a|^2 g g^T], E[sum_t |g|^2 |a|^2]."""
+        a, g = c.rows(layer, self.bias_of(layer), self.token_mode)
+        n = len(a)
+        aa, gg = (a**2).sum(-1), (g**2).sum(-1)
+        phi = np.einsum("nkt,nkti,nktj->kij", gg, a, a) / n
+        psi = np.einsum("nkt,nkti,nktj->kij", aa, g, g) / n
+        return phi, psi, (aa * gg).sum(2).mean(0)
+
+    def refresh(self, layer: Layer, state: State, lam: float) -> None:
+        if isinstance(layer, (Dense, Conv)):
+            state.inverse = [
+                [
+                    np.linalg.inv(np.sqrt(delta) * m / delta + np.sqrt(lam) * np.eye(len(m)))
+                    for m, delta in zip(moments, state.fresh[2])
+                ]
+                for moments in state.fresh[:2]
+            ]
+
+    def direct(self, state: State, matrix: Array, lam: float) -> Array:
+        phi, psi = state.inverse
+        return np.stack([p @ d @ q for p, d, q in zip(psi, matrix, phi)])
