@@ -41,6 +41,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
     "tkfac": ("tkfac", INTERVALS),
     "eva": ("eva", {}),
+    "shampoo": ("shampoo", INTERVALS),
 }
 
 

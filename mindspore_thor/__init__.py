@@ -2,7 +2,7 @@
 
 from mindspore_thor import runtime  # isort: skip  (must precede MindSpore's first operator)
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim import KFAC, THOR, TKFAC, Eva
+from mindspore_thor.optim import KFAC, THOR, TKFAC, Eva, Shampoo
 from mindspore_thor.train.step import TrainStep
 
 __version__ = "0.1.0"
@@ -11,6 +11,7 @@ __all__ = [
     "THOR",
     "TKFAC",
     "Eva",
+    "Shampoo",
     "TrainStep",
     "UserError",
     "__version__",

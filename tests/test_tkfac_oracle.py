@@ -79,7 +79,7 @@ def test_the_trace_is_that_of_the_fisher_block() -> None:
 
 
 def test_moments_are_averaged_before_they_are_normalised() -> None:
-    """Old * decay + new * (1 - decay) on steps 0, 2, 4; inverses keep the lam they were made with."""
+    """Old * decay + new * (1 - decay) on steps 0, 2, 4; inverses keep their lam."""
     net, x, labels = mlp()
     shared = {
         "factor_decay": 0.7,

@@ -12,6 +12,7 @@ from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.eva import Eva
 from mindspore_thor.optim.first_order import adamw, sgd
 from mindspore_thor.optim.kfac import KFAC
+from mindspore_thor.optim.shampoo import Shampoo
 from mindspore_thor.optim.thor import THOR
 from mindspore_thor.optim.tkfac import TKFAC
 
@@ -22,6 +23,7 @@ METHODS: dict[str, Callable[..., nn.Optimizer]] = {
     "kfac": KFAC,
     "tkfac": TKFAC,
     "eva": Eva,
+    "shampoo": Shampoo,
 }
 
 # Arguments that are objects of the running program, not settings a configuration could hold.
@@ -91,6 +93,7 @@ __all__ = [
     "TKFAC",
     "Eva",
     "SecondOrder",
+    "Shampoo",
     "create_optimizer",
     "optimizer_options",
 ]

@@ -14,7 +14,7 @@ from mindspore_thor.optim.intervals import IntervalLike
 
 
 class TKFAC(SecondOrder):
-    """Kronecker factors weighted by the other side's norm, F ~= delta Phi (x) Psi with tr F = delta.
+    """Factors weighted by the other side's norm: F ~= delta Phi (x) Psi with tr F = delta.
 
     A bias is preconditioned together with its weight: a~ = [a; 1].
 

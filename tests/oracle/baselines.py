@@ -105,3 +105,59 @@ class Tkfac(Baseline):
     def direct(self, state: State, matrix: Array, lam: float) -> Array:
         phi, psi = state.inverse
         return np.stack([p @ d @ q for p, d, q in zip(psi, matrix, phi)])
+
+
+def inverse_root(m: Array, epsilon: float) -> Array:
+    w, q = np.linalg.eigh(m)
+    return (q * (np.maximum(w, 0) + epsilon) ** -0.25) @ q.T
+
+
+class Shampoo(Baseline):
+    """L and R of every block in a dictionary keyed by (group, first row, first column)."""
+
+    homogeneous = False
+
+    def __init__(
+        self,
+        net: Net,
+        *,
+        epsilon: float = 1e-4,
+        max_preconditioner_dim: int = 128,
+        grafting: str | None = None,
+        **base,
+    ) -> None:
+        super().__init__(net, damping=epsilon, **base)
+        self.size, self.grafting = max_preconditioner_dim, grafting
+
+    def blocks(self, m: Array) -> dict[tuple[int, int, int], Array]:
+        s = self.size
+        return {
+            (k, i, j): m[k, i : i + s, j : j + s]
+            for k in range(m.shape[0])
+            for i in range(0, m.shape[1], s)
+            for j in range(0, m.shape[2], s)
+        }
+
+    def collect(self, layer: Layer, state: State) -> None:
+        if isinstance(layer, (Dense, Conv)):
+            old = state.fresh or {}
+            state.fresh = {}
+            for key, d in self.blocks(c.matrix(layer, False)).items():
+                left, right = old.get(key, (0.0, 0.0))
+                state.fresh[key] = (left + d @ d.T, right + d.T @ d)
+
+    def refresh(self, layer: Layer, state: State, lam: float) -> None:
+        if isinstance(layer, (Dense, Conv)):
+            state.inverse = {
+                key: (inverse_root(left, lam), inverse_root(right, lam))
+                for key, (left, right) in state.fresh.items()
+            }
+
+    def direct(self, state: State, matrix: Array, lam: float) -> Array:
+        out = np.zeros_like(matrix)
+        for (k, i, j), d in self.blocks(matrix).items():
+            left, right = state.inverse[k, i, j]
+            out[k, i : i + d.shape[0], j : j + d.shape[1]] = left @ d @ right
+        if self.grafting == "sgd":
+            out *= np.linalg.norm(matrix) / np.linalg.norm(out)
+        return out
