@@ -39,6 +39,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "thor_nt": ("thor", {**INTERVALS, "split_dim": 72, "trace_thresholds": (0.0, 0.0)}),
     "kfac_eigen": ("kfac", {**INTERVALS, "method": "eigen"}),
     "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
+    "tkfac": ("tkfac", INTERVALS),
+    "eva": ("eva", {}),
+    "shampoo": ("shampoo", INTERVALS),
 }
 
 
@@ -57,6 +60,8 @@ class Runner:
 
     name: str
     step: TrainStep
+    factor_interval: int
+    inverse_interval: int
     times: dict[str, list[float]] = field(default_factory=dict)
 
     def timed(self, kind: str, run: Callable[[], Any]) -> Any:
@@ -87,15 +92,17 @@ class Runner:
             curvature.active.set_data(Tensor(1, ms.int32))
             if hasattr(curvature, "trace_baseline"):
                 curvature.trace_baseline.set_data(Tensor(-1.0, ms.float32))
-        self.timed("inverse", step.renew.compile_and_run)
+        if optimizer.derives:
+            self.timed("inverse", step.renew.compile_and_run)
 
     def summary(self, skip: int) -> dict[str, float]:
         """Medians in seconds, and the amortised step."""
         medians = {kind: statistics.median(times[skip:]) for kind, times in self.times.items()}
         total = medians["plain"]
         if "factor" in medians:
-            total += (medians["factor"] - medians["plain"]) / INTERVALS["factor_interval"]
-            total += medians["inverse"] / INTERVALS["inverse_interval"]
+            total += (medians["factor"] - medians["plain"]) / self.factor_interval
+        if "inverse" in medians:
+            total += medians["inverse"] / self.inverse_interval
         return {**medians, "amortised": total}
 
 
@@ -110,7 +117,8 @@ def build(name: str, batch_size: int) -> tuple[Runner, tuple[Tensor, ...]]:
     method, options = METHODS[name]
     optimizer = create_optimizer(method, net, 1e-3, **options)
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
-    return Runner(name, TrainStep(net, loss, optimizer)), (images, labels)
+    intervals = [options.get(key, 1) for key in INTERVALS]
+    return Runner(name, TrainStep(net, loss, optimizer), *intervals), (images, labels)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(
         f"intervals: factors every {INTERVALS['factor_interval']}, inverses every "
-        f"{INTERVALS['inverse_interval']} steps"
+        f"{INTERVALS['inverse_interval']} steps; Eva's means every step"
     )
     print("| method | plain | factor | inverse alone | amortised / SGD |\n|---|---|---|---|---|")
     for name, row in results.items():

@@ -2,8 +2,18 @@
 
 from mindspore_thor import runtime  # isort: skip  (must precede MindSpore's first operator)
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim import KFAC, THOR
+from mindspore_thor.optim import KFAC, THOR, TKFAC, Eva, Shampoo
 from mindspore_thor.train.step import TrainStep
 
 __version__ = "0.1.0"
-__all__ = ["KFAC", "THOR", "TrainStep", "UserError", "__version__", "runtime"]
+__all__ = [
+    "KFAC",
+    "THOR",
+    "TKFAC",
+    "Eva",
+    "Shampoo",
+    "TrainStep",
+    "UserError",
+    "__version__",
+    "runtime",
+]

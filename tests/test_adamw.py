@@ -51,7 +51,9 @@ def test_baselines_decay_matrices_only(name) -> None:
         np.testing.assert_allclose(p.asnumpy(), kept * before[p.name], rtol=1e-6, err_msg=p.name)
 
 
-@pytest.mark.parametrize("options", [{"beta1": 1.0}, {"beta2": -0.1}, {"epsilon": 0.0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"beta1": 1.0}, {"beta2": -0.1}, {"epsilon": 0.0}, {"weight_decay": -1.0}]
+)
 def test_bad_values_are_refused_by_name(options) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         create_optimizer("adamw", nn.Dense(2, 2), 0.1, **options)
@@ -62,5 +64,7 @@ def test_registry_names_what_it_has() -> None:
         create_optimizer("thorr", nn.Dense(2, 2), 0.1)
     with pytest.raises(UserError, match="split"):
         create_optimizer("kfac", nn.Dense(2, 2), 0.1, split=3)
-    assert {"damping", "split_dim", "trace_thresholds", "clip_norm"} <= set(optimizer_options("thor"))
+    assert {"damping", "split_dim", "trace_thresholds", "clip_norm"} <= set(
+        optimizer_options("thor")
+    )
     assert "net" not in optimizer_options("thor") and "self" not in optimizer_options("sgd")

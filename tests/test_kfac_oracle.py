@@ -60,7 +60,13 @@ def test_one_step_on_tokens(options) -> None:
     """Embedding and LayerNorm have no KFAC factors: their gradient is the plain one."""
     errors, _, step = run(token_net(), **options)
     assert_close(errors, 5e-5)
-    assert [row.covered for row in step.optimizer.layer_report()] == [False, False, True, True, True]
+    assert [row.covered for row in step.optimizer.layer_report()] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_factors_are_averaged_and_the_first_update_overwrites() -> None:
@@ -73,8 +79,12 @@ def test_factors_are_averaged_and_the_first_update_overwrites() -> None:
     assert_close(errors, 5e-5)
     for layer, curvature in zip(oracle.net.layers, step.optimizer.curvatures):
         a, g, _ = oracle.states[id(layer)].fresh
-        np.testing.assert_allclose(curvature.factor_a().asnumpy()[:, 0], a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
-        np.testing.assert_allclose(curvature.factor_g().asnumpy()[:, 0], g, rtol=1e-4, atol=1e-4 * np.abs(g).max())
+        np.testing.assert_allclose(
+            curvature.factor_a().asnumpy()[:, 0], a, rtol=1e-4, atol=1e-5 * np.abs(a).max()
+        )
+        np.testing.assert_allclose(
+            curvature.factor_g().asnumpy()[:, 0], g, rtol=1e-4, atol=1e-4 * np.abs(g).max()
+        )
     # By hand for the first layer, whose input no weight has touched.
     first = [np.c_[d[0], np.ones(len(d[0]))].astype(np.float64) for d in data]
     moments = [f.T @ f / len(f) for f in first]
@@ -88,13 +98,19 @@ def test_several_steps_with_everything_changing(method) -> None:
     """Eigen divides by this step's lam, the stored inverse keeps the lam it was made with."""
     net, x, labels = mlp(sizes=(4, 6, 3))
     shared = {
-        "method": method, "momentum": 0.8, "weight_decay": 0.03, "factor_decay": 0.5,
-        "factor_interval": lambda step: 1 + step // 2, "inverse_interval": [(0, 2), (3, 1)], "kl_clip": 0.02,
+        "method": method,
+        "momentum": 0.8,
+        "weight_decay": 0.03,
+        "factor_decay": 0.5,
+        "factor_interval": lambda step: 1 + step // 2,
+        "inverse_interval": [(0, 2), (3, 1)],
+        "kl_clip": 0.02,
     }
     rate = nn.ExponentialDecayLR(0.1, 0.8, 1)
     damping = nn.ExponentialDecayLR(0.5, 0.7, 1)
     errors, _, _ = compare(
-        net, batches(x, labels, 6),
+        net,
+        batches(x, labels, 6),
         lambda n: TrainStep(n, cross_entropy(), KFAC(n, rate, damping=damping, **shared)),
         lambda o: Kfac(o, lr=lambda k: 0.1 * 0.8**k, damping=lambda k: 0.5 * 0.7**k, **shared),
     )
@@ -107,14 +123,19 @@ def test_kl_clip_bounds_the_step() -> None:
     oracle = oracle_net(net)
     oracle.loss(x, labels)
     before = {p.name: p.asnumpy().astype(np.float64) for p in net.trainable_params()}
-    TrainStep(net, cross_entropy(), KFAC(net, 0.5, momentum=0.0, kl_clip=1e-4))(Tensor(x), Tensor(labels))
+    TrainStep(net, cross_entropy(), KFAC(net, 0.5, momentum=0.0, kl_clip=1e-4))(
+        Tensor(x), Tensor(labels)
+    )
     moved = {p.name: (before[p.name] - p.asnumpy()) / 0.5 for p in net.trainable_params()}
     overlap = sum((moved[name] * d).sum() for name, d in oracle.gradients().items())
     # <V, D> with V scaled by nu: nu * sum = kl / (lr^2 nu), so compare through the free step.
     free = Kfac(oracle_net(mlp()[0]), lr=0.5, kl_clip=None)
     start = free.net.weights()
     free.step(x, labels)
-    whole = sum((((start[n] - w) / 0.5) * oracle.gradients()[n]).sum() for n, w in free.net.weights().items())
+    whole = sum(
+        (((start[n] - w) / 0.5) * oracle.gradients()[n]).sum()
+        for n, w in free.net.weights().items()
+    )
     nu = np.sqrt(1e-4 / (0.25 * whole))
     assert nu < 0.9, "the bound must bite"
     assert overlap == pytest.approx(nu * whole, rel=1e-4)
@@ -145,13 +166,16 @@ def test_kl_clip_sums_each_group_with_its_own_rate() -> None:
     step(Tensor(x), Tensor(labels))
     for i, cell in enumerate(cells):
         expected = rates[str(i)] * nu * v[i][0, :, :-1]
-        np.testing.assert_allclose(before[i] - cell.weight.asnumpy(), expected, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            before[i] - cell.weight.asnumpy(), expected, atol=1e-4 * np.abs(expected).max()
+        )
 
 
 def test_loss_scale_cancels() -> None:
     net, x, labels = mlp()
     errors, _, _ = compare(
-        net, batches(x, labels, 2),
+        net,
+        batches(x, labels, 2),
         lambda n: TrainStep(n, cross_entropy(), KFAC(n, 0.1, loss_scale=256.0, weight_decay=0.1)),
         lambda o: Kfac(o, lr=0.1, momentum=0.9, weight_decay=0.1),
     )

@@ -34,7 +34,9 @@ def padded_blocks(m: np.ndarray, size: int) -> np.ndarray:
     count = -(-d // size)
     full = np.zeros((count * size, count * size))
     full[:d, :d] = m
-    return np.stack([full[k * size : (k + 1) * size, k * size : (k + 1) * size] for k in range(count)])
+    return np.stack(
+        [full[k * size : (k + 1) * size, k * size : (k + 1) * size] for k in range(count)]
+    )
 
 
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -42,22 +44,40 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 @few
 @given(
-    st.integers(1, 3), st.integers(1, 3), pairs, pairs, pairs,
-    st.one_of(st.just("same"), st.tuples(*[st.integers(0, 2)] * 4)), st.tuples(st.integers(3, 8), st.integers(3, 8)),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    pairs,
+    pairs,
+    pairs,
+    st.one_of(st.just("same"), st.tuples(*[st.integers(0, 2)] * 4)),
+    st.tuples(st.integers(3, 8), st.integers(3, 8)),
 )
 def test_unfold_is_numpys_patches(groups, width, kernel, stride, dilation, pad, size) -> None:
     """Any kernel, stride, dilation, padding and group; features in the order (C, kh, kw)."""
     if pad != "same":
-        spans = [size[i] + pad[2 * i] + pad[2 * i + 1] - dilation[i] * (kernel[i] - 1) for i in range(2)]
+        spans = [
+            size[i] + pad[2 * i] + pad[2 * i + 1] - dilation[i] * (kernel[i] - 1) for i in range(2)
+        ]
         assume(min(spans) >= 1)
     x = normal(1, 2, groups * width, *size)
     geometry = ConvGeometry(kernel, stride, None if pad == "same" else pad, dilation, groups)
-    expected = Conv(np.zeros((groups, width, *kernel)), None, stride, pad, dilation, groups).patches(x)
-    np.testing.assert_array_equal(unfold(Tensor(x), geometry).asnumpy(), expected.astype(np.float32))
+    expected = Conv(
+        np.zeros((groups, width, *kernel)), None, stride, pad, dilation, groups
+    ).patches(x)
+    np.testing.assert_array_equal(
+        unfold(Tensor(x), geometry).asnumpy(), expected.astype(np.float32)
+    )
 
 
 @few
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 9), st.integers(1, 4), st.integers(1, 10), st.booleans())
+@given(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.integers(1, 10),
+    st.booleans(),
+)
 def test_block_moments(n, groups, d, positions, split, ones) -> None:
     """Diagonal blocks of (1/NT) sum c c^T, the ragged one padded with zeros."""
     columns = normal(2, n, groups, d, positions)
@@ -76,9 +96,17 @@ def test_block_moments(n, groups, d, positions, split, ones) -> None:
 
 
 @few
-@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 10), st.integers(1, 10))
-def test_apply_blocks_is_the_block_diagonal_product(groups, rows, cols, split_rows, split_cols) -> None:
-    left, right, m = normal(3, groups, rows, rows), normal(4, groups, cols, cols), normal(5, groups, rows, cols)
+@given(
+    st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 10), st.integers(1, 10)
+)
+def test_apply_blocks_is_the_block_diagonal_product(
+    groups, rows, cols, split_rows, split_cols
+) -> None:
+    left, right, m = (
+        normal(3, groups, rows, rows),
+        normal(4, groups, cols, cols),
+        normal(5, groups, rows, cols),
+    )
     a, b = block_layout(rows, split_rows), block_layout(cols, split_cols)
     blocks = [
         Tensor(np.stack([padded_blocks(k, layout.size) for k in full]).astype(np.float32))
@@ -86,7 +114,11 @@ def test_apply_blocks_is_the_block_diagonal_product(groups, rows, cols, split_ro
     ]
     got = apply_blocks(blocks[0], Tensor(m), blocks[1], a, b).asnumpy()
     for k in range(groups):
-        expected = block_diagonal(left[k].astype(np.float64), split_rows) @ m[k] @ block_diagonal(right[k], split_cols)
+        expected = (
+            block_diagonal(left[k].astype(np.float64), split_rows)
+            @ m[k]
+            @ block_diagonal(right[k], split_cols)
+        )
         np.testing.assert_allclose(got[k], expected, atol=1e-4)
 
 
@@ -123,5 +155,9 @@ def test_eigen_decomposition(groups, d, rank) -> None:
     w, q, ok = eigen_decomposition(Tensor(m))
     w, q = w.asnumpy().astype(np.float64), q.asnumpy().astype(np.float64)
     assert bool(ok.asnumpy()) and (w >= 0).all()
-    np.testing.assert_allclose(q.transpose(0, 2, 1) @ q, np.broadcast_to(np.eye(d), q.shape), atol=1e-5)
-    np.testing.assert_allclose(q * w[:, None, :] @ q.transpose(0, 2, 1), m, atol=1e-5 * max(1.0, np.abs(m).max()))
+    np.testing.assert_allclose(
+        q.transpose(0, 2, 1) @ q, np.broadcast_to(np.eye(d), q.shape), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        q * w[:, None, :] @ q.transpose(0, 2, 1), m, atol=1e-5 * max(1.0, np.abs(m).max())
+    )

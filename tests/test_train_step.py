@@ -27,7 +27,13 @@ def problem(steps: int = STEPS) -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndar
 
 
 def thor(net: nn.Cell, **options) -> THOR:
-    return THOR(net, [0.1 * 0.9**k for k in range(20)], weight_decay=0.01, split_dim=4, **{**INTERVALS, **options})
+    return THOR(
+        net,
+        [0.1 * 0.9**k for k in range(20)],
+        weight_decay=0.01,
+        split_dim=4,
+        **{**INTERVALS, **options},
+    )
 
 
 def weights(net: nn.Cell) -> list[np.ndarray]:
@@ -53,7 +59,12 @@ def reference() -> dict[str, list]:
     ms.set_context(mode=ms.GRAPH_MODE)
     net, data = problem()
     oracle = Thor(
-        oracle_net(net), lr=lambda k: 0.1 * 0.9**k, weight_decay=0.01, momentum=0.9, split_dim=4, **INTERVALS
+        oracle_net(net),
+        lr=lambda k: 0.1 * 0.9**k,
+        weight_decay=0.01,
+        momentum=0.9,
+        split_dim=4,
+        **INTERVALS,
     )
     for x, labels in data:
         oracle.step(x, labels)
@@ -113,7 +124,10 @@ def test_model_with_callbacks(reference, sink, tmp_path, capsys) -> None:
     losses = Losses()
     saver = ModelCheckpoint("run", str(tmp_path), CheckpointConfig(save_checkpoint_steps=STEPS))
     Model(step).train(
-        1, dataset(data), callbacks=[LossMonitor(1), saver, losses], dataset_sink_mode=sink,
+        1,
+        dataset(data),
+        callbacks=[LossMonitor(1), saver, losses],
+        dataset_sink_mode=sink,
         sink_size=-1,
     )
     same(weights(net), reference["weights"], 1e-5)
@@ -131,7 +145,9 @@ def test_as_the_optimizer_of_a_model(reference, mode) -> None:
     """Model(net, loss_fn, optimizer=THOR(...)): MindSpore's own training cell."""
     ms.set_context(mode=mode)
     net, data = problem()
-    Model(net, cross_entropy(), optimizer=thor(net)).train(1, dataset(data), dataset_sink_mode=False)
+    Model(net, cross_entropy(), optimizer=thor(net)).train(
+        1, dataset(data), dataset_sink_mode=False
+    )
     same(weights(net), reference["weights"], 1e-5)
 
 
@@ -147,7 +163,9 @@ def test_as_the_optimizer_of_a_model(reference, mode) -> None:
 def test_any_other_optimizer_is_nn_train_one_step_cell(make) -> None:
     net, data = problem(4)
     optimizer = make(net)
-    plain = nn.TrainOneStepCell(nn.WithLossCell(net, cross_entropy()), optimizer, sens=float(optimizer.loss_scale))
+    plain = nn.TrainOneStepCell(
+        nn.WithLossCell(net, cross_entropy()), optimizer, sens=float(optimizer.loss_scale)
+    )
     losses = train(plain.set_train(), data)
     net2, _ = problem(4)
     step = TrainStep(net2, cross_entropy(), make(net2))
@@ -177,7 +195,8 @@ def test_batches_of_different_size() -> None:
     """N is the batch's own: factors, LayerNorm's rule and embeddings follow a smaller last batch."""
     net, ids, labels = token_net(batch=5)
     errors, _, _ = compare(
-        net, [(ids, labels), (ids[:3], labels[:3])],
+        net,
+        [(ids, labels), (ids[:3], labels[:3])],
         lambda n: TrainStep(n, cross_entropy(), THOR(n, 0.1)),
         lambda o: Thor(o, lr=0.1, momentum=0.9),
     )
@@ -189,11 +208,18 @@ def test_batches_of_different_size() -> None:
 
 def normed() -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndarray]]]:
     net = nn.SequentialCell(
-        nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dense(48, 3)
+        nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dense(48, 3),
     )
     rng = np.random.default_rng(5)
     data = [
-        (rng.standard_normal((6, 2, 4, 4)).astype(np.float32), rng.integers(0, 3, 6).astype(np.int32))
+        (
+            rng.standard_normal((6, 2, 4, 4)).astype(np.float32),
+            rng.integers(0, 3, 6).astype(np.int32),
+        )
         for _ in range(4)
     ]
     return randomise(net, 5), data
@@ -215,10 +241,13 @@ MAKERS = {
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_bad_batch_leaves_no_trace(name) -> None:
     """good, bad, bad, good == good, good: weights, BatchNorm statistics, momentum, factors, all."""
+    net, data = normed()
+    step = TrainStep(net, cross_entropy(), MAKERS[name](net))
+    start = {k: p.asnumpy().copy() for k, p in step.parameters_dict().items()}
     states = []
     for bad in (False, True):
-        net, data = normed()
-        step = TrainStep(net, cross_entropy(), MAKERS[name](net))
+        for k, p in step.parameters_dict().items():
+            p.set_data(Tensor(start[k]))
         train(step, [data[0]])
         if bad:
             train(step, [spoil(data[1]), spoil(data[2])])
@@ -226,12 +255,15 @@ def test_a_bad_batch_leaves_no_trace(name) -> None:
         train(step, [data[3]])
         assert int(step.skipped_in_a_row.asnumpy()) == 0
         assert int(step.skipped.asnumpy()) == 2 * bad
-        counters = ("global_step", "skipped", "next_factor", "next_inverse")
-        states.append({k: p.asnumpy() for k, p in step.parameters_dict().items() if not k.endswith(counters)})
+        states.append({k: p.asnumpy().copy() for k, p in step.parameters_dict().items()})
     clean, spoilt = states
-    assert set(clean) == set(spoilt) and any("moving_mean" in k for k in clean)
+    assert any("moving_mean" in k for k in clean)
     for key, value in clean.items():
-        np.testing.assert_array_equal(value, spoilt[key], err_msg=key)
+        if not key.endswith(("global_step", "skipped", "next_factor", "next_inverse")):
+            np.testing.assert_array_equal(value, spoilt[key], err_msg=key)
+        if "moving" in key:
+            assert (value != start[key]).any()
+    assert int(spoilt["global_step"][0]) == 4, "a skipped step counts for the schedules"
 
 
 def test_a_bad_first_batch_after_loading_a_checkpoint() -> None:
@@ -245,17 +277,21 @@ def test_a_bad_first_batch_after_loading_a_checkpoint() -> None:
         np.testing.assert_array_equal(p.asnumpy(), loaded[p.name], err_msg=p.name)
 
 
-@pytest.mark.parametrize("position", [1, 2, 3])
-def test_a_bad_batch_inside_an_interval_is_the_same_on_both_paths(position) -> None:
-    """Steps 0 and 2 collect (then 4), 0, 1, 2, ... refresh: bad at a refresh-only and at a capture step."""
+def test_a_bad_batch_inside_an_interval_is_the_same_on_both_paths() -> None:
+    """Steps 0, 2, 4 collect and all refresh: bad at a refresh-only step (1) and at a capture step (4)."""
     results = []
     for wrap in (lambda step: step, Outer):
-        net, data = problem(6)
-        options = {"factor_interval": 2, "inverse_interval": 1, "damping": nn.ExponentialDecayLR(0.3, 0.5, 1)}
+        net, data = problem()
+        options = {
+            "factor_interval": 2,
+            "inverse_interval": 1,
+            "damping": nn.ExponentialDecayLR(0.3, 0.5, 1),
+        }
         step = TrainStep(net, cross_entropy(), thor(net, **options))
-        data[position] = spoil_rows(data[position])
+        for position in (1, 4):
+            data[position] = spoil_rows(data[position])
         train(wrap(step), data)
-        assert int(step.skipped.asnumpy()) == 1
+        assert int(step.skipped.asnumpy()) == 2
         results.append(weights(net) + [c.counts.asnumpy() for c in step.optimizer.curvatures])
     same(*results, 1e-5)
 
@@ -269,9 +305,17 @@ def spoil_rows(batch):
 # -- a factor that cannot be inverted ----------------------------------------------------------------
 
 METHODS = {
-    "thor": lambda net: THOR(net, 0.01, damping=0.25, factor_interval=1000, max_failures=3, trace_thresholds=(0, 0)),
+    "thor": lambda net: THOR(
+        net, 0.01, damping=0.25, factor_interval=1000, max_failures=3, trace_thresholds=(0, 0)
+    ),
     "kfac inverse": lambda net: KFAC(
-        net, 0.01, damping=0.25, factor_interval=1000, max_failures=3, method="inverse", damping_mode="sqrt"
+        net,
+        0.01,
+        damping=0.25,
+        factor_interval=1000,
+        max_failures=3,
+        method="inverse",
+        damping_mode="sqrt",
     ),
     "kfac eigen": lambda net: KFAC(net, 0.01, damping=0.25, factor_interval=1000, max_failures=3),
 }
@@ -279,7 +323,9 @@ DERIVED = ("inverse_a", "inverse_g", "vectors_a", "vectors_g", "values_a", "valu
 
 
 def derived(curvature: nn.Cell) -> list[np.ndarray]:
-    return [getattr(curvature, name).asnumpy().copy() for name in DERIVED if hasattr(curvature, name)]
+    return [
+        getattr(curvature, name).asnumpy().copy() for name in DERIVED if hasattr(curvature, name)
+    ]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -79,6 +79,12 @@ class LayerCurvature(nn.Cell):
                 mean = keep * self.statistics + (1.0 - keep) * mean
             ops.assign(self.statistics, mean)
 
+    def observe(self, matrix: Tensor) -> None:
+        """Let the step's gradient enter, [groups, d_out, d_in(+1)], where statistics come from it.
+
+        Called on the steps that collect, with gradients that are finite and free of the loss scale.
+        """
+
     def positions(self) -> Tensor:
         """T, the number of shared positions."""
         return self.statistics[self.end + 1]

@@ -42,6 +42,30 @@ def pad_axis(x: Tensor, axis: int, amount: int) -> Tensor:
     return ops.concat((x, ops.zeros(tuple(shape), x.dtype)), axis)
 
 
+def split_matrix(matrix: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor:
+    """All blocks of a matrix, ragged ones padded with zeros.
+
+    Args:
+        matrix: [groups, rows.dim, cols.dim].
+        rows: split of the matrix's rows.
+        cols: split of the matrix's columns.
+
+    Returns:
+        [groups * rows.blocks * cols.blocks, rows.size, cols.size].
+    """
+    groups = matrix.shape[0]
+    x = pad_axis(pad_axis(matrix, 1, rows.padded - rows.dim), 2, cols.padded - cols.dim)
+    x = x.reshape((groups, rows.blocks, rows.size, cols.blocks, cols.size))
+    return x.transpose((0, 1, 3, 2, 4)).reshape((-1, rows.size, cols.size))
+
+
+def merge_matrix(blocks: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor:
+    """The inverse of :func:`split_matrix`; what lies in the padding is dropped."""
+    x = blocks.reshape((-1, rows.blocks, cols.blocks, rows.size, cols.size))
+    x = x.transpose((0, 1, 3, 2, 4)).reshape((-1, rows.padded, cols.padded))
+    return x[:, : rows.dim, : cols.dim]
+
+
 def apply_blocks(
     left: Tensor, matrix: Tensor, right: Tensor, rows: BlockLayout, cols: BlockLayout
 ) -> Tensor:

@@ -14,6 +14,9 @@ from mindspore.scipy.linalg import eigh as _eigh
 RESIDUAL_LIMIT = 1e-2
 """Largest accepted entry of ``|M M^-1 - I|``: beyond it a float32 inverse has lost all meaning."""
 
+EIGENVALUE_FLOOR = 1e-7
+"""Smallest eigenvalue of a root as a share of the largest one: float32 resolves nothing below."""
+
 
 def identity_like(matrices: Tensor) -> Tensor:
     """The float32 identity of the matrices' last axis, [d, d]."""
@@ -73,3 +76,24 @@ def eigen_decomposition(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ok = ops.reduce_max(ops.abs(residual)) < RESIDUAL_LIMIT
     finite = ops.isfinite(ops.reduce_sum(residual) + ops.reduce_sum(w))
     return w, q, ops.logical_and(ok, finite)
+
+
+def inverse_root(matrices: Tensor, damping: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """``(matrices + damping I)^(-1/order)`` by eigendecomposition.
+
+    The damping is added to the eigenvalues, so it survives beside entries 1e7 times as large.
+
+    Args:
+        matrices: finite float32 symmetric positive semi-definite [batch, d, d].
+        damping: positive scalar, in the matrices' unit.
+        order: 4 for the inverse fourth root.
+
+    Returns:
+        The symmetric root [batch, d, d], and whether the decomposition succeeded.
+    """
+    values, vectors, ok = eigen_decomposition(matrices)
+    values = values + damping
+    values = ops.maximum(values, EIGENVALUE_FLOOR * values.max(-1, keepdims=True))
+    roots = ops.pow(values, -1.0 / order).expand_dims(1)
+    root = ops.bmm(vectors * roots, vectors.transpose((0, 2, 1)))
+    return root, ops.logical_and(ok, ops.isfinite(ops.reduce_sum(root)))

@@ -9,15 +9,21 @@ from mindspore import nn
 
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.optim.eva import Eva
 from mindspore_thor.optim.first_order import adamw, sgd
 from mindspore_thor.optim.kfac import KFAC
+from mindspore_thor.optim.shampoo import Shampoo
 from mindspore_thor.optim.thor import THOR
+from mindspore_thor.optim.tkfac import TKFAC
 
 METHODS: dict[str, Callable[..., nn.Optimizer]] = {
     "sgd": sgd,
     "adamw": adamw,
     "thor": THOR,
     "kfac": KFAC,
+    "tkfac": TKFAC,
+    "eva": Eva,
+    "shampoo": Shampoo,
 }
 
 # Arguments that are objects of the running program, not settings a configuration could hold.
@@ -80,4 +86,14 @@ def create_optimizer(name: str, net: nn.Cell, learning_rate: Any, **options: Any
     return _factory(name)(net, learning_rate, **options)
 
 
-__all__ = ["KFAC", "METHODS", "THOR", "SecondOrder", "create_optimizer", "optimizer_options"]
+__all__ = [
+    "KFAC",
+    "METHODS",
+    "THOR",
+    "TKFAC",
+    "Eva",
+    "SecondOrder",
+    "Shampoo",
+    "create_optimizer",
+    "optimizer_options",
+]

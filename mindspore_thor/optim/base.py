@@ -20,6 +20,9 @@ Schedule = Union[float, nn.Cell]
 RETRY_DAMPING = 10.0
 """Factor on the damping when a failed refresh is tried again."""
 
+NEVER = 2**31 - 1
+"""A step that does not come."""
+
 _PLAIN, _MATRIX, _BIAS, _ELEMENTWISE = 0, 1, 2, 3
 
 
@@ -62,6 +65,8 @@ class SecondOrder(nn.Optimizer):
     """
 
     supported: tuple[type, ...] = (nn.Dense, nn.Conv2d)
+    derives: bool = True  # whether refreshes happen at all
+    observes: bool = False  # whether statistics are made of the gradients themselves
 
     def __init__(
         self,
@@ -127,7 +132,8 @@ class SecondOrder(nn.Optimizer):
         self.inverse_interval = Interval("inverse_interval", inverse_interval)
         self.due = state(np.ones((), np.int32), f"{label}.due")
         self.next_factor = state(np.zeros((), np.int32), f"{label}.next_factor")
-        self.next_inverse = state(np.zeros((), np.int32), f"{label}.next_inverse")
+        first_inverse = np.full((), 0 if self.derives else NEVER, np.int32)
+        self.next_inverse = state(first_inverse, f"{label}.next_inverse")
         self.samples = state(np.ones((), np.int32), f"{label}.samples")
         self._cover(net, label, token_mode)
 
@@ -187,11 +193,16 @@ class SecondOrder(nn.Optimizer):
             return self.damping(self.global_step).reshape(())
         return self.damping
 
-    def collect(self, fresh: Sequence[Tensor]) -> None:
-        """Let fresh statistics enter, one vector per captured layer."""
+    def collect(self, gradients: Sequence[Tensor]) -> None:
+        """Let fresh statistics enter: gradients of ``parameters``, one probe per captured layer."""
         step = self.step_number()
+        count = len(self.roles)
         for k in range(self.probe_count):
-            self.captured[k].collect(fresh[k])
+            self.captured[k].collect(gradients[count + k])
+        if self.observes:
+            unscaled = self.unscale(gradients[:count])
+            for k in range(len(self.matrices)):
+                self.curvatures[k].observe(self.matrix(k, unscaled))
         ops.assign(self.next_factor, step + self.factor_interval(step))
 
     def refresh(self) -> None:
@@ -217,6 +228,16 @@ class SecondOrder(nn.Optimizer):
         for curvature in self.curvatures:
             curvature.retry(damping)
 
+    def matrix(self, k: int, gradients: Sequence[Tensor]) -> Tensor:
+        """The gradient of layer ``k`` as a float32 matrix [groups, d_out, d_in(+1)]."""
+        weight, bias = self.matrices[k]
+        rows = self.layer_rows[k]
+        matrix = ops.cast(rows.to_matrix(gradients[weight]), ms.float32)
+        if bias >= 0:
+            column = gradients[bias].reshape((rows.groups, -1, 1))
+            matrix = ops.concat((matrix, ops.cast(column, ms.float32)), 2)
+        return matrix
+
     def direction(self, gradients: Sequence[Tensor], lr: Any) -> tuple[Tensor, ...]:
         """Preconditioned gradients, in the parameters' order and shapes."""
         damping = self.current_damping()
@@ -224,14 +245,10 @@ class SecondOrder(nn.Optimizer):
         overlap = Tensor(0.0, ms.float32)
         for k in range(len(self.matrices)):
             if self.is_matrix[k]:
-                weight, bias = self.matrices[k]
-                rows = self.layer_rows[k]
-                matrix = ops.cast(rows.to_matrix(gradients[weight]), ms.float32)
-                if bias >= 0:
-                    column = gradients[bias].reshape((rows.groups, -1, 1))
-                    matrix = ops.concat((matrix, ops.cast(column, ms.float32)), 2)
+                matrix = self.matrix(k, gradients)
                 preconditioned = self.curvatures[k].precondition(matrix, damping)
                 if self.kl_clip is not None:
+                    weight = self.matrices[k][0]
                     rate = lr[weight] if self.is_group_lr else lr
                     overlap = overlap + rate * rate * (preconditioned * matrix).sum()
                 matrices += (preconditioned,)
@@ -307,7 +324,7 @@ class SecondOrder(nn.Optimizer):
                 "mindspore_thor.TrainStep, or differentiate by optimizer.parameters"
             )
         if self.due > 0:
-            self.collect(gradients[count:])
+            self.collect(gradients)
         if self.step_number() >= self.next_inverse:
             self.refresh()
         self.update(gradients[:count])

@@ -28,6 +28,13 @@ def check_count(name: str, value: Any) -> int:
     raise UserError(f"{name}={value!r}: give a whole number of at least 1")
 
 
+def check_decay(factor_decay: Any) -> float:
+    """A moving average's weight of the old value: a number in [0, 1), else a UserError."""
+    if check_number("factor_decay", factor_decay, 0.0) >= 1:
+        raise UserError(f"factor_decay={factor_decay}: give a number in [0, 1)")
+    return float(factor_decay)
+
+
 def check_learning_rate(value: Any) -> Any:
     """``value`` if MindSpore can use it as a learning rate, else a UserError."""
     if isinstance(value, (LearningRateSchedule, Tensor)):

@@ -9,10 +9,9 @@ from mindspore import nn
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.eigen_factors import EigenFactors
 from mindspore_thor.curvature.inverse_factors import InverseFactors
-from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer
 from mindspore_thor.optim.base import Schedule, SecondOrder
-from mindspore_thor.optim.checks import check_choice, check_number
+from mindspore_thor.optim.checks import check_choice, check_decay
 from mindspore_thor.optim.intervals import IntervalLike
 from mindspore_thor.optim.thor import DAMPING_MODES
 
@@ -56,9 +55,7 @@ class KFAC(SecondOrder):
         damping_mode: str = "pi",
         **options: Any,
     ) -> None:
-        self._decay = check_number("factor_decay", factor_decay, 0.0)
-        if self._decay >= 1:
-            raise UserError(f"factor_decay={factor_decay}: give a number in [0, 1)")
+        self._decay = check_decay(factor_decay)
         self._method = check_choice("method", method, ("eigen", "inverse"))
         self._damping_mode = check_choice("damping_mode", damping_mode, DAMPING_MODES)
         super().__init__(

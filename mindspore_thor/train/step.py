@@ -152,7 +152,7 @@ class CaptureStep(nn.Cell):
         """A batch -> loss, gradients of the weights, whether all is finite."""
         loss, gradients, finite = self.backward(*inputs)
         if finite:
-            self.optimizer.collect(gradients[self.count :])
+            self.optimizer.collect(gradients)
         return loss, gradients[: self.count], finite
 
 

@@ -65,7 +65,9 @@ def randomise(net: nn.Cell, seed: int, scale: float = 1.0) -> nn.Cell:
     return net
 
 
-def largest_error(net: nn.Cell, before: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+def largest_error(
+    net: nn.Cell, before: dict[str, np.ndarray], expected: dict[str, np.ndarray]
+) -> dict[str, float]:
     """Error of the change of every weight, relative to the largest entry of the expected change.
 
     ``before`` and ``expected`` (the oracle's new weights) are float64.

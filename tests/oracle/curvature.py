@@ -30,11 +30,17 @@ def rows(layer: Dense | Conv, homogeneous: bool, token_mode: str = "expand") -> 
     return a, g
 
 
-def factors(layer: Dense | Conv, homogeneous: bool = False, token_mode: str = "expand") -> tuple[Array, Array, float]:
+def factors(
+    layer: Dense | Conv, homogeneous: bool = False, token_mode: str = "expand"
+) -> tuple[Array, Array, float]:
     """A [groups, d_in, d_in], G [groups, d_out, d_out], T."""
     a, g = rows(layer, homogeneous, token_mode)
     n, _, t, _ = a.shape
-    return np.einsum("ngti,ngtj->gij", a, a) / (n * t), np.einsum("ngti,ngtj->gij", g, g) / (n * t), float(t)
+    return (
+        np.einsum("ngti,ngtj->gij", a, a) / (n * t),
+        np.einsum("ngti,ngtj->gij", g, g) / (n * t),
+        float(t),
+    )
 
 
 def matrix(layer: Dense | Conv, homogeneous: bool) -> Array:
@@ -65,7 +71,9 @@ def damping_pair(mode: str, x: float, a: Array, g: Array) -> tuple[float, float]
     return np.sqrt(x) * pi, np.sqrt(x) / pi
 
 
-def inverses(a: Array, g: Array, t: float, lam: float, mode: str, split: int | None) -> tuple[Array, Array]:
+def inverses(
+    a: Array, g: Array, t: float, lam: float, mode: str, split: int | None
+) -> tuple[Array, Array]:
     """(1/T) (A^ + d_A I)^-1 and (G^ + d_G I)^-1, per group."""
     out_a, out_g = [], []
     for k in range(len(a)):
@@ -93,14 +101,22 @@ def embedding_factors(layer: Embedding) -> tuple[Array, Array]:
     """Token counts / N, and the mean over looked-up rows of g g^T with g = N dL/ds."""
     n = layer.x.shape[0]
     g = n * layer.ds.reshape(-1, layer.ds.shape[-1])
-    return np.bincount(layer.x.reshape(-1), minlength=len(layer.p["embedding_table"])) / n, g.T @ g / len(g)
+    return np.bincount(
+        layer.x.reshape(-1), minlength=len(layer.p["embedding_table"])
+    ) / n, g.T @ g / len(g)
 
 
-def fisher_trace(a: Array, g: Array, t: float, lam: float, form: str, include_damping: bool) -> float:
+def fisher_trace(
+    a: Array, g: Array, t: float, lam: float, form: str, include_damping: bool
+) -> float:
     """tr(F + lam I) summed over groups."""
     lam = lam if include_damping else 0.0
     total = 0.0
     for k in range(len(a)):
         ta, tg, di, do = np.trace(a[k]), np.trace(g[k]), len(a[k]), len(g[k])
-        total += t * (ta + lam * di) * (tg + lam * do) if form == "product" else t * ta * tg + lam * di * do
+        total += (
+            t * (ta + lam * di) * (tg + lam * do)
+            if form == "product"
+            else t * ta * tg + lam * di * do
+        )
     return total

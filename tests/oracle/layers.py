@@ -15,7 +15,9 @@ class Layer:
     """A differentiable map with parameters ``p`` and their gradients ``d``."""
 
     def __init__(self, **parameters: Array) -> None:
-        self.p = {k: np.asarray(v, np.float64).copy() for k, v in parameters.items() if v is not None}
+        self.p = {
+            k: np.asarray(v, np.float64).copy() for k, v in parameters.items() if v is not None
+        }
         self.d: dict[str, Array] = {}
 
     def forward(self, x: Array) -> Array:
@@ -63,7 +65,9 @@ class TokenMean(Layer):
 class Dense(Layer):
     """y = act(x W^T + b) on the last axis."""
 
-    def __init__(self, weight: Array, bias: Array | None = None, activation: Layer | None = None) -> None:
+    def __init__(
+        self, weight: Array, bias: Array | None = None, activation: Layer | None = None
+    ) -> None:
         super().__init__(weight=weight, bias=bias)
         self.activation = activation
 

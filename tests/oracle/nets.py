@@ -61,17 +61,25 @@ def mlp(batch: int = 8, seed: int = 3, sizes: tuple[int, ...] = (5, 7, 3)) -> Pr
         layers.append(nn.Dense(d_in, d_out, activation=None if last else "leakyrelu"))
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, sizes[0])).astype(np.float32)
-    return randomise(nn.SequentialCell(*layers), seed), x, rng.integers(0, sizes[-1], batch).astype(np.int32)
+    return (
+        randomise(nn.SequentialCell(*layers), seed),
+        x,
+        rng.integers(0, sizes[-1], batch).astype(np.int32),
+    )
 
 
-def batches(x: np.ndarray, labels: np.ndarray, steps: int, seed: int = 9) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(
+    x: np.ndarray, labels: np.ndarray, steps: int, seed: int = 9
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Different batches of one shape: scaled and permuted images, permuted ids."""
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(steps):
         if x.dtype == np.int32:
             new = rng.permuted(x, axis=1)
-            new = np.where(rng.random(x.shape) < 0.3, rng.integers(0, 10, x.shape), new).astype(np.int32)
+            new = np.where(rng.random(x.shape) < 0.3, rng.integers(0, 10, x.shape), new).astype(
+                np.int32
+            )
         else:
             new = (rng.standard_normal(x.shape) * rng.uniform(0.7, 1.5)).astype(np.float32)
         out.append((new, rng.integers(0, int(labels.max()) + 1, labels.shape).astype(np.int32)))

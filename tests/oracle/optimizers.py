@@ -115,9 +115,16 @@ def _into(layer: Layer, v: Array, homogeneous: bool) -> dict[str, Array]:
 
 class Thor(Base):
     def __init__(
-        self, net: Net, *, split_dim: int | None = 128, damping_mode: str = "sqrt",
-        trace_thresholds: tuple[float, float] = (0.01, 0.0), trace_include_damping: bool = True,
-        trace_form: str = "literal", trace_baseline: str = "accepted", **base,
+        self,
+        net: Net,
+        *,
+        split_dim: int | None = 128,
+        damping_mode: str = "sqrt",
+        trace_thresholds: tuple[float, float] = (0.01, 0.0),
+        trace_include_damping: bool = True,
+        trace_form: str = "literal",
+        trace_baseline: str = "accepted",
+        **base,
     ) -> None:
         super().__init__(net, **base)
         self.split, self.mode, (self.w1, self.w2) = split_dim, damping_mode, trace_thresholds
@@ -170,8 +177,14 @@ class Thor(Base):
 
 class Kfac(Base):
     def __init__(
-        self, net: Net, *, factor_decay: float = 0.95, kl_clip: float | None = 0.001,
-        method: str = "eigen", damping_mode: str = "pi", **base,
+        self,
+        net: Net,
+        *,
+        factor_decay: float = 0.95,
+        kl_clip: float | None = 0.001,
+        method: str = "eigen",
+        damping_mode: str = "pi",
+        **base,
     ) -> None:
         super().__init__(net, **base)
         self.decay, self.kl, self.method, self.mode = factor_decay, kl_clip, method, damping_mode

@@ -1,0 +1,78 @@
+"""Eva: a rank-one curvature from the means of inputs and output gradients (methods section 4)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.base import LayerCurvature
+
+
+class MeanRule(nn.Cell):
+    """Backward rule: the mean input, the mean output gradient, then (1, T, N), as one vector.
+
+    Means are taken over samples and positions, for every group of a convolution.
+
+    Args:
+        rows: the layer's geometry.
+        homogeneous: whether a one is appended to the mean input, so that it covers the bias.
+    """
+
+    def __init__(self, rows: nn.Cell, homogeneous: bool) -> None:
+        super().__init__()
+        self.rows = rows
+        self.homogeneous = homogeneous
+
+    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """X and the gradient of the layer's output -> statistics."""
+        # Patches and token rows are linear in x: the mean over the batch may come first, which
+        # leaves one image to unfold instead of N. The sum of dL/ds over the batch is likewise the
+        # mean of g = N dL/ds.
+        a = self.rows.input_columns(ops.cast(x, ms.float32).mean(0, keep_dims=True)).mean((0, 3))
+        g = self.rows.output_columns(dout.sum(0, keepdims=True)).mean((0, 3))
+        if self.homogeneous:
+            a = ops.concat((a, ops.ones((a.shape[0], 1), ms.float32)), 1)
+        meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
+        return ops.concat((a.reshape(-1), g.reshape(-1), meta))
+
+
+class RankOne(LayerCurvature):
+    """V = (1/lam) [D - (g^T D a) / (lam + |a|^2 |g|^2) g a^T] with averaged means a and g.
+
+    That is (C + lam I)^-1 vec(D) for the rank-one C = (a (x) g)(a (x) g)^T, by the
+    Sherman-Morrison formula. Nothing is derived from the statistics, so nothing needs refreshing.
+
+    Args:
+        name: prefix of the parameters' names.
+        rows: the layer's geometry.
+        homogeneous: whether the bias is part of the matrix.
+        decay: weight of the old means in the moving average; the first update overwrites.
+    """
+
+    def __init__(self, name: str, rows: nn.Cell, homogeneous: bool, decay: float) -> None:
+        self.d_in = rows.d_in + int(homogeneous)
+        self.end_a = rows.groups * self.d_in
+        super().__init__(name, self.end_a + rows.groups * rows.d_out, decay)
+        self.rows = rows
+        self.homogeneous = homogeneous
+
+    def make_rule(self) -> nn.Cell:
+        """Mean input and mean output gradient from one backward pass."""
+        return MeanRule(self.rows, self.homogeneous)
+
+    def mean_a(self) -> Tensor:
+        """Averaged mean input, [groups, d_in(+1), 1]."""
+        return self.statistics[: self.end_a].reshape((self.rows.groups, self.d_in, 1))
+
+    def mean_g(self) -> Tensor:
+        """Averaged mean output gradient, [groups, d_out, 1]."""
+        means = self.statistics[self.end_a : self.end]
+        return means.reshape((self.rows.groups, self.rows.d_out, 1))
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """The rank-one solve with this step's lam."""
+        a, g = self.mean_a(), self.mean_g()
+        overlap = ops.bmm(ops.bmm(g.transpose((0, 2, 1)), matrix), a)
+        size = (a * a).sum((1, 2), keepdims=True) * (g * g).sum((1, 2), keepdims=True)
+        correction = ops.bmm(g * (overlap / (damping + size)), a.transpose((0, 2, 1)))
+        return (matrix - correction) / damping

@@ -1,0 +1,84 @@
+"""Shampoo: preconditioners made of the gradients themselves (Gupta et al. 2018, methods section 4)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.base import LayerCurvature, state
+from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
+from mindspore_thor.linalg.inverse import inverse_root
+
+_SMALLEST_NORM = 1e-30
+_ROOT = 4
+"""Two sides, each to the power -1/4."""
+
+
+class GradientRoots(LayerCurvature):
+    """V = L^-1/4 D R^-1/4 on every block of the gradient matrix.
+
+    L = epsilon I + sum D D^T and R = epsilon I + sum D^T D over the observed gradients. Each block
+    of at most ``max_dim`` rows and columns has an L and an R of its own. Groups of a convolution
+    are separate matrices. epsilon reaches :meth:`derive` as its damping and is added to the
+    eigenvalues; the stored sums start from zero.
+
+    Args:
+        name: prefix of the parameters' names.
+        rows: the layer's geometry.
+        max_dim: largest side of a block.
+        graft: whether V gets the norm of D, for the layer as a whole.
+    """
+
+    def __init__(self, name: str, rows: nn.Cell, max_dim: int, graft: bool) -> None:
+        super().__init__(name, 0)
+        self.rows = rows
+        self.graft = graft
+        self.left = block_layout(rows.d_out, max_dim)
+        self.right = block_layout(rows.d_in, max_dim)
+        blocks = rows.groups * self.left.blocks * self.right.blocks
+
+        def filled(size: int, diagonal: float) -> np.ndarray:
+            return np.tile(diagonal * np.eye(size, dtype=np.float32), (blocks, 1, 1))
+
+        self.sum_left = state(filled(self.left.size, 0.0), f"{name}.sum_left")
+        self.sum_right = state(filled(self.right.size, 0.0), f"{name}.sum_right")
+        self.root_left = state(filled(self.left.size, 1.0), f"{name}.root_left")
+        self.root_right = state(filled(self.right.size, 1.0), f"{name}.root_right")
+
+    def observe(self, matrix: Tensor) -> None:
+        """Add D D^T and D^T D of every block."""
+        blocks = split_matrix(matrix, self.left, self.right)
+        transposed = blocks.transpose((0, 2, 1))
+        ops.assign_add(self.sum_left, ops.bmm(blocks, transposed))
+        ops.assign_add(self.sum_right, ops.bmm(transposed, blocks))
+
+    def derive(self, damping: Tensor) -> None:
+        """Both roots; a failed decomposition keeps the last good ones."""
+        # The decomposition must not see a NaN: the iteration behind it need not end then.
+        if ops.isfinite(ops.reduce_sum(self.sum_left) + ops.reduce_sum(self.sum_right)):
+            self.decompose(damping)
+        else:
+            self.count(0, 0, 1)
+
+    def decompose(self, damping: Tensor) -> None:
+        """The inverse fourth roots, stored where both are sound."""
+        left, ok_left = inverse_root(self.sum_left, damping, _ROOT)
+        right, ok_right = inverse_root(self.sum_right, damping, _ROOT)
+        ok = ops.logical_and(ok_left, ok_right)
+        ops.assign(self.root_left, ops.where(ok, left, self.root_left))
+        ops.assign(self.root_right, ops.where(ok, right, self.root_right))
+        done = ops.cast(ok, ms.int32)
+        self.count(done, 0, 1 - done)
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """The product with both stored roots, block by block."""
+        blocks = split_matrix(matrix, self.left, self.right)
+        blocks = ops.bmm(ops.bmm(self.root_left, blocks), self.root_right)
+        result = merge_matrix(blocks, self.left, self.right)
+        if self.graft:
+            norm = ops.sqrt((result * result).sum())
+            result = result * (
+                ops.sqrt((matrix * matrix).sum()) / ops.maximum(norm, _SMALLEST_NORM)
+            )
+        return result
