@@ -39,7 +39,7 @@ def test_three_steps_of_the_formula(mode) -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_baselines_decay_matrices_only(name) -> None:
-    """With a gradient of zero only decay moves a weight: by lr * decay * w, and biases not at all."""
+    """With a gradient of zero only decay moves a weight: by lr * decay * w; biases stay."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     net = nn.SequentialCell(nn.Conv2d(2, 3, 1, has_bias=True), nn.BatchNorm2d(3))
     net[0].bias.set_data(Tensor(np.ones(3, np.float32)))

@@ -125,7 +125,7 @@ def test_apply_blocks_is_the_block_diagonal_product(
 @few
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 30), st.floats(1e-3, 10.0))
 def test_damped_inverse(count, d, rank, damping) -> None:
-    """M M^-1 = I for every positive semi-definite matrix, also a rank-deficient one, and symmetric."""
+    """M M^-1 = I, also for a rank-deficient matrix, and the inverse is exactly symmetric."""
     x = normal(6, count, rank, d).astype(np.float64)
     m = (x.transpose(0, 2, 1) @ x / rank).astype(np.float32)
     inverse, ok = damped_inverse(Tensor(m), Tensor(damping, ms.float32))
@@ -139,7 +139,7 @@ def test_damped_inverse(count, d, rank, damping) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5])
 def test_damped_inverse_says_that_it_failed(bad) -> None:
-    """NaN, infinity, and a matrix that damping makes exactly singular: ok is false, nothing raises."""
+    """NaN, infinity, and what damping makes exactly singular: ok is false, nothing raises."""
     m = np.eye(3, dtype=np.float32)[None].repeat(2, 0)
     m[1] = np.eye(3) * bad if np.isfinite(bad) else bad
     _, ok = damped_inverse(Tensor(m), Tensor(0.5, ms.float32))

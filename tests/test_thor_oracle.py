@@ -130,7 +130,7 @@ def test_stale_inverse_keeps_the_damping_it_was_made_with() -> None:
     net, x, labels = mlp()
     damping, now = schedule(0.4, 0.5)
     shared = {"factor_interval": 10, "inverse_interval": 10, "split_dim": 4, "momentum": 0.0}
-    errors, oracle, step = compare(
+    errors, _, step = compare(
         net,
         batches(x, labels, 3),
         lambda n: TrainStep(n, cross_entropy(), THOR(n, 0.1, damping=damping, **shared)),

@@ -1,9 +1,10 @@
 """What MindSpore's own nn.thor gets wrong, each as a test of ours; and bad arguments.
 
 The list is that of 2.10's nn.thor: conv factors from batch-averaged patches, A of a Dense layer
-divided by its width, dropped dilation, groups, bias and activation, the prefix "wide", weight decay
-on BatchNorm, a learning rate that must be a Tensor, no evaluation during training, no training where
-an epoch is shorter than the interval (test_intervals.py), no parameter groups (test_thor_oracle.py).
+divided by its width, dropped dilation, groups, bias and activation, the prefix "wide", weight
+decay on BatchNorm, a learning rate that must be a Tensor, no evaluation during training, no
+training where an epoch is shorter than the interval (test_intervals.py), no parameter groups
+(test_thor_oracle.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trace rule of methods.md section 1.2: check T4, its variants, and what a stopped layer does."""
+"""The trace rule (methods.md 1.2): check T4, its variants, and what a stopped layer does."""
 
 from __future__ import annotations
 

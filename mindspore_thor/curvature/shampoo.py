@@ -1,4 +1,4 @@
-"""Shampoo: preconditioners made of the gradients themselves (Gupta et al. 2018, methods section 4)."""
+"""Shampoo: preconditioners made of the gradients themselves (Gupta et al. 2018)."""
 
 from __future__ import annotations
 
