@@ -15,4 +15,5 @@ cd -- "$REPO_ROOT" || exit
 "$PYTHON" -m ruff check . </dev/null || exit
 "$PYTHON" -m ruff format --check . </dev/null || exit
 "$PYTHON" -m mypy </dev/null || exit
-run_python -m pytest "$@"
+# Most of the time is graph compilation, which uses one core: two files run side by side.
+run_python -m pytest -n 2 --dist loadfile "$@"
