@@ -33,6 +33,7 @@ def assert_close(errors: dict[str, float], tolerance: float = TOLERANCE) -> None
     assert not bad, bad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

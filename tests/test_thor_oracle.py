@@ -53,6 +53,7 @@ def assert_factors(oracle: Thor, step: TrainStep) -> None:
         assert float(curvature.positions().asnumpy()) == t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -94,6 +95,7 @@ def schedule(start: float, factor: float):
     return nn.ExponentialDecayLR(start, factor, 1), lambda step: start * factor**step
 
 
+@pytest.mark.slow
 def test_five_steps_with_everything_changing() -> None:
     """Momentum, weight decay, decaying damping and learning rate, uneven intervals, trace rule."""
     net, x, labels = conv_net()

@@ -157,7 +157,7 @@ def test_it_is_an_optimizer_of_mindspore() -> None:
         assert [p.name for p in optimizer.weights] == [p.name for p in net.trainable_params()]
 
 
-# -- bad arguments -----------------------------------------------------------------------------------
+# -- bad arguments ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [THOR, KFAC])

@@ -192,7 +192,7 @@ def test_a_net_that_returns_its_loss(reference) -> None:
 
 
 def test_batches_of_different_size() -> None:
-    """N is the batch's own: factors, LayerNorm's rule and embeddings follow a smaller last batch."""
+    """N is the batch's own: factors, LayerNorm's rule and embeddings follow a smaller batch."""
     net, ids, labels = token_net(batch=5)
     errors, _, _ = compare(
         net,
@@ -203,7 +203,7 @@ def test_batches_of_different_size() -> None:
     assert max(errors.values()) < 2e-5, errors
 
 
-# -- a loss that is not finite -----------------------------------------------------------------------
+# -- a loss that is not finite ---------------------------------------------------------------------
 
 
 def normed() -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndarray]]]:
@@ -302,7 +302,7 @@ def spoil_rows(batch):
     return x, batch[1]
 
 
-# -- a factor that cannot be inverted ----------------------------------------------------------------
+# -- a factor that cannot be inverted --------------------------------------------------------------
 
 METHODS = {
     "thor": lambda net: THOR(
