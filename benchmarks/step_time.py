@@ -25,6 +25,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindspore_thor.curvature.base import FACTORS, SPECTRUM
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer
 from mindspore_thor.train.step import TrainStep
@@ -40,6 +41,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "kfac_eigen": ("kfac", {**INTERVALS, "method": "eigen"}),
     "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
     "tkfac": ("tkfac", INTERVALS),
+    "ekfac": ("ekfac", INTERVALS),
     "eva": ("eva", {}),
     "shampoo": ("shampoo", INTERVALS),
 }
@@ -79,7 +81,8 @@ class Runner:
             self.timed("plain", lambda: step.whole.compile_and_run(*batch))
             return
         self.timed("plain", lambda: step.plain.compile_and_run(*batch))
-        optimizer.due.set_data(Tensor(1, ms.int32))
+        everything = FACTORS + SPECTRUM if optimizer.remeasures else FACTORS
+        optimizer.due.set_data(Tensor(everything, ms.int32))
         size = Tensor(batch[0].shape[0], ms.int32)
 
         def factor() -> Any:
@@ -92,8 +95,14 @@ class Runner:
             curvature.active.set_data(Tensor(1, ms.int32))
             if hasattr(curvature, "trace_baseline"):
                 curvature.trace_baseline.set_data(Tensor(-1.0, ms.float32))
-        if optimizer.derives:
-            self.timed("inverse", step.renew.compile_and_run)
+        if not optimizer.derives:
+            return
+
+        def inverse() -> Any:
+            done = step.renew.compile_and_run()
+            return step.capture.compile_and_run(*batch) if optimizer.remeasures else done
+
+        self.timed("inverse", inverse)
 
     def summary(self, skip: int) -> dict[str, float]:
         """Medians in seconds, and the amortised step."""

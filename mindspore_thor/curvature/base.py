@@ -18,6 +18,9 @@ _KEPT = Tensor([0, 1, 0, 0], ms.int32)
 _FAILED = Tensor([0, 0, 1, 1], ms.int32)
 _ROW = Tensor([0, 0, 0, 1], ms.int32)
 
+FACTORS, SPECTRUM = 1, 2
+"""What a step collects, as bits: ordinary statistics; those that need the current eigenbasis."""
+
 META = 3
 """Last entries of every statistics vector: uses of the layer, positions T, samples N."""
 
@@ -54,13 +57,14 @@ class LayerCurvature(nn.Cell):
         """The cell (x, out, dout, state) -> statistics that runs in the backward pass."""
         raise TypeError(f"{type(self).__name__} captures nothing")
 
-    def capture_state(self) -> tuple[Tensor, ...]:
-        """Values that the rule needs besides the layer's input, output and output gradient.
+    def capture_state(self) -> Tensor:
+        """What the rule needs besides the layer's input, output and output gradient.
 
-        They must be the results of operators, not parameters: a parameter read inside the backward
-        rule would keep the compiler from pruning it.
+        It must be the result of an operator, not a parameter: a parameter read inside the backward
+        rule would keep the compiler from pruning it. And it must be one tensor: a tuple that the
+        forward pass does not use reaches the backward pass as zeros.
         """
-        return (self.active * 1,)
+        return self.active * 1
 
     def collect(self, fresh: Tensor) -> None:
         """Let fresh statistics enter, averaged over the layer's uses in this pass.
@@ -69,15 +73,22 @@ class LayerCurvature(nn.Cell):
         over the uses, and the positions of all uses count. No uses means that nothing was
         collected (a stopped layer), and leaves everything as it is.
         """
-        uses = fresh[self.end]
-        if uses > 0:
-            tail = ops.stack((uses, fresh[self.end + 1] * uses, fresh[self.end + 2]))
-            mean = ops.concat((fresh[: self.end], tail)) / uses
+        if fresh[self.end] > 0:
+            mean = self.averaged(fresh)
             if self.decay > 0:
-                first = ops.cast(self.statistics[self.end] == 0, ms.float32)
-                keep = self.decay * (1.0 - first)
+                keep = self.kept_weight()
                 mean = keep * self.statistics + (1.0 - keep) * mean
             ops.assign(self.statistics, mean)
+
+    def averaged(self, fresh: Tensor) -> Tensor:
+        """Statistics that were added up over the layer's uses, as their mean."""
+        uses = fresh[self.end]
+        tail = ops.stack((uses, fresh[self.end + 1] * uses, fresh[self.end + 2]))
+        return ops.concat((fresh[: self.end], tail)) / uses
+
+    def kept_weight(self) -> Tensor:
+        """The weight of the stored statistics: ``decay``, but 0 where nothing is stored yet."""
+        return self.decay * ops.cast(self.statistics[self.end] > 0, ms.float32)
 
     def observe(self, matrix: Tensor) -> None:
         """Let the step's gradient enter, [groups, d_out, d_in(+1)], where statistics come from it.

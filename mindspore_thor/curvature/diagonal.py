@@ -20,9 +20,7 @@ class EmbeddingRule(nn.Cell):
         self.rows = rows
         self.layout = block_layout(rows.d_out, None)
 
-    def construct(
-        self, ids: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]
-    ) -> Tensor:
+    def construct(self, ids: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """Token ids and the gradient of the looked-up rows -> statistics."""
         g = block_moments(self.rows.output_columns(dout), self.layout)
         meta = Tensor([1.0, 1.0, self.rows.samples(ids)], ms.float32)

@@ -19,10 +19,13 @@ class EigenFactors(KroneckerCurvature):
         rows: the layer's geometry.
         homogeneous: whether the bias is part of the matrix.
         decay: moving average of the factors, 0 for none.
+        extra: further statistics of a subclass.
     """
 
-    def __init__(self, name: str, rows: nn.Cell, homogeneous: bool, decay: float) -> None:
-        super().__init__(name, rows, homogeneous, None, decay)
+    def __init__(
+        self, name: str, rows: nn.Cell, homogeneous: bool, decay: float, extra: int = 0
+    ) -> None:
+        super().__init__(name, rows, homogeneous, None, decay, extra)
         groups, d_in, d_out = rows.groups, self.right.dim, self.left.dim
 
         def eye(d: int) -> np.ndarray:
@@ -55,6 +58,10 @@ class EigenFactors(KroneckerCurvature):
         ops.assign(self.vectors_g, ops.where(ok, vectors_g, self.vectors_g))
         ops.assign(self.values_a, ops.where(ok, values_a * self.positions(), self.values_a))
         ops.assign(self.values_g, ops.where(ok, values_g, self.values_g))
+        self.settle(ok)
+
+    def settle(self, ok: Tensor) -> None:
+        """Count a decomposition that is stored (or not, where ``ok`` is false)."""
         done = ops.cast(ok, ms.int32)
         self.count(done, 0, 1 - done)
 

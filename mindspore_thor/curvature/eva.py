@@ -23,7 +23,7 @@ class MeanRule(nn.Cell):
         self.rows = rows
         self.homogeneous = homogeneous
 
-    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
         # Patches and token rows are linear in x: the mean over the batch may come first, which
         # leaves one image to unfold instead of N. The sum of dL/ds over the batch is likewise the

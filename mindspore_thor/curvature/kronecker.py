@@ -35,7 +35,7 @@ class KroneckerRule(nn.Cell):
         self.left = left
         self.right = right
 
-    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
         columns = self.rows.input_columns(ops.cast(x, ms.float32))
         if self.homogeneous:
@@ -56,21 +56,29 @@ class KroneckerCurvature(LayerCurvature):
         split_dim: block size for both factors, or None for whole factors.
         decay: weight of the old factor in the moving average; 0 replaces it. The first update
             always overwrites.
+        extra: further statistics of a subclass, stored behind G.
     """
 
     def __init__(
-        self, name: str, rows: nn.Cell, homogeneous: bool, split_dim: int | None, decay: float
+        self,
+        name: str,
+        rows: nn.Cell,
+        homogeneous: bool,
+        split_dim: int | None,
+        decay: float,
+        extra: int = 0,
     ) -> None:
         left = block_layout(rows.d_out, split_dim)
         right = block_layout(rows.d_in + int(homogeneous), split_dim)
         length_a = rows.groups * right.blocks * right.size**2
         length_g = rows.groups * left.blocks * left.size**2
-        super().__init__(name, length_a + length_g, decay)
+        super().__init__(name, length_a + length_g + extra, decay)
         self.rows = rows
         self.homogeneous = homogeneous
         self.left = left
         self.right = right
         self.end_a = length_a
+        self.end_g = length_a + length_g
 
     def make_rule(self) -> nn.Cell:
         """Blocks of A and G from one backward pass."""
@@ -84,7 +92,7 @@ class KroneckerCurvature(LayerCurvature):
     def factor_g(self) -> Tensor:
         """Blocks of G, [groups, blocks, size, size]."""
         b = self.left
-        blocks = self.statistics[self.end_a : self.end]
+        blocks = self.statistics[self.end_a : self.end_g]
         return blocks.reshape((self.rows.groups, b.blocks, b.size, b.size))
 
 

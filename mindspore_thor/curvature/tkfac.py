@@ -42,7 +42,7 @@ class WeightedMomentsRule(nn.Cell):
         self.left = left
         self.right = right
 
-    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
         a = self.rows.input_columns(ops.cast(x, ms.float32))
         if self.homogeneous:

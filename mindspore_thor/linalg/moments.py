@@ -43,3 +43,73 @@ def with_ones(columns: Tensor) -> Tensor:
     """Homogeneous coordinates: a row of ones appended to [N, groups, d, T]."""
     n, groups, _, positions = columns.shape
     return ops.concat((columns, ops.ones((n, groups, 1, positions), columns.dtype)), 2)
+
+
+LARGEST_CHUNK = 2**24
+"""Most entries (64 MB of float32) of per-sample matrices that are held at a time."""
+
+
+def projected_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+    """Mean square of per-sample gradients in a Kronecker basis.
+
+    Args:
+        a: [N, groups, d_in, T].
+        g: [N, groups, d_out, T].
+        basis_a: orthonormal columns [groups, d_in, d_in].
+        basis_g: orthonormal columns [groups, d_out, d_out].
+
+    Returns:
+        float32 [groups, d_out, d_in]: (1/N) sum_n (Qg^T (sum_t g a^T) Qa)^2, entry by entry.
+    """
+    if a.shape[3] == 1:
+        return _rank_one_squares(a, g, basis_a, basis_g)
+    return _summed_squares(a, g, basis_a, basis_g)
+
+
+def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+    """One position: a rank-one matrix stays one, and its square is that of its two vectors."""
+    n, groups, d_in, _ = a.shape
+    rows_a = ops.bmm(a.reshape((n, groups, d_in)).transpose((1, 0, 2)), basis_a)
+    rows_g = ops.bmm(g.reshape((n, groups, g.shape[2])).transpose((1, 0, 2)), basis_g)
+    return _INNER(rows_g * rows_g, rows_a * rows_a) * (1.0 / n)
+
+
+def _summed_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+    """Several positions: as many per-sample matrices at a time as fit a chunk."""
+    n, groups, d_in, positions = a.shape
+    d_out = g.shape[2]
+    chunk = max(1, min(n, LARGEST_CHUNK // (groups * d_in * d_out)))
+    total = ops.zeros((groups, d_out, d_in), ms.float32)
+    for start in range(0, n, chunk):
+        part_a, part_g = a[start : start + chunk], g[start : start + chunk]
+        # Rotate whichever is smaller: the rows before the sum over positions, or the sums.
+        if positions * (d_in * d_in + d_out * d_out) < d_in * d_out * (d_in + d_out):
+            matrices = _rotated_rows(part_a, part_g, basis_a, basis_g)
+        else:
+            matrices = _rotated_matrices(part_a, part_g, basis_a, basis_g)
+        total = total + (matrices * matrices).sum(1)
+    return total * (1.0 / n)
+
+
+def _rotated_rows(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+    """Per-sample matrices [groups, n, d_out, d_in] by way of rotated rows."""
+    n, groups, d_in, positions = a.shape
+    d_out = g.shape[2]
+    rows_a = a.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_in))
+    rows_g = g.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_out))
+    rows_a = ops.bmm(rows_a, basis_a).reshape((groups * n, positions, d_in))
+    rows_g = ops.bmm(rows_g, basis_g).reshape((groups * n, positions, d_out))
+    return _INNER(rows_g, rows_a).reshape((groups, n, d_out, d_in))
+
+
+def _rotated_matrices(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+    """The same, rotating the sums over positions."""
+    n, groups, d_in, positions = a.shape
+    d_out = g.shape[2]
+    x = _OUTER(a.reshape((n * groups, d_in, positions)), g.reshape((n * groups, d_out, positions)))
+    if groups > 1:
+        x = x.reshape((n, groups, d_in, d_out)).transpose((1, 0, 2, 3))
+    x = ops.bmm(x.reshape((groups, n * d_in, d_out)), basis_g)
+    x = x.reshape((groups, n, d_in, d_out)).transpose((0, 1, 3, 2))
+    x = ops.bmm(x.reshape((groups, n * d_out, d_in)), basis_a)
+    return x.reshape((groups, n, d_out, d_in))

@@ -9,6 +9,7 @@ from mindspore import nn
 
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.optim.ekfac import EKFAC
 from mindspore_thor.optim.eva import Eva
 from mindspore_thor.optim.first_order import adamw, sgd
 from mindspore_thor.optim.kfac import KFAC
@@ -21,6 +22,7 @@ METHODS: dict[str, Callable[..., nn.Optimizer]] = {
     "adamw": adamw,
     "thor": THOR,
     "kfac": KFAC,
+    "ekfac": EKFAC,
     "tkfac": TKFAC,
     "eva": Eva,
     "shampoo": Shampoo,
@@ -87,6 +89,7 @@ def create_optimizer(name: str, net: nn.Cell, learning_rate: Any, **options: Any
 
 
 __all__ = [
+    "EKFAC",
     "KFAC",
     "METHODS",
     "THOR",

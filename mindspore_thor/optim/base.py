@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature, state
+from mindspore_thor.curvature.base import FACTORS, SPECTRUM, LayerCurvature, state
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
 from mindspore_thor.optim.checks import check_count, check_learning_rate, check_number
@@ -67,6 +67,7 @@ class SecondOrder(nn.Optimizer):
     supported: tuple[type, ...] = (nn.Dense, nn.Conv2d)
     derives: bool = True  # whether refreshes happen at all
     observes: bool = False  # whether statistics are made of the gradients themselves
+    remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
 
     def __init__(
         self,
@@ -203,7 +204,10 @@ class SecondOrder(nn.Optimizer):
             unscaled = self.unscale(gradients[:count])
             for k in range(len(self.matrices)):
                 self.curvatures[k].observe(self.matrix(k, unscaled))
-        ops.assign(self.next_factor, step + self.factor_interval(step))
+        planned = step + self.factor_interval(step)
+        if self.remeasures:
+            planned = ops.where(self.due == SPECTRUM, self.next_factor, planned)
+        ops.assign(self.next_factor, planned)
 
     def refresh(self) -> None:
         """Derive inverses (or what the method uses) from the statistics."""
@@ -212,6 +216,8 @@ class SecondOrder(nn.Optimizer):
         for curvature in self.curvatures:
             curvature.refresh(damping)
         ops.assign(self.next_inverse, step + self.inverse_interval(step))
+        if self.remeasures:
+            ops.assign(self.due, SPECTRUM * ops.ones_like(self.due))
 
     def refresh_stored(self) -> None:
         """Refresh where that is due and this step collects nothing.
@@ -312,11 +318,15 @@ class SecondOrder(nn.Optimizer):
     def advance(self) -> None:
         """Count the step and say whether the next one collects statistics."""
         self.assignadd(self.global_step, self.global_step_increase_tensor)
-        due = ops.cast(self.step_number() >= self.next_factor, ms.int32)
+        step = self.step_number()
+        due = FACTORS * ops.cast(step >= self.next_factor, ms.int32)
+        if self.remeasures:
+            # Where a refresh follows, what depends on the old basis would be thrown away.
+            due = ops.where(step >= self.next_inverse, due, due * (1 + SPECTRUM))
         ops.assign(self.due, due)
 
-    def construct(self, gradients: Sequence[Tensor]) -> Tensor:
-        """All phases in one graph: gradients of ``parameters``, the statistics last."""
+    def prepare(self, gradients: Sequence[Tensor]) -> None:
+        """All that comes before the update: gradients of ``parameters``, the statistics last."""
         count = len(self.roles)
         if len(gradients) != count + self.probe_count:
             raise ValueError(
@@ -327,7 +337,11 @@ class SecondOrder(nn.Optimizer):
             self.collect(gradients)
         if self.step_number() >= self.next_inverse:
             self.refresh()
-        self.update(gradients[:count])
+
+    def construct(self, gradients: Sequence[Tensor]) -> Tensor:
+        """All phases in one graph: gradients of ``parameters``, the statistics last."""
+        self.prepare(gradients)
+        self.update(gradients[: len(self.roles)])
         return self.step_number()
 
     # -- on the host --------------------------------------------------------------------------

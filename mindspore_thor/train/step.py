@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
-from mindspore_thor.curvature.base import state
+from mindspore_thor.curvature.base import SPECTRUM, state
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
 
@@ -81,6 +81,11 @@ class Guard(nn.Cell):
         for good, running in zip(self.good, self.running):
             good.set_data(Tensor(running.asnumpy()))
 
+    def rewind(self) -> None:
+        """Put the running statistics back to where they were before this step's forward pass."""
+        for i in range(self.running_count):
+            ops.assign(self.running[i], self.good[i])
+
     def accept(self) -> None:
         """Remember the running statistics of a good step."""
         for i in range(self.running_count):
@@ -89,8 +94,7 @@ class Guard(nn.Cell):
 
     def reject(self) -> None:
         """Count a bad step and put the running statistics back."""
-        for i in range(self.running_count):
-            ops.assign(self.running[i], self.good[i])
+        self.rewind()
         # The step counts for every schedule all the same, so that epochs stay aligned.
         if self.second_order:
             self.optimizer.advance()
@@ -120,6 +124,7 @@ class WholeStep(nn.Cell):
         self.samples = samples
         self.update_only = update_only
         self.all_phases = guard.second_order and not update_only
+        self.remeasures = self.all_phases and guard.optimizer.remeasures
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
@@ -131,12 +136,24 @@ class WholeStep(nn.Cell):
         if finite:
             if self.update_only:
                 self.optimizer.update(gradients)
+            elif self.remeasures:
+                self.optimizer.prepare(gradients)
+                if self.optimizer.due == SPECTRUM:
+                    self.remeasure(*inputs)
+                self.optimizer.update(gradients[: len(self.optimizer.weights)])
             else:
                 self.optimizer(gradients)
             self.guard.accept()
         else:
             self.guard.reject()
         return loss
+
+    def remeasure(self, *inputs: Tensor) -> None:
+        """A second pass over the batch, whose statistics see what was refreshed."""
+        self.guard.rewind()
+        _, gradients, finite = self.backward(*inputs)
+        if finite:
+            self.optimizer.collect(gradients)
 
 
 class CaptureStep(nn.Cell):
@@ -159,13 +176,16 @@ class CaptureStep(nn.Cell):
 class RefreshStep(nn.Cell):
     """The inverses alone."""
 
-    def __init__(self, optimizer: SecondOrder) -> None:
+    def __init__(self, guard: Guard) -> None:
         super().__init__(auto_prefix=False)
-        self.optimizer = optimizer
+        self.guard = guard
+        self.optimizer = guard.optimizer
 
     def construct(self) -> Tensor:
-        """Refresh every layer."""
+        """Refresh every layer; a second pass over the batch starts from where the first one did."""
         self.optimizer.refresh()
+        if self.optimizer.remeasures:
+            self.guard.rewind()
         return self.optimizer.step_number()
 
 
@@ -245,8 +265,8 @@ class TrainStep(nn.Cell):
             plain = Backward(net, loss_fn, optimizer.weights, scale)
             self.plain = WholeStep(plain, self.guard, samples, True)
             self.capture = CaptureStep(backward, optimizer)
-            self.renew = RefreshStep(optimizer)
-            self.again = RetryStep(optimizer)
+            self.renew = RefreshStep(self.guard)
+            self.again = RetryStep(self.guard)
             self.apply_update = ApplyStep(self.guard, samples)
         self._plan: tuple[int, int, int] | None = None
         self._started = False
@@ -273,13 +293,16 @@ class TrainStep(nn.Cell):
             loss, gradients, finite = self.capture.compile_and_run(*inputs)
             # A bad batch must not be inverted: the refresh waits for the next good capture.
             refresh = refresh and bool(finite.asnumpy())
-            if refresh:
-                self._refresh()
+        if refresh:
+            self._refresh()
+            if self.optimizer.remeasures:
+                # The same compiled pass again; what was refreshed tells it what to collect.
+                capture = True
+                loss, gradients, finite = self.capture.compile_and_run(*inputs)
+        if capture:
             samples = Tensor(inputs[0].shape[0], ms.int32)
             self.apply_update.compile_and_run(finite, samples, *gradients)
         else:
-            if refresh:
-                self._refresh()
             loss = self.plain.compile_and_run(*inputs)
         self._plan = None if capture or refresh else (step + 1, next_factor, next_inverse)
         return loss

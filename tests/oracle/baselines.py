@@ -161,3 +161,49 @@ class Shampoo(Baseline):
         if self.grafting == "sgd":
             out *= np.linalg.norm(matrix) / np.linalg.norm(out)
         return out
+
+
+def second_moments(a: Array, g: Array, qa: Array, qg: Array) -> Array:
+    """E[(Qg^T (sum_t g a^T) Qa)^2] per group, from rows [N, groups, T, d]."""
+    m = np.einsum("nkti,nktj->nkij", g, a)
+    return (np.einsum("kip,nkij,kjq->nkpq", qg, m, qa) ** 2).mean(0)
+
+
+class Ekfac(Baseline):
+    """``basis(layer)`` may supply the eigenvectors, which float32 and float64 turn apart where
+    eigenvalues lie close together; they are checked to diagonalise A and G.
+    """
+
+    def __init__(self, net: Net, *, basis=None, **base) -> None:
+        super().__init__(net, **base)
+        self.basis = basis
+
+    def measure(self, layer: Layer, state: State) -> tuple[Array, ...]:
+        return c.factors(layer, self.bias_of(layer), self.token_mode)[:2]
+
+    def spectrum(self, layer: Layer, state: State) -> Array:
+        return second_moments(*c.rows(layer, self.bias_of(layer), self.token_mode), *state.basis)
+
+    def collect(self, layer: Layer, state: State) -> None:
+        super().collect(layer, state)
+        if isinstance(layer, (Dense, Conv)) and self.k < self.next_inverse:
+            state.inverse = average(state.inverse, self.spectrum(layer, state), self.decay)
+
+    def refresh(self, layer: Layer, state: State, lam: float) -> None:
+        if not isinstance(layer, (Dense, Conv)):
+            return
+        if self.basis is None:
+            state.basis = [np.linalg.eigh(m)[1] for m in state.fresh]
+        else:
+            state.basis = self.basis(layer)
+            for q, m in zip(state.basis, state.fresh):
+                turned = q.transpose(0, 2, 1) @ m @ q
+                off = turned * (1 - np.eye(m.shape[-1]))
+                assert np.abs(off).max() < 1e-5 * np.abs(m).max()
+                assert np.abs(q.transpose(0, 2, 1) @ q - np.eye(m.shape[-1])).max() < 1e-5
+        state.inverse = self.spectrum(layer, state)
+
+    def direct(self, state: State, matrix: Array, lam: float) -> Array:
+        qa, qg = state.basis
+        inner = qg.transpose(0, 2, 1) @ matrix @ qa / (state.inverse + lam)
+        return qg @ inner @ qa.transpose(0, 2, 1)

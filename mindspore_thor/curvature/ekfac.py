@@ -1,0 +1,154 @@
+"""EKFAC: the exact second moments of the gradient in KFAC's eigenbasis (George et al. 2018).
+
+With A = Qa da Qa^T and G = Qg dg Qg^T, the diagonal of the Fisher block in the basis Qa (x) Qg is
+S = E[(Qg^T g a^T Qa)^2], taken per sample after the sum over positions; KFAC has T dg da^T instead.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.base import FACTORS, SPECTRUM, state
+from mindspore_thor.curvature.eigen_factors import EigenFactors
+from mindspore_thor.linalg.blocks import BlockLayout
+from mindspore_thor.linalg.moments import block_moments, projected_squares, with_ones
+
+
+class CorrectedRule(nn.Cell):
+    """Backward rule: A and G, then S in the current basis, then (1, T, N), as one float32 vector.
+
+    What the step does not collect is zero, and not computed.
+
+    Args:
+        rows: the layer's geometry.
+        homogeneous: whether a one is appended to a, so that A covers the bias.
+        left: layout of g's dimension (one block).
+        right: layout of a's dimension (one block).
+    """
+
+    def __init__(
+        self, rows: nn.Cell, homogeneous: bool, left: BlockLayout, right: BlockLayout
+    ) -> None:
+        super().__init__()
+        self.rows = rows
+        self.homogeneous = homogeneous
+        self.left = left
+        self.right = right
+        d_in, d_out = right.dim, left.dim
+        self.factor_length = rows.groups * (d_in * d_in + d_out * d_out)
+        self.spectrum_length = rows.groups * d_in * d_out
+
+    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
+        """X, the gradient of the layer's output and (Qa, Qg, due) -> statistics."""
+        groups, d_in, d_out = self.rows.groups, self.right.dim, self.left.dim
+        vectors_a = state[: groups * d_in * d_in].reshape((groups, d_in, d_in))
+        vectors_g = state[groups * d_in * d_in : -1].reshape((groups, d_out, d_out))
+        due = state[-1]
+        a = self.rows.input_columns(ops.cast(x, ms.float32))
+        if self.homogeneous:
+            a = with_ones(a)
+        g = self.rows.output_columns(dout)
+        meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
+        factors = self.factors(a, g, due)
+        return ops.concat((factors, self.spectrum(a, g, due, vectors_a, vectors_g), meta))
+
+    def factors(self, a: Tensor, g: Tensor, due: Tensor) -> Tensor:
+        """A and G, flat."""
+        if due != SPECTRUM:
+            moments_a = block_moments(a, self.right).reshape(-1)
+            moments_g = block_moments(g, self.left).reshape(-1)
+            result = ops.concat((moments_a, moments_g))
+        else:
+            result = ops.zeros((self.factor_length,), ms.float32)
+        return result
+
+    def spectrum(
+        self, a: Tensor, g: Tensor, due: Tensor, vectors_a: Tensor, vectors_g: Tensor
+    ) -> Tensor:
+        """S, flat."""
+        if due != FACTORS:
+            result = projected_squares(a, g, vectors_a, vectors_g).reshape(-1)
+        else:
+            result = ops.zeros((self.spectrum_length,), ms.float32)
+        return result
+
+
+class CorrectedFactors(EigenFactors):
+    """V = Qg [(Qg^T D Qa) / (S + lam)] Qa^T with S measured in the stored basis.
+
+    A new basis makes the stored S meaningless: it is replaced by KFAC's T dg da^T until the first
+    measurement in the new basis, which overwrites. Within one basis S is averaged like A and G.
+
+    Args:
+        name: prefix of the parameters' names.
+        rows: the layer's geometry.
+        homogeneous: whether the bias is part of the matrix.
+        decay: weight of the old A, G and S in their moving averages.
+        due: int32 parameter, what this step collects (FACTORS, SPECTRUM or both).
+    """
+
+    def __init__(
+        self, name: str, rows: nn.Cell, homogeneous: bool, decay: float, due: Tensor
+    ) -> None:
+        self.shape = (rows.groups, rows.d_out, rows.d_in + int(homogeneous))
+        super().__init__(name, rows, homogeneous, decay, int(np.prod(self.shape)))
+        self.due = due
+        self.provisional = state(np.ones((), np.int32), f"{name}.provisional")
+
+    def make_rule(self) -> nn.Cell:
+        """A, G and S from one backward pass."""
+        return CorrectedRule(self.rows, self.homogeneous, self.left, self.right)
+
+    def capture_state(self) -> Tensor:
+        """Qa and Qg, then what to collect, in one vector."""
+        due = ops.cast(self.due, ms.float32).reshape(1)
+        return ops.concat((self.vectors_a.reshape(-1), self.vectors_g.reshape(-1), due))
+
+    def spectrum(self) -> Tensor:
+        """S, [groups, d_out, d_in(+1)]."""
+        return self.statistics[self.end_g : self.end].reshape(self.shape)
+
+    def collect(self, fresh: Tensor) -> None:
+        """Let those of A, G and S enter that this step has collected."""
+        if fresh[self.end] > 0:
+            mean, old = self.averaged(fresh), self.statistics
+            collected = ops.cast(self.due != SPECTRUM, ms.float32)
+            measured = ops.cast(self.due != FACTORS, ms.float32)
+            entering = collected * (1.0 - self.kept_weight())
+            # Sums over positions do not stop at one use: those of several uses add up.
+            spectrum = fresh[self.end_g : self.end]
+            settled = ops.cast(self.provisional == 0, ms.float32)
+            change = measured * (1.0 - self.decay * settled)
+            blended = ops.concat(
+                (
+                    _blend(old[: self.end_g], mean[: self.end_g], entering),
+                    _blend(old[self.end_g : self.end], spectrum, change),
+                    _blend(old[self.end :], mean[self.end :], entering),
+                )
+            )
+            ops.assign(self.statistics, blended)
+            ops.assign(self.provisional, self.provisional * ops.cast(measured == 0, ms.int32))
+
+    def settle(self, ok: Tensor) -> None:
+        """Count the decomposition; in a new basis KFAC's eigenvalues stand in for S."""
+        values = self.values_g.expand_dims(2) * self.values_a.expand_dims(1)
+        head, tail = self.statistics[: self.end_g], self.statistics[self.end :]
+        stand_in = ops.concat((head, values.reshape(-1), tail))
+        ops.assign(self.statistics, ops.where(ok, stand_in, self.statistics))
+        done = ops.cast(ok, ms.int32)
+        ops.assign(self.provisional, ops.maximum(self.provisional, done))
+        self.count(done, 0, 1 - done)
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """Divide by S + lam in the eigenbasis; lam is this step's."""
+        q_a, q_g = self.vectors_a, self.vectors_g
+        inner = ops.bmm(ops.bmm(q_g.transpose((0, 2, 1)), matrix), q_a)
+        inner = inner / (self.spectrum() + damping)
+        return ops.bmm(ops.bmm(q_g, inner), q_a.transpose((0, 2, 1)))
+
+
+def _blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
+    """(1 - weight) * old + weight * new."""
+    return (1.0 - weight) * old + weight * new

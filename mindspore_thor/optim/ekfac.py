@@ -1,0 +1,81 @@
+"""EKFAC: eigenvalue-corrected Kronecker factorization (George et al. 2018)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import nn
+
+from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.ekfac import CorrectedFactors
+from mindspore_thor.nn import CoveredLayer
+from mindspore_thor.optim.base import Schedule, SecondOrder, check_decay
+from mindspore_thor.optim.intervals import IntervalLike
+
+
+class EKFAC(SecondOrder):
+    """KFAC's eigenbasis with the true second moments S of the gradient in it.
+
+    A step that refreshes the basis passes over its batch twice: once for A and G, and once more for
+    S in the new basis, so at intervals of 1 every step is exact. Between two refreshes S is
+    measured every ``factor_interval`` steps in the basis in use, and averaged like A and G; a new
+    basis starts it anew. In a training cell other than ``TrainStep`` there is no second pass:
+    KFAC's eigenvalues T dg da^T then stand in for S until the next collection.
+
+    A bias is preconditioned together with its weight: a~ = [a; 1].
+
+    Args:
+        net: the network, changed in place so that its layers can capture.
+        learning_rate: number, list, or MindSpore schedule.
+        damping: lam > 0, a number or a schedule; the one of the current step is used.
+        momentum: heavy-ball coefficient in [0, 1).
+        weight_decay: added to the preconditioned gradient of parameters with >= 2 dimensions.
+        factor_decay: weight of the OLD A, G and S in their moving averages, in [0, 1); the first
+            update overwrites.
+        factor_interval: steps between two collections of A, G and S.
+        inverse_interval: steps between two eigendecompositions of A and G.
+        kl_clip: V is scaled by min(1, sqrt(kl_clip / (lr^2 sum <V, D>))); None (default) for no
+            clipping.
+        **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
+
+    Raises:
+        UserError: for values out of range.
+    """
+
+    remeasures = True
+
+    def __init__(
+        self,
+        net: nn.Cell,
+        learning_rate: Any,
+        damping: Schedule = 0.03,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        factor_decay: float = 0.95,
+        factor_interval: IntervalLike = 1,
+        inverse_interval: IntervalLike = 1,
+        kl_clip: float | None = None,
+        **options: Any,
+    ) -> None:
+        self._decay = check_decay(factor_decay)
+        super().__init__(
+            net,
+            learning_rate,
+            label="ekfac",
+            damping=damping,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            factor_interval=factor_interval,
+            inverse_interval=inverse_interval,
+            kl_clip=kl_clip,
+            **options,
+        )
+
+    def homogeneous(self, layer: CoveredLayer) -> bool:
+        """A trained bias is the last column of the layer's matrix."""
+        return layer.bias >= 0
+
+    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+        """Whole factors, their eigenbasis, and S in it."""
+        assert layer.rows is not None
+        return CorrectedFactors(name, layer.rows, self.homogeneous(layer), self._decay, self.due)

@@ -1,0 +1,216 @@
+"""EKFAC's statistics and updates against the float64 oracle and the explicit Fisher matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from oracle import curvature as c
+from oracle.baselines import Ekfac as Oracle
+from oracle.bridge import randomise
+from oracle.layers import Conv, Dense
+from oracle.nets import batches, conv_net, mlp, token_net
+from oracle.training import compare, cross_entropy
+
+from mindspore_thor import EKFAC, TrainStep
+from mindspore_thor.linalg import moments
+
+
+def run(problem, data=None, **options):
+    """Both sides of a comparison; the oracle borrows the float32 eigenvectors and checks them."""
+    net, x, labels = problem
+    options.setdefault("momentum", 0.0)
+    made = {}
+
+    def make_step(n: nn.Cell) -> nn.Cell:
+        rate, damping = options.get("rate", options["lr"]), options.get("schedule")
+        extra = {} if damping is None else {"damping": damping}
+        made["step"] = TrainStep(n, cross_entropy(), EKFAC(n, rate, **known, **extra))
+        return made["step"]
+
+    def make_oracle(o):
+        layers = [layer for layer in o.layers if isinstance(layer, (Dense, Conv))]
+
+        def basis(layer):
+            found = made["step"].optimizer.curvatures[layers.index(layer)]
+            return [v.asnumpy().astype(np.float64) for v in (found.vectors_a, found.vectors_g)]
+
+        extra = {} if "schedule" not in options else {"damping": options["lam"]}
+        return Oracle(o, lr=options["lr"], basis=basis, **known, **extra)
+
+    options.setdefault("lr", 1.0)
+    known = {k: v for k, v in options.items() if k not in ("lr", "rate", "schedule", "lam")}
+    return compare(net, data or [(x, labels)], make_step, make_oracle)
+
+
+def assert_close(errors: dict[str, float], tolerance: float) -> None:
+    bad = {name: error for name, error in errors.items() if not error < tolerance}
+    assert not bad, bad
+
+
+def assert_same_spectra(oracle: Oracle, step: nn.Cell, tolerance: float) -> None:
+    layers = [layer for layer in oracle.net.layers if isinstance(layer, (Dense, Conv))]
+    for layer, curvature in zip(layers, step.optimizer.curvatures):
+        want = oracle.states[id(layer)].inverse
+        got = curvature.spectrum().asnumpy()
+        np.testing.assert_allclose(got, want, atol=tolerance * np.abs(want).max())
+
+
+@pytest.mark.parametrize("chunk", [2**24, 100], ids=["whole batch", "chunks"])
+def test_one_step_on_every_convolution(chunk, monkeypatch) -> None:
+    monkeypatch.setattr(moments, "LARGEST_CHUNK", chunk)
+    errors, oracle, step = run(conv_net())
+    assert_close(errors, 1e-4)
+    assert_same_spectra(oracle, step, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"damping": 0.3, "kl_clip": 0.01}, {"token_mode": "reduce"}],
+    ids=["expand", "reduce"],
+)
+def test_one_step_on_tokens(options) -> None:
+    errors, _, _ = run(token_net(), **options)
+    assert_close(errors, 1e-4)
+
+
+def strided(batch: int = 40):
+    """Few features and many positions, then many features and few positions, under BatchNorm."""
+    net = nn.SequentialCell(
+        nn.Conv2d(2, 3, 2, 1, "valid", has_bias=True),
+        nn.BatchNorm2d(3),
+        nn.LeakyReLU(),
+        nn.Conv2d(3, 8, 2, 2, "valid"),
+        nn.Flatten(),
+        nn.Dense(32, 3),
+    )
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((batch, 2, 5, 5)).astype(np.float32)
+    return randomise(net, 4), x, rng.integers(0, 3, batch).astype(np.int32)
+
+
+def test_s_is_the_fisher_diagonal_and_never_worse_than_kfac() -> None:
+    """Sum S = tr F; ||F - EKFAC||_F <= ||F - KFAC||_F, both in the same basis."""
+    _, oracle, step = run(strided())
+    layers = [layer for layer in oracle.net.layers if isinstance(layer, (Dense, Conv))]
+    for layer, curvature in zip(layers, step.optimizer.curvatures):
+        a, g = c.rows(layer, "bias" in layer.p)
+        u = np.einsum("nti,ntj->nij", a[:, 0], g[:, 0]).reshape(len(a), -1)  # a (x) g
+        fisher = u.T @ u / len(u)
+        s = curvature.spectrum().asnumpy()[0].astype(np.float64)
+        assert s.sum() == pytest.approx(np.trace(fisher), rel=1e-5)
+        qa, qg = (
+            q.asnumpy()[0].astype(np.float64) for q in (curvature.vectors_a, curvature.vectors_g)
+        )
+        basis = np.kron(qa, qg)
+        ekfac = (basis * s.T.reshape(-1)) @ basis.T
+        factor_a, factor_g, t = c.factors(layer, "bias" in layer.p)
+        kfac = t * np.kron(factor_a[0], factor_g[0])
+        assert np.linalg.norm(fisher - ekfac) < 0.999 * np.linalg.norm(fisher - kfac)
+
+
+def test_intervals_averages_and_schedules() -> None:
+    """A, G and S at 0, 2, 4, ...; new bases at 0, 3 (S alone then), 6; lam of every step."""
+    net, x, labels = strided(16)
+    errors, oracle, step = run(
+        (net, x, labels),
+        batches(x, labels, 8),
+        lr=0.05,
+        momentum=0.8,
+        weight_decay=0.03,
+        factor_decay=0.6,
+        factor_interval=2,
+        inverse_interval=3,
+        schedule=nn.ExponentialDecayLR(0.5, 0.8, 1),
+        lam=lambda k: 0.5 * 0.8**k,
+    )
+    assert_close(errors, 2e-4)
+    assert_same_spectra(oracle, step, 1e-3)
+    assert [row.accepted for row in step.optimizer.layer_report() if row.covered] == [3, 3, 3]
+
+
+class Outer(nn.Cell):
+    def __init__(self, step: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.step = step
+
+    def construct(self, x, labels):
+        return self.step(x, labels)
+
+
+def states(wrap, data, **options) -> dict[str, np.ndarray]:
+    net = strided(16)[0]
+    step = TrainStep(
+        net,
+        cross_entropy(),
+        EKFAC(net, 0.05, factor_decay=0.6, factor_interval=2, inverse_interval=3, **options),
+    )
+    run_step = wrap(step)
+    for a, b in data:
+        run_step(Tensor(a), Tensor(b))
+    return {k: p.asnumpy() for k, p in step.parameters_dict().items()}
+
+
+def test_all_phases_in_one_graph_do_the_same() -> None:
+    """BatchNorm's running statistics too, which the second pass must not move twice."""
+    _, x, labels = strided(16)
+    data = batches(x, labels, 5)
+    steps, whole = (states(wrap, data) for wrap in (lambda step: step, Outer))
+    assert any("moving_mean" in key for key in steps)
+    for key, value in steps.items():
+        size = max(1e-3, np.abs(value).max())
+        np.testing.assert_allclose(value, whole[key], atol=1e-3 * size, err_msg=key)
+    # By hand: the running mean after five batches depends on them (and the weights) once each.
+    net = strided(16)[0]
+    step = TrainStep(net, cross_entropy(), EKFAC(net, 1e-9))
+    plain = strided(16)[0].set_train()
+    for a, b in data:
+        step(Tensor(a), Tensor(b))
+        plain(Tensor(a))
+    np.testing.assert_allclose(
+        net[1].moving_mean.asnumpy(), plain[1].moving_mean.asnumpy(), atol=1e-5
+    )
+
+
+def test_loss_scale_cancels() -> None:
+    _, x, labels = strided(16)
+    data = batches(x, labels, 3)
+    plain, scaled = (states(lambda step: step, data, loss_scale=s) for s in (1.0, 256.0))
+    for key, value in plain.items():
+        size = max(1e-3, np.abs(value).max())
+        np.testing.assert_allclose(value, scaled[key], atol=1e-3 * size, err_msg=key)
+
+
+def test_a_bad_batch_leaves_no_trace() -> None:
+    """A bad batch where a new basis is due: the next batch takes over the refresh."""
+    net, x, labels = strided(16)
+    data = batches(x, labels, 4)
+    spoilt = data[0][0].copy()
+    spoilt[0, 0, 0, 0] = np.nan
+    results = []
+    for bad in (False, True):
+        net = strided(16)[0]
+        step = TrainStep(net, cross_entropy(), EKFAC(net, 0.05, inverse_interval=2))
+        for k, (a, b) in enumerate(data):
+            if bad and k == 2:
+                step(Tensor(spoilt), Tensor(b))
+            step(Tensor(a), Tensor(b))
+        results.append([p.asnumpy() for p in net.get_parameters()])
+        assert int(step.skipped.asnumpy()) == int(bad)
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_fewer_steps_between_statistics_than_between_bases() -> None:
+    """mlp, S averaged over three steps in one basis: 0 overwrites, 1 and 2 enter with 1 - decay."""
+    net, x, labels = mlp(batch=24)
+    errors, oracle, step = run(
+        (net, x, labels),
+        batches(x, labels, 3),
+        lr=0.05,
+        factor_decay=0.7,
+        inverse_interval=5,
+    )
+    assert_close(errors, 1e-4)
+    assert_same_spectra(oracle, step, 1e-4)
+    assert step.optimizer.failed_inversions == 0
