@@ -40,6 +40,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "thor_nt": ("thor", {**INTERVALS, "split_dim": 72, "trace_thresholds": (0.0, 0.0)}),
     "kfac_eigen": ("kfac", {**INTERVALS, "method": "eigen"}),
     "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
+    # plain: a step of the later epochs; factor: one of the first epoch.
+    "fngd": ("fngd", {"steps_per_epoch": 100}),
 }
 
 
@@ -74,6 +76,7 @@ class Runner:
         if not step.second_order:
             self.timed("plain", lambda: step.whole.compile_and_run(*batch))
             return
+        optimizer.prepare(batch[0].shape[0])
         self.timed("plain", lambda: step.plain.compile_and_run(*batch))
         optimizer.due.set_data(Tensor(1, ms.int32))
         size = Tensor(batch[0].shape[0], ms.int32)
@@ -83,6 +86,8 @@ class Runner:
             return step.apply_update.compile_and_run(finite, size, *gradients)
 
         self.timed("factor", factor)
+        if any(curvature.direct for curvature in optimizer.curvatures):
+            return
         for curvature in optimizer.curvatures:
             # Every round really inverts: forget the trace rule's baseline and its stops.
             curvature.active.set_data(Tensor(1, ms.int32))
@@ -94,7 +99,7 @@ class Runner:
         """Medians in seconds, and the amortised step."""
         medians = {kind: statistics.median(times[skip:]) for kind, times in self.times.items()}
         total = medians["plain"]
-        if "factor" in medians:
+        if "inverse" in medians:
             total += (medians["factor"] - medians["plain"]) / INTERVALS["factor_interval"]
             total += medians["inverse"] / INTERVALS["inverse_interval"]
         return {**medians, "amortised": total}

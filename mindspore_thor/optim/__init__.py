@@ -10,6 +10,7 @@ from mindspore import nn
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.first_order import adamw, sgd
+from mindspore_thor.optim.fngd import FNGD
 from mindspore_thor.optim.kfac import KFAC
 from mindspore_thor.optim.thor import THOR
 
@@ -18,6 +19,7 @@ METHODS: dict[str, Callable[..., nn.Optimizer]] = {
     "adamw": adamw,
     "thor": THOR,
     "kfac": KFAC,
+    "fngd": FNGD,
 }
 
 # Arguments that are objects of the running program, not settings a configuration could hold.
@@ -47,6 +49,7 @@ def optimizer_options(name: str) -> dict[str, inspect.Parameter]:
     if inspect.isclass(factory) and issubclass(factory, SecondOrder):
         shared = inspect.signature(SecondOrder.__init__).parameters
         fixed = {"damping", "momentum", "weight_decay", "kl_clip", "factor_interval", "inverse_interval"}
+        fixed.update(factory.without)
         found.update({k: v for k, v in shared.items() if k not in found and k not in fixed})
     return {k: v for k, v in found.items() if k not in _NOT_OPTIONS}
 
@@ -73,4 +76,4 @@ def create_optimizer(name: str, net: nn.Cell, learning_rate: Any, **options: Any
     return _factory(name)(net, learning_rate, **options)
 
 
-__all__ = ["KFAC", "METHODS", "THOR", "SecondOrder", "create_optimizer", "optimizer_options"]
+__all__ = ["FNGD", "KFAC", "METHODS", "THOR", "SecondOrder", "create_optimizer", "optimizer_options"]

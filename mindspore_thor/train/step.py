@@ -10,6 +10,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
 from mindspore_thor.curvature.base import state
+from mindspore_thor.curvature.direct import PLAIN
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
 
@@ -123,6 +124,14 @@ class WholeStep(nn.Cell):
         self.optimizer = guard.optimizer
         self.samples = samples
         self.update_only = update_only
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile; a plain step's graph holds nothing that only other steps need."""
+        if not self.update_only:
+            super().compile(*args, **kwargs)
+            return
+        with self.optimizer.compiling(PLAIN):
+            super().compile(*args, **kwargs)
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
@@ -268,6 +277,7 @@ class TrainStep(nn.Cell):
         # compile_and_run, because ms.jit freezes parameters it closes over at their first value.
         if not self.second_order:
             return self.whole.compile_and_run(*inputs)
+        self.optimizer.prepare(inputs[0].shape[0])
         step, next_factor, next_inverse = self._read_plan()
         capture, refresh = step >= next_factor, step >= next_inverse
         if capture:
