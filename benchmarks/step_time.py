@@ -44,6 +44,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ekfac": ("ekfac", INTERVALS),
     "eva": ("eva", {}),
     "shampoo": ("shampoo", INTERVALS),
+    # plain: a step of the later epochs; factor: one of the first epoch.
+    "fngd": ("fngd", {"steps_per_epoch": 100}),
 }
 
 
@@ -80,6 +82,7 @@ class Runner:
         if not step.second_order:
             self.timed("plain", lambda: step.whole.compile_and_run(*batch))
             return
+        optimizer.expect_batch(batch[0].shape[0])
         self.timed("plain", lambda: step.plain.compile_and_run(*batch))
         everything = FACTORS + SPECTRUM if optimizer.remeasures else FACTORS
         optimizer.due.set_data(Tensor(everything, ms.int32))
@@ -90,6 +93,8 @@ class Runner:
             return step.apply_update.compile_and_run(finite, size, *gradients)
 
         self.timed("factor", factor)
+        if any(curvature.direct for curvature in optimizer.curvatures):
+            return
         for curvature in optimizer.curvatures:
             # Every round really inverts: forget the trace rule's baseline and its stops.
             curvature.active.set_data(Tensor(1, ms.int32))
@@ -108,6 +113,8 @@ class Runner:
         """Medians in seconds, and the amortised step."""
         medians = {kind: statistics.median(times[skip:]) for kind, times in self.times.items()}
         total = medians["plain"]
+        if self.name == "fngd":
+            return {**medians, "amortised": total}  # its factor steps are the first epoch only
         if "factor" in medians:
             total += (medians["factor"] - medians["plain"]) / self.factor_interval
         if "inverse" in medians:

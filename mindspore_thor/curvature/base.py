@@ -40,6 +40,9 @@ class LayerCurvature(nn.Cell):
             update always overwrites.
     """
 
+    direct = False
+    """Whether the backward pass itself returns the final gradient (see curvature/direct.py)."""
+
     def __init__(self, name: str, size: int, decay: float = 0.0) -> None:
         super().__init__(auto_prefix=False)
         self.end = size

@@ -40,23 +40,26 @@ def resolve_padding(geometry: ConvGeometry, height: int, width: int) -> tuple[in
     )
 
 
-def unfold(x: Tensor, geometry: ConvGeometry) -> Tensor:
+def unfold(x: Tensor, geometry: ConvGeometry, groups: int = 0) -> Tensor:
     """Patches of ``x`` as columns.
 
     Args:
         x: feature map, [N, C, H, W].
         geometry: the convolution's constants.
+        groups: number of groups in ``x`` where it is a part of the layer's input; 0 for all.
 
     Returns:
         [N, groups, C/groups * kh * kw, T] in the order (channel, kh, kw) of
         ``weight.reshape(d_out, -1)``; T is the number of output positions.
     """
     n, channels, height, width = x.shape
+    if groups == 0:
+        groups = geometry.groups
     top, bottom, left, right = resolve_padding(geometry, height, width)
     if geometry.kernel == (1, 1) and (top, bottom, left, right) == (0, 0, 0, 0):
         # A pointwise convolution's patches are the (strided) input itself.
         x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
-        return x.reshape((n, geometry.groups, channels // geometry.groups, -1))
+        return x.reshape((n, groups, channels // groups, -1))
     if top == bottom and left == right:
         pad = (top, left)
     else:
@@ -69,5 +72,5 @@ def unfold(x: Tensor, geometry: ConvGeometry) -> Tensor:
         )
     else:
         columns = ops.unfold(x, geometry.kernel, geometry.dilation, pad, geometry.stride)
-    d = channels // geometry.groups * geometry.kernel[0] * geometry.kernel[1]
-    return columns.reshape((n, geometry.groups, d, -1))
+    d = channels // groups * geometry.kernel[0] * geometry.kernel[1]
+    return columns.reshape((n, groups, d, -1))

@@ -13,9 +13,11 @@ from mindspore import Tensor, nn
 
 from mindspore_thor.nn.capture import Capture, GatherHook, Hook
 from mindspore_thor.nn.coverage import CoveredLayer
+from mindspore_thor.nn.direct import DirectCapture, DirectHook, NoBias
 
 _HOOK = "_thor_hook"
 _RESTORE = "_thor_restore"
+_BIAS_ADD = "_thor_bias_add"
 
 
 class _CapturedDense(nn.Dense):
@@ -62,10 +64,18 @@ def attach(
     """
     cell = layer.cell
     detach(cell)
+    if getattr(curvature, "direct", False):
+        _attach_direct(layer, curvature, due, inverse_scale)
+        return
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
     hook = hook_type(
         Capture(layer.rows, curvature.make_rule(), curvature.size, inverse_scale), curvature, due
     )
+    _install(layer, hook)
+
+
+def _install(layer: CoveredLayer, hook: nn.Cell) -> None:
+    cell = layer.cell
     # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
     if layer.base in _WHOLE_LAYER and not layer.own_construct:
         object.__setattr__(cell, _RESTORE, ("__class__", type(cell)))
@@ -77,8 +87,31 @@ def attach(
         object.__setattr__(cell, name, hook)
 
 
+def owns_bias(layer: CoveredLayer) -> bool:
+    """Whether a hook may take over a layer's bias: it is trained, and added right after the map."""
+    return layer.bias >= 0 and not layer.own_construct
+
+
+def _attach_direct(
+    layer: CoveredLayer, curvature: nn.Cell, due: Tensor, inverse_scale: float
+) -> None:
+    """Attach a curvature that makes the gradients of weight and bias itself."""
+    cell = layer.cell
+    with_bias = owns_bias(layer)
+    capture = DirectCapture(curvature.make_direct_rule(with_bias, inverse_scale), curvature.graph)
+    hook = DirectHook(capture, curvature, due, cell.bias if with_bias else None)
+    if with_bias:
+        object.__setattr__(cell, _BIAS_ADD, cell.bias_add)
+        object.__setattr__(cell, "bias_add", NoBias())
+    _install(layer, hook)
+
+
 def detach(cell: nn.Cell) -> None:
     """Undo :func:`attach` on one cell; does nothing to a cell without capture."""
+    bias_add = cell.__dict__.get(_BIAS_ADD)
+    if bias_add is not None:
+        object.__setattr__(cell, "bias_add", bias_add)
+        object.__delattr__(cell, _BIAS_ADD)
     saved: tuple[str, Any] | None = cell.__dict__.get(_RESTORE)
     if saved is None:
         return

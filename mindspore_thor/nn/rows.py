@@ -72,6 +72,22 @@ class DenseRows(nn.Cell):
             scale = dout.size // self.d_out
         return self._columns(dout, self.d_out) * scale
 
+    def output_positions(self, out: Tensor) -> Tensor:
+        """Something of the output's shape as [N, 1, d_out, T], not scaled."""
+        return self._columns(out, self.d_out)
+
+    def input_units(self) -> int:
+        """How many parts the input columns can be made in: the input features."""
+        return self.d_in
+
+    def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The input columns of features start..stop alone, [N, 1, stop - start, T]."""
+        return self._columns(x[..., start:stop], stop - start)
+
+    def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
+        """The layer's bias added to its output."""
+        return out + bias
+
     def to_matrix(self, gradient: Tensor) -> Tensor:
         """A weight-shaped tensor as [groups, d_out / groups, d_in]."""
         return gradient.reshape((1, self.d_out, self.d_in))
@@ -95,6 +111,7 @@ class ConvRows(nn.Cell):
     ) -> None:
         super().__init__()
         self.conv = primitive
+        self.bias_add = ops.BiasAdd()
         self.geometry = geometry
         self.groups = geometry.groups
         self.weight_shape = tuple(weight_shape)
@@ -121,6 +138,25 @@ class ConvRows(nn.Cell):
         """G as [N, groups, d_out, T], from the gradient of the mean loss."""
         n = dout.shape[0]
         return dout.reshape((n, self.groups, self.d_out, -1)) * n
+
+    def output_positions(self, out: Tensor) -> Tensor:
+        """Something of the output's shape as [N, groups, d_out, T], not scaled."""
+        return out.reshape((out.shape[0], self.groups, self.d_out, -1))
+
+    def input_units(self) -> int:
+        """How many parts the input columns can be made in: input channels, or groups."""
+        return self.weight_shape[1] if self.groups == 1 else self.groups
+
+    def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The patches of input channels start..stop alone; of groups where there are several."""
+        if self.groups == 1:
+            return unfold(x[:, start:stop], self.geometry)
+        width = self.weight_shape[1]
+        return unfold(x[:, start * width : stop * width], self.geometry, stop - start)
+
+    def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
+        """The layer's bias added to its output."""
+        return self.bias_add(out, bias)
 
     def to_matrix(self, gradient: Tensor) -> Tensor:
         """A weight-shaped tensor as [groups, C_out / groups, d_in]."""

@@ -12,6 +12,7 @@ from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.ekfac import EKFAC
 from mindspore_thor.optim.eva import Eva
 from mindspore_thor.optim.first_order import adamw, sgd
+from mindspore_thor.optim.fngd import FNGD
 from mindspore_thor.optim.kfac import KFAC
 from mindspore_thor.optim.shampoo import Shampoo
 from mindspore_thor.optim.thor import THOR
@@ -26,6 +27,7 @@ METHODS: dict[str, Callable[..., nn.Optimizer]] = {
     "tkfac": TKFAC,
     "eva": Eva,
     "shampoo": Shampoo,
+    "fngd": FNGD,
 }
 
 # Arguments that are objects of the running program, not settings a configuration could hold.
@@ -62,6 +64,7 @@ def optimizer_options(name: str) -> dict[str, inspect.Parameter]:
             "factor_interval",
             "inverse_interval",
         }
+        fixed.update(factory.without)
         found.update({k: v for k, v in shared.items() if k not in found and k not in fixed})
     return {k: v for k, v in found.items() if k not in _NOT_OPTIONS}
 
@@ -90,6 +93,7 @@ def create_optimizer(name: str, net: nn.Cell, learning_rate: Any, **options: Any
 
 __all__ = [
     "EKFAC",
+    "FNGD",
     "KFAC",
     "METHODS",
     "THOR",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Callable, Union
 
 import mindspore as ms
@@ -10,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import FACTORS, SPECTRUM, LayerCurvature, state
+from mindspore_thor.curvature.direct import ANY, GraphKind
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
 from mindspore_thor.optim.checks import check_count, check_learning_rate, check_number
@@ -68,6 +70,8 @@ class SecondOrder(nn.Optimizer):
     derives: bool = True  # whether refreshes happen at all
     observes: bool = False  # whether statistics are made of the gradients themselves
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
+    without: tuple[str, ...] = ()
+    """Keywords of this class that the method does not have."""
 
     def __init__(
         self,
@@ -136,6 +140,7 @@ class SecondOrder(nn.Optimizer):
         first_inverse = np.full((), 0 if self.derives else NEVER, np.int32)
         self.next_inverse = state(first_inverse, f"{label}.next_inverse")
         self.samples = state(np.ones((), np.int32), f"{label}.samples")
+        self.graph = GraphKind()
         self._cover(net, label, token_mode)
 
     # -- building -----------------------------------------------------------------------------
@@ -154,6 +159,9 @@ class SecondOrder(nn.Optimizer):
         self.parameters = ParameterTuple([*self.weights, *probes])
         roles = [(_PLAIN, 0)] * len(self.weights)
         for k, (layer, curvature) in enumerate(zip(layers, curvatures)):
+            if curvature.direct:
+                attach(layer, curvature, self.due, self.inverse_scale)
+                continue
             if layer.rows is None:
                 roles[layer.weight] = (_ELEMENTWISE, k)
                 if layer.bias >= 0:
@@ -168,7 +176,10 @@ class SecondOrder(nn.Optimizer):
         self.matrices = tuple(
             (layer.weight, layer.bias if self.homogeneous(layer) else -1) for layer in layers
         )
-        self.is_matrix = tuple(layer.rows is not None for layer in layers)
+        self.is_matrix = tuple(
+            layer.rows is not None and not curvature.direct
+            for layer, curvature in zip(layers, curvatures)
+        )
         self.layer_rows = nn.CellList(
             [layer.rows if layer.rows is not None else nn.Identity() for layer in layers],
             auto_prefix=False,
@@ -345,6 +356,18 @@ class SecondOrder(nn.Optimizer):
         return self.step_number()
 
     # -- on the host --------------------------------------------------------------------------
+
+    def expect_batch(self, batch_size: int) -> None:
+        """Called before every step with the batch's size; most methods take any."""
+
+    @contextmanager
+    def compiling(self, kind: str) -> Iterator[None]:
+        """While this holds, graphs are compiled for one kind of step only."""
+        self.graph.kind = kind
+        try:
+            yield
+        finally:
+            self.graph.kind = ANY
 
     def layer_report(self) -> LayerReport:
         """One row per weight-bearing layer; ``str()`` of it is a table.

@@ -138,7 +138,7 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
     options = {key: _tuples(value) for key, value in config.optimizer.options.items()}
     if config.damping is not None:
         options["damping"] = _schedule(config.damping, steps, config)
-    options.update(_loss_scale(config))
+    options = {**_from_data(config, steps), **options, **_loss_scale(config)}
     optimizer = create_optimizer(config.optimizer.name, net, rate, **options)
     loss = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
     step = TrainStep(net, loss, optimizer)
@@ -148,6 +148,13 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
 
 def _schedule(choice: ChoiceConfig, steps_per_epoch: int, config: Config) -> EpochSchedule:
     return create_schedule(choice.name, steps_per_epoch, config.train.epochs, **choice.options)
+
+
+def _from_data(config: Config, steps_per_epoch: int) -> dict[str, int]:
+    """Return what a method wants to know about the data: batches per epoch, samples per batch."""
+    known = {"steps_per_epoch": steps_per_epoch, "batch_size": config.data.batch_size}
+    wanted = optimizer_options(config.optimizer.name)
+    return {key: value for key, value in known.items() if key in wanted}
 
 
 def _loss_scale(config: Config) -> dict[str, float]:

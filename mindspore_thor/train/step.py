@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
 from mindspore_thor.curvature.base import SPECTRUM, state
+from mindspore_thor.curvature.direct import PLAIN
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
 
@@ -125,6 +128,14 @@ class WholeStep(nn.Cell):
         self.update_only = update_only
         self.all_phases = guard.second_order and not update_only
         self.remeasures = self.all_phases and guard.optimizer.remeasures
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile; a plain step's graph holds nothing that only other steps need."""
+        if not self.update_only:
+            super().compile(*args, **kwargs)
+            return
+        with self.optimizer.compiling(PLAIN):
+            super().compile(*args, **kwargs)
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
@@ -287,6 +298,7 @@ class TrainStep(nn.Cell):
         # compile_and_run, because ms.jit freezes parameters it closes over at their first value.
         if not self.second_order:
             return self.whole.compile_and_run(*inputs)
+        self.optimizer.expect_batch(inputs[0].shape[0])
         step, next_factor, next_inverse = self._read_plan()
         capture, refresh = step >= next_factor, step >= next_inverse
         if capture:

@@ -1,0 +1,143 @@
+"""Capture for methods that change a layer's gradient inside the backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.direct import PLAIN, DirectRule, GraphKind
+
+
+class DirectCapture(nn.Cell):
+    """A layer's affine map whose bprop lets a rule make the weight's and the bias's gradient.
+
+    ``construct`` touches neither the rule nor any functional operator: the compiler drops what a
+    cell with a bprop of its own uses there, and would miss it in the backward pass.
+
+    The input's gradient is always the ordinary one, so the layers below see the plain backward
+    pass. The weight's gradient is computed once, by the rule.
+
+    Args:
+        rule: see below.
+        graph: what the graph being compiled is for.
+
+    The rule provides, over one vector of fresh statistics:
+        ``rule(x, out, dout, state)``: the statistics of a collecting step;
+        ``rule.idle(x, state)``: the same vector where nothing is collected;
+        ``rule.reported(statistics)``: the part of it that the probe is shaped like;
+        ``rule.derived(x, statistics)`` / ``rule.stored(x, state)``: what the gradients need, from
+        fresh statistics or from the stored state;
+        ``rule.gradients(x, weight, bias, dout, derived)``: (dweight, dbias).
+    """
+
+    def __init__(self, rule: DirectRule, graph: GraphKind) -> None:
+        super().__init__(auto_prefix=False)
+        self.rule = rule
+        self.rows = rule.rows
+        self.graph = graph
+        self.has_bias = rule.has_bias
+        self.vjp = ops.GradOperation(get_all=True, sens_param=True)
+
+    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The linear map; a method, because GradOperation differentiates those exactly."""
+        return self.rows.apply(x, weight)
+
+    def construct(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        flag: Tensor,
+        probe: Tensor,
+        s0: Tensor,
+        s1: Tensor,
+        s2: Tensor,
+        s3: Tensor,
+    ) -> Tensor:
+        """The layer's output; all from ``flag`` on only matters to the backward pass.
+
+        The state is four tensors because a bprop reads the items of a tuple argument as zeros.
+        """
+        out = self.rows.apply(x, weight)
+        return self.rows.add_bias(out, bias) if self.has_bias else out
+
+    def collect(self, x: Tensor, flag: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
+        """The statistics where ``flag`` is set; the branch is lazy."""
+        if flag > 0:
+            statistics = self.rule(x, out, self.rule.unscaled(dout), state)
+        else:
+            statistics = self.rule.idle(x, state)
+        return statistics
+
+    def measure(
+        self, x: Tensor, flag: Tensor, state: Any, probe: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, Any]:
+        """Statistics for the probe and what the gradients need, in this kind of graph."""
+        if self.graph.kind == PLAIN:
+            # No plain step asks for statistics.
+            return probe, self.rule.stored(x, state)
+        statistics = self.collect(x, flag, state, out, dout)
+        return self.rule.reported(statistics), self.rule.derived(x, statistics)
+
+    def bprop(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        flag: Tensor,
+        probe: Tensor,
+        s0: Tensor,
+        s1: Tensor,
+        s2: Tensor,
+        s3: Tensor,
+        out: Tensor,
+        dout: Tensor,
+    ) -> tuple[Any, ...]:
+        """The input's plain gradient, the rule's gradients, and the statistics for the probe."""
+        dx = self.vjp(self.run)(x, weight, dout)[0]
+        state = (s0, s1, s2, s3)
+        statistics, derived = self.measure(x, flag, state, probe, out, dout)
+        dweight, dbias = self.rule.gradients(x, weight, bias, dout, derived)
+        return dx, dweight, dbias, ops.zeros_like(flag), statistics, s0, s1, s2, s3
+
+
+class DirectHook(nn.Cell):
+    """What takes the place of a layer's operator, with the layer's own bias inside.
+
+    Args:
+        capture: the capture cell.
+        curvature: the layer's curvature; supplies the probe and the state.
+        due: int32 scalar parameter, 1 where this step collects statistics.
+        bias: the layer's bias, or None.
+    """
+
+    def __init__(
+        self, capture: DirectCapture, curvature: nn.Cell, due: Tensor, bias: Tensor | None
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.capture = capture
+        self.curvature = curvature
+        self.due = due
+        self.has_bias = bias is not None
+        self.bias = bias
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's affine map."""
+        curvature = self.curvature
+        # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
+        weight = ops.cast(weight, x.dtype)
+        bias = ops.cast(self.bias, x.dtype) if self.has_bias else Tensor(0.0, ms.float32)
+        s0, s1, s2, s3 = curvature.capture_state()
+        return self.capture(
+            x, weight, bias, self.due * curvature.active, curvature.statistics, s0, s1, s2, s3
+        )
+
+
+class NoBias(nn.Cell):
+    """Takes the place of a layer's bias operator: the hook has added the bias already."""
+
+    def construct(self, out: Tensor, bias: Tensor) -> Tensor:
+        """``out`` as it is."""
+        return out
