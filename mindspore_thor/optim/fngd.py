@@ -145,10 +145,10 @@ class FNGD(SecondOrder):
         for curvature in self.curvatures:
             curvature.resize(batch_size)
 
-    def collect(self, fresh: Sequence[Tensor]) -> None:
-        """Store this step's coefficients."""
+    def collect(self, gradients: Sequence[Tensor]) -> None:
+        """Store this step's coefficients, which stand behind the gradients of the weights."""
         for k in range(self.probe_count):
-            self.captured[k].collect(fresh[k])
+            self.captured[k].collect(gradients[len(self.roles) + k])
 
     def advance(self) -> None:
         """Count the step; the first epoch, and that alone, computes coefficients."""
