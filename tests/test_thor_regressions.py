@@ -12,7 +12,7 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from oracle.bridge import randomise
 from oracle.nets import conv_net, mlp
 from oracle.training import cross_entropy
@@ -91,14 +91,27 @@ def test_the_converted_net_is_the_same_function() -> None:
     assert covered == {"last", "wide_conv", "first", "table"}
 
 
+def normed() -> tuple[nn.Cell, Tensor, Tensor]:
+    rng = np.random.default_rng(2)
+    x = Tensor(rng.standard_normal((6, 2, 4, 4)).astype(np.float32))
+    labels = Tensor(rng.integers(0, 4, 6).astype(np.int32))
+    layers = (
+        nn.Conv2d(2, 4, 4, pad_mode="valid", has_bias=True),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
+    )
+    return randomise(nn.SequentialCell(*layers), 2), x, labels
+
+
 def test_weight_decay_spares_norms_and_biases() -> None:
     moved = []
     for decay in (0.0, 0.5):
-        net, x, ids, labels = odd()
+        net, x, labels = normed()
         before = {p.name: p.asnumpy().copy() for p in net.trainable_params()}
         step = TrainStep(net, cross_entropy(), THOR(net, 1.0, momentum=0.0, weight_decay=decay))
-        step(x, ids, labels)
+        step(x, labels)
         moved.append({p.name: before[p.name] - p.asnumpy() for p in net.trainable_params()})
+    assert len(before) == 4
     for name, value in moved[0].items():
         decayed = 0.5 * before[name] if before[name].ndim > 1 else 0.0
         np.testing.assert_allclose(moved[1][name] - value, decayed, atol=2e-6, err_msg=name)
@@ -106,31 +119,25 @@ def test_weight_decay_spares_norms_and_biases() -> None:
 
 def test_evaluation_between_two_steps() -> None:
     """Evaluation sees the running statistics and leaves the training as it would have been."""
-    rng = np.random.default_rng(2)
-    x = Tensor(rng.standard_normal((6, 2, 4, 4)).astype(np.float32))
-    labels = Tensor(rng.integers(0, 4, 6).astype(np.int32))
-
-    def build() -> nn.Cell:
-        layers = (nn.Conv2d(2, 4, 4, pad_mode="valid"), nn.BatchNorm2d(4), nn.Flatten())
-        return randomise(nn.SequentialCell(*layers), 2)
-
+    net, x, labels = normed()
+    step = TrainStep(net, cross_entropy(), THOR(net, 0.1, factor_interval=2, inverse_interval=2))
+    start = {k: p.asnumpy().copy() for k, p in step.parameters_dict().items()}
     results = []
     for evaluate in (False, True):
-        net = build()
-        step = TrainStep(
-            net, cross_entropy(), THOR(net, 0.1, factor_interval=2, inverse_interval=2)
-        )
+        for k, p in step.parameters_dict().items():
+            ops.assign(p, Tensor(start[k]))
         step(x, labels)
         if evaluate:
             net.set_train(False)
-            plain = build()
+            plain = normed()[0]
             ms.load_param_into_net(plain, {p.name: p for p in net.get_parameters()})
             plain.set_train(False)
             np.testing.assert_allclose(net(x).asnumpy(), plain(x).asnumpy(), rtol=1e-6)
         step(x, labels)
-        results.append([p.asnumpy() for p in net.get_parameters()])
+        results.append([p.asnumpy().copy() for p in net.get_parameters()])
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)
+    assert any((a != start[p.name]).any() for a, p in zip(results[0], net.get_parameters()))
 
 
 @pytest.mark.parametrize(
