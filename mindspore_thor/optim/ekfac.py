@@ -9,7 +9,8 @@ from mindspore import nn
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.ekfac import CorrectedFactors
 from mindspore_thor.nn import CoveredLayer
-from mindspore_thor.optim.base import Schedule, SecondOrder, check_decay
+from mindspore_thor.optim.base import Schedule, SecondOrder
+from mindspore_thor.optim.checks import check_decay
 from mindspore_thor.optim.intervals import IntervalLike
 
 
