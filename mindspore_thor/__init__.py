@@ -2,8 +2,8 @@
 
 from mindspore_thor import runtime  # isort: skip  (must precede MindSpore's first operator)
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim import FNGD, KFAC, THOR
+from mindspore_thor.optim import FNGD, KFAC, LNGD, THOR
 from mindspore_thor.train.step import TrainStep
 
 __version__ = "0.1.0"
-__all__ = ["FNGD", "KFAC", "THOR", "TrainStep", "UserError", "__version__", "runtime"]
+__all__ = ["FNGD", "KFAC", "LNGD", "THOR", "TrainStep", "UserError", "__version__", "runtime"]

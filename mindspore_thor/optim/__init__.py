@@ -12,6 +12,7 @@ from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.first_order import adamw, sgd
 from mindspore_thor.optim.fngd import FNGD
 from mindspore_thor.optim.kfac import KFAC
+from mindspore_thor.optim.lngd import LNGD
 from mindspore_thor.optim.thor import THOR
 
 METHODS: dict[str, Callable[..., nn.Optimizer]] = {
@@ -20,6 +21,7 @@ METHODS: dict[str, Callable[..., nn.Optimizer]] = {
     "thor": THOR,
     "kfac": KFAC,
     "fngd": FNGD,
+    "lngd": LNGD,
 }
 
 # Arguments that are objects of the running program, not settings a configuration could hold.
@@ -76,4 +78,4 @@ def create_optimizer(name: str, net: nn.Cell, learning_rate: Any, **options: Any
     return _factory(name)(net, learning_rate, **options)
 
 
-__all__ = ["FNGD", "KFAC", "METHODS", "THOR", "SecondOrder", "create_optimizer", "optimizer_options"]
+__all__ = ["FNGD", "KFAC", "LNGD", "METHODS", "THOR", "SecondOrder", "create_optimizer", "optimizer_options"]
