@@ -5,9 +5,9 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn
 from oracle import curvature as c
-from oracle.bridge import oracle_net, randomise
+from oracle.bridge import oracle_net
 from oracle.nets import batches, conv_net, mlp, token_net
 from oracle.optimizers import Thor
 from oracle.training import compare, cross_entropy

@@ -13,6 +13,9 @@ from oracle.training import cross_entropy
 from mindspore_thor import KFAC, THOR, TrainStep
 from mindspore_thor.errors import TrainingError
 
+INTERVALS = {"factor_interval": 2, "inverse_interval": 3}
+STEPS = 7
+
 
 def problem(steps: int = STEPS) -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndarray]]]:
     net, x, labels = mlp()

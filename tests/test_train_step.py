@@ -6,15 +6,14 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.train import Callback, CheckpointConfig, LossMonitor, Model, ModelCheckpoint
-from oracle.bridge import oracle_net, randomise
+from oracle.bridge import oracle_net
 from oracle.nets import batches, mlp, token_net
 from oracle.optimizers import Thor
 from oracle.training import compare, cross_entropy
 
-from mindspore_thor import KFAC, THOR, TrainStep
-from mindspore_thor.errors import TrainingError
+from mindspore_thor import THOR, TrainStep
 from mindspore_thor.optim import create_optimizer
 
 INTERVALS = {"factor_interval": 2, "inverse_interval": 3}

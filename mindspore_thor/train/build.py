@@ -138,7 +138,7 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
     options = {key: _tuples(value) for key, value in config.optimizer.options.items()}
     if config.damping is not None:
         options["damping"] = _schedule(config.damping, steps, config)
-    options = {**_from_data(config, steps), **options, **_loss_scale(config)}
+    options = {**_from_run(config, steps), **options, **_loss_scale(config)}
     optimizer = create_optimizer(config.optimizer.name, net, rate, **options)
     loss = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
     step = TrainStep(net, loss, optimizer)
@@ -150,9 +150,13 @@ def _schedule(choice: ChoiceConfig, steps_per_epoch: int, config: Config) -> Epo
     return create_schedule(choice.name, steps_per_epoch, config.train.epochs, **choice.options)
 
 
-def _from_data(config: Config, steps_per_epoch: int) -> dict[str, int]:
-    """Return what a method wants to know about the data: batches per epoch, samples per batch."""
-    known = {"steps_per_epoch": steps_per_epoch, "batch_size": config.data.batch_size}
+def _from_run(config: Config, steps_per_epoch: int) -> dict[str, int]:
+    """Return what a method wants to know of the run: batches per epoch, their size, the seed."""
+    known = {
+        "steps_per_epoch": steps_per_epoch,
+        "batch_size": config.data.batch_size,
+        "seed": config.train.seed,
+    }
     wanted = optimizer_options(config.optimizer.name)
     return {key: value for key, value in known.items() if key in wanted}
 
