@@ -1,4 +1,4 @@
-"""Which layers take part: subclasses, names, frozen, tied and reused weights; the rest visibly not."""
+"""Which layers take part, and that the rest visibly does not: subclasses, frozen, tied, reused."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_several_steps_with_everything_changing(intervals) -> None:
 
 
 def test_layer_wise_rates_are_no_worse_than_a_common_one() -> None:
-    """L8: the quadratic model at alpha_l d_l is at most its minimum over one rate for all layers."""
+    """L8: the quadratic model at alpha_l d_l is at most its minimum over one common rate."""
     _, x, labels = mlp()
     moved = {}
     for adaptive in (True, False):
@@ -205,7 +205,7 @@ def test_positions_and_groups() -> None:
 
 
 def test_samples_respect_the_mask_and_average_to_the_analytic_factors() -> None:
-    """L4: g is zero where the ReLU is off; the mean over R draws approaches phi'^2 within 3/sqrt(R)."""
+    """L4: g is zero off the ReLU mask; the mean over R draws nears phi'^2 (3 / sqrt(R))."""
     rule = rule_of(DenseRows(4, 3, "share"), nn.ReLU())
     s = RNG.standard_normal((8, 3)).astype(np.float32)
     x = RNG.standard_normal((8, 4)).astype(np.float32)

@@ -130,7 +130,7 @@ class LayerSampleRule(DirectRule):
     ) -> None:
         super().__init__(rows, has_bias, inverse_scale)
         self.has_activation = activation is not None
-        self.activation = activation
+        self.activation = nn.Identity() if activation is None else activation
         self.slope_of = ops.GradOperation(sens_param=True)
         self.key = key
         self.old_weight = ema_old_weight

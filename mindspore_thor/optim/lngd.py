@@ -15,9 +15,9 @@ from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer
 from mindspore_thor.nn.activation import activation_of, find_activations
 from mindspore_thor.nn.attach import owns_bias
-from mindspore_thor.optim.base import SecondOrder, check_number
+from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.optim.checks import check_choice, check_number
 from mindspore_thor.optim.intervals import IntervalLike
-from mindspore_thor.optim.thor import check_choice
 
 
 class LNGD(SecondOrder):

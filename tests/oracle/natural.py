@@ -202,7 +202,9 @@ class Lngd(Base):
     def step(self, x: Array, labels: Array) -> float:
         loss = self.net.loss(x, labels)
         lr = self.now(self.lr)
-        mine = [(i, l) for i, l in enumerate(self.net.layers) if isinstance(l, (Dense, Conv))]
+        mine = [
+            (i, part) for i, part in enumerate(self.net.layers) if isinstance(part, (Dense, Conv))
+        ]
         if self.k >= self.next_factor:
             for i, layer in mine:
                 self.measure(i, layer)
