@@ -72,8 +72,6 @@ class SecondOrder(nn.Optimizer):
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
-    rate_inside_momentum = False
-    """m <- mu m + lr d, w <- w - m; otherwise m <- mu m + d, w <- w - lr m."""
 
     def __init__(
         self,
@@ -320,10 +318,7 @@ class SecondOrder(nn.Optimizer):
             gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
         for i in range(len(self.roles)):
             rate = lr[i] if self.is_group_lr else lr
-            if self.momentum > 0 and self.rate_inside_momentum:
-                step = gradients[i] * ops.cast(rate, gradients[i].dtype)
-                self.apply_momentum(self.weights[i], self.moments[i], 1.0, step, self.momentum)
-            elif self.momentum > 0:
+            if self.momentum > 0:
                 self.apply_momentum(
                     self.weights[i], self.moments[i], rate, gradients[i], self.momentum
                 )
@@ -406,11 +401,6 @@ class SecondOrder(nn.Optimizer):
     def failed_inversions(self) -> int:
         """Failed inversions so far, over all layers."""
         return sum(int(c.counts.asnumpy()[2]) for c in self.curvatures)
-
-    @property
-    def refreshes_in_capture(self) -> bool:
-        """Whether a collecting step derives what it needs inside its backward pass."""
-        return any(curvature.direct for curvature in self.curvatures)
 
     def failures_in_a_row(self) -> dict[str, int]:
         """Layer -> failed refreshes since its last good one, for the layers that have any."""

@@ -305,9 +305,7 @@ class TrainStep(nn.Cell):
             loss, gradients, finite = self.capture.compile_and_run(*inputs)
             # A bad batch must not be inverted: the refresh waits for the next good capture.
             refresh = refresh and bool(finite.asnumpy())
-        if refresh and self.optimizer.refreshes_in_capture:
-            self._stop_at_failures()
-        elif refresh:
+        if refresh:
             self._refresh()
             if self.optimizer.remeasures:
                 # The same compiled pass again; what was refreshed tells it what to collect.
@@ -342,9 +340,6 @@ class TrainStep(nn.Cell):
         if not self.optimizer.failures_in_a_row():
             return
         self.again.compile_and_run()
-        self._stop_at_failures()
-
-    def _stop_at_failures(self) -> None:
         limit = self.optimizer.max_failures
         for layer, count in self.optimizer.failures_in_a_row().items():
             if count >= limit:
