@@ -45,7 +45,8 @@ def test_canonical_form(interval, expected) -> None:
         lambda step: 0,
         lambda step: 2.0,
     ],
-    ids=str,
+    # No addresses in the ids: every worker must collect the same ones.
+    ids=lambda interval: "function" if callable(interval) else str(interval),
 )
 @pytest.mark.parametrize("name", ["factor_interval", "inverse_interval"])
 def test_bad_intervals_are_refused_by_name(name, interval) -> None:
