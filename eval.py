@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-
-import models
-from mindspore_thor.train.commands import eval_main
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,8 +13,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; None for the process's own.
     """
+    import models
+    from mindspore_thor.train.commands import eval_main
+
     return eval_main(argv, models)
 
 
 if __name__ == "__main__":
+    # MindSpore warns of its own deprecations at import: a screenful around our one line of error.
+    os.environ.setdefault("GLOG_v", "3")
     sys.exit(main())

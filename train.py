@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # MindSpore warns of its own deprecations at import: a screenful around our one line of error.
+    os.environ.setdefault("GLOG_v", "3")
     # Held for mindspore_thor.train.signals, which says why; before the imports start any thread.
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
