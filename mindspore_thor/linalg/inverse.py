@@ -1,8 +1,8 @@
 """Damped inverses and eigendecompositions that say whether they succeeded.
 
 Every function runs inside a compiled graph and returns ``ok`` (a boolean scalar) instead of
-raising: a failed factor must not end a long training run. This is the one file that knows which
-operator serves which device.
+raising: a failed factor must not end a long training run. A device that needs another operator
+gets it here.
 """
 
 from __future__ import annotations
