@@ -12,6 +12,7 @@ from oracle.curvature import block_diagonal
 from oracle.layers import Conv
 
 from mindspore_thor.linalg.blocks import apply_blocks, block_layout
+from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
 from mindspore_thor.linalg.inverse import damped_inverse, eigen_decomposition
 from mindspore_thor.linalg.moments import block_moments, with_ones
 from mindspore_thor.linalg.patches import ConvGeometry, unfold
@@ -67,6 +68,59 @@ def test_unfold_is_numpys_patches(groups, width, kernel, stride, dilation, pad, 
     np.testing.assert_array_equal(
         unfold(Tensor(x), geometry).asnumpy(), expected.astype(np.float32)
     )
+
+
+kernels = st.tuples(st.integers(2, 4), st.integers(1, 3))
+
+
+@few
+@given(
+    st.integers(1, 2),
+    st.integers(1, 4),
+    kernels,
+    st.integers(1, 3),
+    pairs,
+    st.one_of(st.just("same"), st.tuples(*[st.integers(0, 3)] * 4)),
+    st.tuples(st.integers(1, 7), st.integers(3, 7)),
+    st.integers(0, 20),
+)
+def test_conv_moments_are_those_of_the_patches(
+    groups, width, kernel, stride, dilation, pad, size, extra
+) -> None:
+    """Any geometry with row stride 1, whole factors and blocks that cut through channels."""
+    strides = (1, stride)
+    padding = (0, 0, 0, 0) if pad == "same" else pad
+    spans = [
+        size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1)
+        for i in range(2)
+    ]
+    assume(pad == "same" or min(spans) >= 1)
+    taps = kernel[0] * kernel[1]
+    layout = block_layout(width * taps, taps + extra)
+    geometry = ConvGeometry(kernel, strides, None if pad == "same" else pad, dilation, groups)
+    plan = row_plan(geometry, layout)
+    assume(plan is not None)
+    x = normal(1, 3, groups * width, *size)
+    weight = np.zeros((groups, width, *kernel))
+    patches = Conv(weight, None, strides, pad, dilation, groups).patches(x.astype(np.float64))
+    n, _, d, positions = patches.shape
+    got = conv_moments(Tensor(x), geometry, layout, plan).asnumpy()
+    for k in range(groups):
+        columns = patches[:, k].transpose(1, 0, 2).reshape(d, n * positions)
+        expected = padded_blocks(columns @ columns.T / (n * positions), layout.size)
+        np.testing.assert_allclose(got[k], expected, atol=2e-6 * max(1.0, np.abs(expected).max()))
+
+
+def test_rows_are_shared_where_that_saves_work() -> None:
+    """3x3 with stride 1: the blocks of THOR (72 aligned, 128 not) and whole factors; else not."""
+    square = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1)
+    assert row_plan(square, block_layout(144, 72)).whole
+    cut = row_plan(square, block_layout(576, 128))
+    assert not cut.whole and cut.offsets == (0, 2, 4, 6, 8) and cut.width == 15
+    assert row_plan(square, block_layout(576, None)).channels == tuple(range(64))
+    assert row_plan(square, block_layout(576, 4)) is None
+    strided = ConvGeometry((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 1)
+    assert row_plan(strided, block_layout(144, None)) is None
 
 
 @few

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.curvature.base import FACTORS, SPECTRUM, state
 from mindspore_thor.curvature.eigen_factors import EigenFactors
 from mindspore_thor.linalg.blocks import BlockLayout
+from mindspore_thor.curvature.input_moments import InputMoments
 from mindspore_thor.linalg.moments import block_moments, projected_squares, with_ones
 
 
@@ -36,6 +37,7 @@ class CorrectedRule(nn.Cell):
         self.homogeneous = homogeneous
         self.left = left
         self.right = right
+        self.input_moments = InputMoments(rows, homogeneous, right)
         d_in, d_out = right.dim, left.dim
         self.factor_length = rows.groups * (d_in * d_in + d_out * d_out)
         self.spectrum_length = rows.groups * d_in * d_out
@@ -46,18 +48,15 @@ class CorrectedRule(nn.Cell):
         vectors_a = state[: groups * d_in * d_in].reshape((groups, d_in, d_in))
         vectors_g = state[groups * d_in * d_in : -1].reshape((groups, d_out, d_out))
         due = state[-1]
-        a = self.rows.input_columns(ops.cast(x, ms.float32))
-        if self.homogeneous:
-            a = with_ones(a)
         g = self.rows.output_columns(dout)
         meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
-        factors = self.factors(a, g, due)
-        return ops.concat((factors, self.spectrum(a, g, due, vectors_a, vectors_g), meta))
+        factors = self.factors(x, g, due)
+        return ops.concat((factors, self.spectrum(x, g, due, vectors_a, vectors_g), meta))
 
-    def factors(self, a: Tensor, g: Tensor, due: Tensor) -> Tensor:
+    def factors(self, x: Tensor, g: Tensor, due: Tensor) -> Tensor:
         """A and G, flat."""
         if due != SPECTRUM:
-            moments_a = block_moments(a, self.right).reshape(-1)
+            moments_a = self.input_moments(x).reshape(-1)
             moments_g = block_moments(g, self.left).reshape(-1)
             result = ops.concat((moments_a, moments_g))
         else:
@@ -65,10 +64,13 @@ class CorrectedRule(nn.Cell):
         return result
 
     def spectrum(
-        self, a: Tensor, g: Tensor, due: Tensor, vectors_a: Tensor, vectors_g: Tensor
+        self, x: Tensor, g: Tensor, due: Tensor, vectors_a: Tensor, vectors_g: Tensor
     ) -> Tensor:
         """S, flat."""
         if due != FACTORS:
+            a = self.rows.input_columns(ops.cast(x, ms.float32))
+            if self.homogeneous:
+                a = with_ones(a)
             result = projected_squares(a, g, vectors_a, vectors_g).reshape(-1)
         else:
             result = ops.zeros((self.spectrum_length,), ms.float32)

@@ -12,8 +12,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.input_moments import InputMoments
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
-from mindspore_thor.linalg.moments import block_moments, with_ones
+from mindspore_thor.linalg.moments import block_moments
 
 
 class KroneckerRule(nn.Cell):
@@ -31,16 +32,12 @@ class KroneckerRule(nn.Cell):
     ) -> None:
         super().__init__()
         self.rows = rows
-        self.homogeneous = homogeneous
         self.left = left
-        self.right = right
+        self.input_moments = InputMoments(rows, homogeneous, right)
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
-        columns = self.rows.input_columns(ops.cast(x, ms.float32))
-        if self.homogeneous:
-            columns = with_ones(columns)
-        a = block_moments(columns, self.right)
+        a = self.input_moments(x)
         g = block_moments(self.rows.output_columns(dout), self.left)
         meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
         return ops.concat((a.reshape(-1), g.reshape(-1), meta))
