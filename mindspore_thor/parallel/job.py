@@ -27,11 +27,12 @@ from mindspore_thor.errors import UserError
 SCHEDULER = "scheduler"
 _PR_SET_CHILD_SUBREAPER = 36
 _TICK = 0.2
-# Seconds that the other ranks get after the first one failed: they may have found the same error.
+# Seconds that the other ranks get after the first one failed: they may have found the same error,
+# or be on their way out after a stop signal. What has to be saved is saved before any of them ends.
 _GRACE = 10.0
-# After a stop signal: rank 0 may be writing a large checkpoint.
-_STOP_GRACE = 300.0
 _TAIL_LINES = 20
+# What a process leaves with that was asked to stop, by SIGINT or SIGTERM, and has done so.
+_STOPPED = (130, 143)
 # msrun starts `python` from PATH. This one is the present interpreter, and tells which process
 # became which rank. It takes itself out of PATH again.
 _SHIM = """#!/bin/sh
@@ -161,8 +162,9 @@ class Job:
         while self._living:
             log.read()
             if not self._reap():
-                # Neither ranks nor scheduler are left, but a rank never reported: a failed start.
-                self._failed = self._failed or (min(self._living), 1)
+                # No process is left. A rank that was never seen to end could not be started.
+                if self._living:
+                    self._failed = self._failed or (min(self._living), 1)
                 return
             if self._deadline is not None and time.monotonic() > self._deadline:
                 return
@@ -190,8 +192,7 @@ class Job:
         elif code and name != SCHEDULER and (self._failed is None or self._failed[0] == SCHEDULER):
             self._failed = (name, code)
         if self._failed is not None and self._deadline is None:
-            grace = _GRACE if self._signal is None else _STOP_GRACE
-            self._deadline = time.monotonic() + grace
+            self._deadline = time.monotonic() + _GRACE
 
     def _kill(self) -> None:
         """End what is left: ranks at once, the scheduler after it has had time to leave."""
@@ -206,9 +207,8 @@ class Job:
         if self._failed is None:
             return 0
         name, code = self._failed
-        stopped = self._signal is not None and code == 128 + self._signal
-        if stopped:
-            return code
+        if code in _STOPPED:
+            return code  # the run has said so itself
         who = SCHEDULER if name == SCHEDULER else f"rank {name}"
         log = self._log(name)
         tail = _tail(log)
