@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mindspore import Tensor, nn, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
@@ -19,13 +21,13 @@ class Mean(nn.Cell):
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
         self.size = world()[1]
-        self.reduce = ops.AllReduce() if self.size > 1 else None
+        self.reduce: Any = ops.AllReduce() if self.size > 1 else None
 
     def construct(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Each tensor's mean over the ranks."""
         if self.size == 1:
             return tensors
-        means = ()
+        means: tuple[Tensor, ...] = ()
         for tensor in tensors:
             means += (self.reduce(tensor) / self.size,)
         return means

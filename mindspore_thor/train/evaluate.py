@@ -82,8 +82,8 @@ class Evaluator:
                     return None
         finally:
             self._net.set_train(training)
-        first, five, total = (float(value) for value in sum_over_ranks(np.array([*hits, total])))
-        return {TOP_1: first / total, TOP_5: five / total}
+        first, five, count = sum_over_ranks(np.array([*hits, total])).tolist()
+        return {TOP_1: first / count, TOP_5: five / count}
 
     def _hits(self, images: Tensor, labels: Tensor, size: int) -> np.ndarray:
         full = self._data.batch_size
