@@ -13,6 +13,7 @@ from mindspore_thor.curvature.base import SPECTRUM, state
 from mindspore_thor.curvature.direct import PLAIN
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.parallel.communication import Mean
 
 _RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -36,6 +37,7 @@ class Backward(nn.Cell):
         self.weights = weights
         self.sens = float(loss_scale)
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
+        self.mean = Mean()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The mean loss of a batch."""
@@ -48,6 +50,9 @@ class Backward(nn.Cell):
         loss = self.forward(*inputs)
         sens = ops.fill(loss.dtype, loss.shape, self.sens)
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
+        # The loss too: all ranks must agree on whether the step was finite.
+        loss = self.mean(loss)[0]
+        gradients = self.mean(*gradients)
         finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
         return loss, gradients, finite
 
