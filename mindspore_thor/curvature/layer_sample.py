@@ -19,8 +19,8 @@ from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKi
 from mindspore_thor.curvature.kronecker import trace
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.inverse import damped_inverse
-from mindspore_thor.linalg.moments import block_moments, with_ones
-from mindspore_thor.linalg.random import normal
+from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
+from mindspore_thor.linalg.random import squared_normal
 
 _TINY = 1e-30
 FLOOR = 1e-5
@@ -82,7 +82,7 @@ class LayerSampleRule(DirectRule):
     ) -> None:
         super().__init__(rows, has_bias, inverse_scale)
         self.has_activation = activation is not None
-        self.activation = activation
+        self.activation = activation if activation is not None else nn.Identity()
         self.slope_of = ops.GradOperation(sens_param=True)
         self.key = key
         self.gaussian = settings.gaussian
@@ -102,27 +102,26 @@ class LayerSampleRule(DirectRule):
         return self.activation(s)
 
     def squared_gradients(self, out: Tensor, dout: Tensor, step: Tensor) -> Tensor:
-        """g o g as [N, groups, d_out, T]."""
+        """G o g as [N, groups, d_out, T]."""
         if self.true_gradients:
             g = self.rows.output_columns(dout)
             return g * g
-        slope = ops.ones(out.shape, ms.float32)
+        squares = ops.ones(out.shape, ms.float32)
         if self.has_activation:
-            slope = self.slope_of(self.phi)(ops.cast(out, ms.float32), slope)
+            slope = self.slope_of(self.phi)(ops.cast(out, ms.float32), squares)
+            squares = slope * slope
         if self.gaussian:
             n = out.shape[0]
-            slope = slope * normal(n, out.size // n, self.key, step).reshape(out.shape)
-        return self.rows.output_positions(slope * slope)
+            squares = squares * squared_normal(n, out.size // n, self.key, step).reshape(out.shape)
+        return self.rows.output_positions(squares)
 
     def factors(self, x: Tensor, squares: Tensor) -> Tensor:
         """Phi and E[||a||^2 g o g], flat."""
         a = self.rows.input_columns(ops.cast(x, ms.float32))
         if self.has_bias:
             a = with_ones(a)
-        norms = squares.sum(2, keepdims=True)
-        phi = block_moments(a * ops.sqrt(norms), self.layout) * a.shape[3]
-        lengths = (a * a).sum(2, keepdims=True)
-        psi = (lengths * squares).sum((0, 3)) * (1.0 / a.shape[0])
+        phi = block_moments(a * ops.sqrt(feature_sums(squares)), self.layout) * a.shape[3]
+        psi = weighted_means(squares, feature_sums(a * a))
         return ops.concat((phi.reshape(-1), psi.reshape(-1)))
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
@@ -249,15 +248,23 @@ class LayerSample(DirectCurvature):
         step = self.step.reshape(())
         return self.inverse_phi.reshape((-1,)), self.inverse_psi.reshape((-1,)), step, step
 
-    def averaged(self, fresh: Tensor) -> Tensor:
-        """The batch's Phi, and psi with trace 1, averaged over the layer's uses in this pass."""
-        uses = fresh[self.end]
+    def collect(self, fresh: Tensor) -> None:
+        """Let the batch's Phi, and its psi with trace 1, enter the moving average.
+
+        Means are taken over the layer's uses in this pass; no uses leave everything as it is.
+        There is no branch: one at the end of a method without result compiles to a Python call.
+        """
+        used = fresh[self.end] > 0
+        uses = ops.maximum(fresh[self.end], 1.0)
         psi = fresh[self.end_phi : self.end].reshape((self.groups, self.d_out))
         total = psi.sum(1, keepdims=True)
         # A layer whose units are all dead says nothing about its outputs: treat them alike.
         psi = ops.where(total > 0, psi / ops.maximum(total, _TINY), 1.0 / self.d_out)
         tail = ops.stack((ops.ones_like(uses), fresh[self.end + 1], fresh[self.end + 2] / uses))
-        return ops.concat((fresh[: self.end_phi] / uses, psi.reshape(-1), tail))
+        mean = ops.concat((fresh[: self.end_phi] / uses, psi.reshape(-1), tail))
+        keep = self.kept_weight()
+        mean = keep * self.statistics + (1.0 - keep) * mean
+        ops.assign(self.statistics, ops.where(used, mean, self.statistics))
 
     def factor_phi(self) -> Tensor:
         """Phi, [groups, d_in, d_in]."""
@@ -278,25 +285,23 @@ class LayerSample(DirectCurvature):
         the clipped damping, Phi is inverted once more with at least ``damping`` times
         :data:`FLOOR` of its trace. ``damping`` is 1, and more when a failed refresh is retried.
         """
-        phi = self.factor_phi()
+        phi, psi = self.factor_phi(), self.factor_psi()
         total = trace(phi.expand_dims(1)).reshape((-1, 1, 1))
         clipped = self.clipped(total / self.d_in)
-        inverse, ok = damped_inverse(phi, clipped)
-        if ok:
-            self.use(inverse, ok)
-        else:
-            self.derive_again(phi, ops.maximum(clipped, damping * FLOOR * total))
-
-    def derive_again(self, phi: Tensor, damping: Tensor) -> None:
-        """The second attempt at Phi, [groups, 1, 1] of damping."""
-        inverse, ok = damped_inverse(phi, damping)
-        self.use(inverse, ok)
-
-    def use(self, inverse: Tensor, ok: Tensor) -> None:
-        """Put an inverse of Phi, and that of psi, in use; if it failed, those in use stay."""
-        psi = self.factor_psi()
+        raised = ops.maximum(clipped, damping * FLOOR * total)
+        inverse, ok = self.inverted(phi, clipped, raised)
         inverse_psi = 1.0 / (psi + self.clipped(psi.sum(1, keepdims=True) / self.d_out))
+        # Where both attempts fail the inverses in use stay.
         ops.assign(self.inverse_phi, ops.where(ok, inverse, self.inverse_phi))
         ops.assign(self.inverse_psi, ops.where(ok, inverse_psi, self.inverse_psi))
         done = ops.cast(ok, ms.int32)
         self.count(done, 0, 1 - done)
+
+    def inverted(self, phi: Tensor, damping: Tensor, raised: Tensor) -> tuple[Tensor, Tensor]:
+        """Phi's inverse and whether it is good, with more damping where the first attempt fails."""
+        inverse, ok = damped_inverse(phi, damping)
+        if ok:
+            result, good = inverse, ok
+        else:
+            result, good = damped_inverse(phi, raised)
+        return result, good

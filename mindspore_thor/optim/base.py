@@ -70,7 +70,7 @@ class SecondOrder(nn.Optimizer):
     derives: bool = True  # whether refreshes happen at all
     observes: bool = False  # whether statistics are made of the gradients themselves
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
-    measures_first: bool = False  # whether statistics come from a pass of their own, before the step
+    measures_first: bool = False  # whether statistics come from a pass before the step
     rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
@@ -244,11 +244,10 @@ class SecondOrder(nn.Optimizer):
         if ops.logical_and(self.step_number() >= self.next_inverse, self.due == 0):
             self.refresh()
 
-    def refresh_measured(self) -> None:
-        """Refresh where that is due, unless this step had to collect and its batch was bad."""
+    def refresh_due(self) -> Tensor:
+        """Whether inverses are due and nothing is left to collect (a bad batch leaves something)."""
         step = self.step_number()
-        if ops.logical_and(step >= self.next_inverse, step < self.next_factor):
-            self.refresh()
+        return ops.logical_and(step >= self.next_inverse, step < self.next_factor)
 
     def retry(self) -> None:
         """Refresh once more, with more damping, the layers whose last refresh failed."""

@@ -163,7 +163,8 @@ class MeasuredStep(nn.Cell):
         """A batch -> its loss."""
         if self.optimizer.due > 0:
             self.measure(*inputs)
-        self.optimizer.refresh_measured()
+        if self.optimizer.refresh_due():
+            self.optimizer.refresh()
         return self.plain(*inputs)
 
 

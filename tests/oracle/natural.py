@@ -202,7 +202,8 @@ class Lngd(Base):
     def step(self, x: Array, labels: Array) -> float:
         loss = self.net.loss(x, labels)
         lr = self.now(self.lr)
-        mine = [(i, l) for i, l in enumerate(self.net.layers) if isinstance(l, (Dense, Conv))]
+        layers = enumerate(self.net.layers)
+        mine = [(i, layer) for i, layer in layers if isinstance(layer, (Dense, Conv))]
         if self.k >= self.next_factor:
             for i, layer in mine:
                 self.measure(i, layer)
