@@ -245,7 +245,7 @@ class SecondOrder(nn.Optimizer):
             self.refresh()
 
     def refresh_due(self) -> Tensor:
-        """Whether inverses are due and nothing is left to collect (a bad batch leaves something)."""
+        """Whether inverses are due and the collection, if any was due, has happened."""
         step = self.step_number()
         return ops.logical_and(step >= self.next_inverse, step < self.next_factor)
 
