@@ -70,6 +70,8 @@ class SecondOrder(nn.Optimizer):
     derives: bool = True  # whether refreshes happen at all
     observes: bool = False  # whether statistics are made of the gradients themselves
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
+    measures_first: bool = False  # whether statistics come from a pass before the step
+    rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
 
@@ -206,13 +208,16 @@ class SecondOrder(nn.Optimizer):
         return self.damping
 
     def collect(self, gradients: Sequence[Tensor]) -> None:
-        """Let fresh statistics enter: gradients of ``parameters``, one probe per captured layer."""
+        """Let fresh statistics enter: gradients of ``parameters``, the probes' last.
+
+        Those of the probes alone are enough where ``measures_first``.
+        """
         step = self.step_number()
-        count = len(self.roles)
+        first = len(gradients) - self.probe_count
         for k in range(self.probe_count):
-            self.captured[k].collect(gradients[count + k])
+            self.captured[k].collect(gradients[first + k])
         if self.observes:
-            unscaled = self.unscale(gradients[:count])
+            unscaled = self.unscale(gradients[: len(self.roles)])
             for k in range(len(self.matrices)):
                 self.curvatures[k].observe(self.matrix(k, unscaled))
         planned = step + self.factor_interval(step)
@@ -238,6 +243,11 @@ class SecondOrder(nn.Optimizer):
         """
         if ops.logical_and(self.step_number() >= self.next_inverse, self.due == 0):
             self.refresh()
+
+    def refresh_due(self) -> Tensor:
+        """Whether inverses are due and the collection, if any was due, has happened."""
+        step = self.step_number()
+        return ops.logical_and(step >= self.next_inverse, step < self.next_factor)
 
     def retry(self) -> None:
         """Refresh once more, with more damping, the layers whose last refresh failed."""
@@ -318,7 +328,10 @@ class SecondOrder(nn.Optimizer):
             gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
         for i in range(len(self.roles)):
             rate = lr[i] if self.is_group_lr else lr
-            if self.momentum > 0:
+            if self.momentum > 0 and self.rate_inside_momentum:
+                step = gradients[i] * ops.cast(rate, gradients[i].dtype)
+                self.apply_momentum(self.weights[i], self.moments[i], 1.0, step, self.momentum)
+            elif self.momentum > 0:
                 self.apply_momentum(
                     self.weights[i], self.moments[i], rate, gradients[i], self.momentum
                 )
