@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import FACTORS, SPECTRUM, state
-from mindspore_thor.curvature.eigen_factors import EigenFactors
-from mindspore_thor.linalg.blocks import BlockLayout
+from mindspore_thor.curvature.base import FACTORS, META, SPECTRUM, state, take
+from mindspore_thor.curvature.eigen_factors import EigenFactors, eigen_parts
 from mindspore_thor.curvature.input_moments import InputMoments
+from mindspore_thor.linalg.blocks import BlockLayout, part
 from mindspore_thor.linalg.moments import block_moments, projected_squares, with_ones
 
 
@@ -133,15 +133,22 @@ class CorrectedFactors(EigenFactors):
             ops.assign(self.statistics, blended)
             ops.assign(self.provisional, self.provisional * ops.cast(measured == 0, ms.int32))
 
-    def settle(self, ok: Tensor) -> None:
-        """Count the decomposition; in a new basis KFAC's eigenvalues stand in for S."""
-        values = self.values_g.expand_dims(2) * self.values_a.expand_dims(1)
-        head, tail = self.statistics[: self.end_g], self.statistics[self.end :]
+    def derived(self) -> tuple[Parameter, ...]:
+        """Both eigenbases, and what holds S."""
+        return (*super().derived(), self.statistics, self.provisional)
+
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take the new basis; in it KFAC's eigenvalues T dg da^T stand in for S."""
+        parts = eigen_parts(solutions, self.positions())
+        values = parts[3].expand_dims(2) * parts[2].expand_dims(1)
+        head = part(self.statistics, 0, self.end_g)
+        tail = part(self.statistics, self.end, META)
         stand_in = ops.concat((head, values.reshape(-1), tail))
-        ops.assign(self.statistics, ops.where(ok, stand_in, self.statistics))
-        done = ops.cast(ok, ms.int32)
-        ops.assign(self.provisional, ops.maximum(self.provisional, done))
-        self.count(done, 0, 1 - done)
+        one = ops.ones_like(self.provisional)
+        stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
+        return take(good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Divide by S + lam in the eigenbasis; lam is this step's."""

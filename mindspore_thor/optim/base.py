@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import FACTORS, SPECTRUM, LayerCurvature, state
 from mindspore_thor.curvature.direct import ANY, GraphKind
+from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
 from mindspore_thor.optim.checks import check_count, check_learning_rate, check_number
@@ -154,6 +155,7 @@ class SecondOrder(nn.Optimizer):
         curvatures = [self.build_curvature(f"{label}.{layer.name}", layer) for layer in layers]
         self.layer_names = tuple(layer.name for layer in layers)
         self.curvatures = nn.CellList(curvatures, auto_prefix=False)
+        self.refresher = Refresh(curvatures)
         self.captured = nn.CellList([c for c in curvatures if c.captures], auto_prefix=False)
         probes = [c.statistics for c in curvatures if c.captures]
         self.probe_count = len(probes)
@@ -229,8 +231,7 @@ class SecondOrder(nn.Optimizer):
         """Derive inverses (or what the method uses) from the statistics."""
         step = self.step_number()
         damping = self.current_damping()
-        for curvature in self.curvatures:
-            curvature.refresh(damping)
+        self.refresher.refresh(damping)
         ops.assign(self.next_inverse, step + self.inverse_interval(step))
         if self.remeasures:
             ops.assign(self.due, SPECTRUM * ops.ones_like(self.due))
@@ -251,9 +252,7 @@ class SecondOrder(nn.Optimizer):
 
     def retry(self) -> None:
         """Refresh once more, with more damping, the layers whose last refresh failed."""
-        damping = self.current_damping() * RETRY_DAMPING
-        for curvature in self.curvatures:
-            curvature.retry(damping)
+        self.refresher.retry(self.current_damping() * RETRY_DAMPING)
 
     def matrix(self, k: int, gradients: Sequence[Tensor]) -> Tensor:
         """The gradient of layer ``k`` as a float32 matrix [groups, d_out, d_in(+1)]."""
