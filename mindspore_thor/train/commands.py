@@ -30,7 +30,7 @@ from mindspore_thor.train.config import (
     load_config,
     parse_overrides,
 )
-from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
+from mindspore_thor.train.evaluate import Evaluator
 from mindspore_thor.train.help_text import describe_keys
 from mindspore_thor.train.loop import Trainer
 from mindspore_thor.train.resume import restore
@@ -209,8 +209,8 @@ def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     config = fit_model_to_data(config, data, models)
     net = models.create_model(config.model.name, **config.model.options)
     load_weights(net, checkpoint)
-    accuracy = Evaluator(net, data)()
-    assert accuracy is not None
-    result = {TOP_1: round(accuracy[TOP_1], 6), TOP_5: round(accuracy[TOP_5], 6)}
+    measured = Evaluator(net, data, config.task)()
+    assert measured is not None
+    result = {name: round(value, 6) for name, value in measured.items()}
     print(f"result: {result} ckpt= {checkpoint}", flush=True)
     return 0
