@@ -66,7 +66,7 @@ def train_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
         Exit code: 0 done, 1 training failed, 2 wrong input, 130 or 143 stopped by a signal.
     """
     with StopRequest() as stop:
-        return _guarded(lambda: _train(argv, models, stop))
+        return guarded(lambda: _train(argv, models, stop))
 
 
 def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
@@ -79,11 +79,18 @@ def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     Returns:
         Exit code: 0 done, 2 wrong input.
     """
-    return _guarded(lambda: _evaluate(argv, models))
+    return guarded(lambda: _evaluate(argv, models))
 
 
-def _guarded(work: Callable[[], int]) -> int:
-    """Turn the errors that a user can mend into one line and an exit code."""
+def guarded(work: Callable[[], int]) -> int:
+    """Turn the errors that a user can mend into one line and an exit code.
+
+    Args:
+        work: What the command does; returns its exit code.
+
+    Returns:
+        That code, or the error's.
+    """
     try:
         if NOTICE:
             print(NOTICE, flush=True)
@@ -97,7 +104,13 @@ def _guarded(work: Callable[[], int]) -> int:
         return EXIT_INTERRUPT
 
 
-def _parser(program: str, purpose: str) -> _Parser:
+def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all commands share.
+
+    Args:
+        program: The command's name.
+        purpose: One line for ``--help``.
+    """
     keys = "\n".join(describe_keys())
     parser = _Parser(
         prog=program,
@@ -111,9 +124,21 @@ def _parser(program: str, purpose: str) -> _Parser:
     return parser
 
 
-def _read_arguments(
-    parser: _Parser, argv: Sequence[str] | None
+def read_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, Settings]:
+    """Read a command line that ends in overrides of the configuration.
+
+    Args:
+        parser: From :func:`make_parser`.
+        argv: Arguments without the program's name; None for the process's own.
+
+    Returns:
+        The options, and the overrides.
+
+    Raises:
+        UserError: If an argument is wrong.
+    """
     arguments, rest = parser.parse_known_args(argv)
     overrides = parse_overrides(rest)
     if arguments.data_path is not None:
@@ -124,12 +149,12 @@ def _read_arguments(
 
 
 def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest) -> int:
-    parser = _parser("train.py", "Train a model by a recipe.")
+    parser = make_parser("train.py", "Train a model by a recipe.")
     parser.add_argument("--output_dir", type=Path, help="run folder [a fresh one below runs/]")
     parser.add_argument(
         "--resume_ckpt", type=Path, help="checkpoint, or run folder, whose run is continued"
     )
-    arguments, overrides = _read_arguments(parser, argv)
+    arguments, overrides = read_arguments(parser, argv)
     if arguments.config_path is None:
         raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
     config = load_config(arguments.config_path, models, overrides)
@@ -188,11 +213,11 @@ def _run(session: Session, folder: RunFolder, position: Position, stop: StopRequ
 
 
 def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
-    parser = _parser("eval.py", "Measure a checkpoint on the evaluation split.")
+    parser = make_parser("eval.py", "Measure a checkpoint on the evaluation split.")
     parser.add_argument(
         "--checkpoint_file_path", type=Path, help="checkpoint, or a run folder: its latest one"
     )
-    arguments, overrides = _read_arguments(parser, argv)
+    arguments, overrides = read_arguments(parser, argv)
     if arguments.checkpoint_file_path is None:
         raise UserError("--checkpoint_file_path is missing; give a .ckpt file or a run folder")
     checkpoint = find_checkpoint(arguments.checkpoint_file_path)
