@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.harness.runs import Interrupted, Runner
+from benchmarks.harness.runs import Interrupted, LimitReached, Runner
 from benchmarks.harness.spec import RESULTS, Study, load_study
 from benchmarks.harness.store import publish
 from mindspore_thor.errors import UserError
@@ -47,13 +47,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_path", help="folder of the data set [what the study says]")
     parser.add_argument("--only", metavar="METHOD,...", help="these methods, in this order [all]")
     parser.add_argument("--seeds", type=int, metavar="N", help="only the study's first N seeds")
+    parser.add_argument("--max_runs", type=int, metavar="N", help="stop after N runs [never]")
     parser.add_argument("--publish", action="store_true", help="store the finished runs' logs")
     parser.add_argument("--results_dir", type=Path, help="where [benchmarks/results/NAME]")
     parser.add_argument(
         "--step_time", type=int, metavar="ROUNDS", help="measure step times instead of training"
     )
     arguments = parser.parse_args(argv)
-    for name in ("seeds", "step_time"):
+    for name in ("seeds", "max_runs", "step_time"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; give a whole number of at least 1")
@@ -62,7 +63,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run_all(study: Study, names: list[str], arguments: argparse.Namespace) -> None:
     output = arguments.output_dir or Path("runs") / "studies" / study.name
-    runner = Runner(study, output, arguments.data_path)
+    runner = Runner(study, output, arguments.data_path, arguments.max_runs)
     results = arguments.results_dir or RESULTS / study.name
     with runner.exclusive():
         runner.check_recipes(names)
@@ -95,12 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             measure(study, names, results, arguments.data_path, arguments.step_time)
         else:
             _run_all(study, names, arguments)
+            print("all runs are done", flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except Interrupted as stop:
         print("stopped by a signal; give the same command again to continue", flush=True)
         return stop.exit_code
+    except LimitReached:
+        print(f"{arguments.max_runs} runs done, more are left", flush=True)
     return 0
 
 

@@ -25,12 +25,11 @@ def _git(*arguments: str) -> str:
 def commit() -> str:
     """Return the short commit of the working tree, ``+changes`` behind it where files differ.
 
-    Stored results and documents do not count: they change no run.
+    Only files that decide what a run computes count; its recipe is stored with it.
     """
     name = _git("rev-parse", "--short=10", "HEAD") or "unknown"
-    changed = _git("status", "--porcelain", "--", "mindspore_thor", "models", "*.py", "*.yaml")
-    changed_code = [line for line in changed.splitlines() if "benchmarks/results/" not in line]
-    return name + ("+changes" if changed_code else "")
+    changed = _git("status", "--porcelain", "--", "mindspore_thor", "models/*.py", "train.py")
+    return name + ("+changes" if changed else "")
 
 
 def provenance() -> dict[str, Any]:

@@ -50,6 +50,10 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+class LimitReached(Exception):
+    """As many runs as were asked for have been done, and more are left."""
+
+
 class Runner:
     """Executes runs of one study by ``train.py``, one after the other.
 
@@ -57,9 +61,13 @@ class Runner:
         study: The study.
         folder: Its output folder.
         data_path: Folder of the data set, or None for what the recipes say.
+        max_runs: How many runs may be begun or continued; None for all.
     """
 
-    def __init__(self, study: Study, folder: Path, data_path: str | None) -> None:
+    def __init__(
+        self, study: Study, folder: Path, data_path: str | None, max_runs: int | None = None
+    ) -> None:
+        self._left = math.inf if max_runs is None else max_runs
         self._study = study
         self._folder = folder
         self._data_path = data_path
@@ -135,6 +143,7 @@ class Runner:
 
         Raises:
             Interrupted: If a stop signal arrived.
+            LimitReached: If it would be one run too many.
             UserError: If the folder holds a run with other settings, or the run ended otherwise.
         """
         folder = self._folder / method / label
@@ -148,6 +157,9 @@ class Runner:
                 )
             if self._finished(folder, epochs):
                 return read_rows(folder)
+        if not self._left:
+            raise LimitReached
+        self._left -= 1
         where = f"{method}/{label}"
         arguments = self._prepare(folder, recipe, seed, where)
         if self._stopped:
@@ -224,7 +236,7 @@ class Runner:
         candidates = self._study.methods[method].candidates
         if len(candidates) == 1:
             return 0
-        found = []
+        found: list[dict[str, Any]] = []
         for index, settings in enumerate(candidates):
             label = f"tuning-{index + 1}"
             rows = self.run(method, index, label, self._study.tuning_seed, tuning=True)
