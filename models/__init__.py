@@ -10,6 +10,7 @@ from typing import Any, Callable
 from mindspore import nn
 
 from mindspore_thor.errors import UserError
+from models.autoencoder import autoencoder
 from models.mlp import mlp
 from models.resnet import (
     resnet18,
@@ -25,6 +26,7 @@ from models.vgg import vgg11
 _FACTORIES: dict[str, Callable[..., nn.Cell]] = {
     factory.__name__: factory
     for factory in (
+        autoencoder,
         mlp,
         resnet18,
         resnet20,

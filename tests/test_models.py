@@ -170,6 +170,7 @@ def test_parameter_names_are_unique() -> None:
 
 def test_registry() -> None:
     assert available_models() == [
+        "autoencoder",
         "mlp",
         "resnet101",
         "resnet18",

@@ -72,6 +72,7 @@ class _Request:
     rank_size: int
     drop_remainder: bool
     num_classes: int | None
+    normalize: bool
 
     def share(self, size: int) -> tuple[Order, int, int]:
         """Return this rank's order, its batches per epoch and its samples used per epoch."""
@@ -108,6 +109,7 @@ def create_data(
     rank_size: int = 1,
     drop_remainder: bool | None = None,
     num_classes: int | None = None,
+    normalize: bool = True,
 ) -> Data:
     """Open one split of a data set.
 
@@ -130,6 +132,8 @@ def create_data(
         rank_size: Number of processes.
         drop_remainder: Whether to leave out an incomplete last batch; default: only in training.
         num_classes: Number of classes of the model, when it is not the data set's own.
+        normalize: Whether pixels are shifted and scaled by the data set's mean and deviation;
+            without, they lie in [0, 1].
 
     Returns:
         The batches, see ``Data``.
@@ -162,6 +166,7 @@ def create_data(
         rank_size=rank_size,
         drop_remainder=train if drop_remainder is None else drop_remainder,
         num_classes=num_classes,
+        normalize=normalize,
     )
     if name == "imagenet":
         return _open_tree(request, data_folder(name, path), image_size or 224)
@@ -192,8 +197,8 @@ def _open_arrays(request: _Request, known: ArraySet, folder: Path, image_size: i
         steps,
         request.seed,
         known.augment if request.augment else None,
-        known.mean,
-        known.std,
+        known.mean if request.normalize else [0.0] * channels,
+        known.std if request.normalize else [1.0] * channels,
     )
     return Data(
         name=request.name,
@@ -220,7 +225,8 @@ def _open_tree(request: _Request, folder: Path, image_size: int) -> Data:
     source = FolderSource(
         files, labels, order, used, request.seed, image_size, augment=request.augment
     )
-    mean, std = ([255.0 * value for value in figures] for figures in _IMAGENET)
+    figures = _IMAGENET if request.normalize else ((0.0,) * 3, (1.0,) * 3)
+    mean, std = ([255.0 * value for value in numbers] for numbers in figures)
     build = partial(
         sample_pipeline,
         source,

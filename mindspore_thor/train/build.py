@@ -100,6 +100,7 @@ def open_data(config: Config, *, train: bool) -> Data:
         rank=rank,
         rank_size=size,
         num_classes=config.model.options.get("num_classes"),
+        normalize=config.task.normalize,
     )
 
 
@@ -114,8 +115,12 @@ def fit_model_to_data(config: Config, data: Data, models: ModelCatalogue) -> Con
     Returns:
         The configuration with ``num_classes``, ``in_channels`` and ``image_size`` of the data, as
         far as the model has these options and the recipe does not give them.
+
+    Raises:
+        UserError: If the model is not made for the task.
     """
     known = models.model_options(config.model.name)
+    config.task.check_model(config.model.name, known)
     derived = {
         "num_classes": data.num_classes,
         "in_channels": data.image_shape[0],
@@ -153,7 +158,7 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
         options["damping"] = _schedule(config.damping, steps, config)
     options = {**_from_run(config, steps), **options, **_loss_scale(config)}
     optimizer = create_optimizer(config.optimizer.name, net, rate, **options)
-    loss = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
+    loss = config.task.loss(config.train.label_smoothing)
     step = TrainStep(net, loss, optimizer)
     step.set_train()
     return Session(config, train_data, eval_data, net, weight_names, optimizer, rate, step)

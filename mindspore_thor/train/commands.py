@@ -32,7 +32,7 @@ from mindspore_thor.train.config import (
     load_config,
     parse_overrides,
 )
-from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
+from mindspore_thor.train.evaluate import Evaluator
 from mindspore_thor.train.help_text import describe_keys
 from mindspore_thor.train.loop import Trainer
 from mindspore_thor.train.ranks import check_same_start
@@ -70,7 +70,7 @@ def train_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
         Exit code: 0 done, 1 training failed, 2 wrong input, 130 or 143 stopped by a signal.
     """
     with StopRequest() as stop:
-        return _guarded(lambda: _train(argv, models, stop))
+        return guarded(lambda: _train(argv, models, stop))
 
 
 def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
@@ -83,11 +83,18 @@ def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     Returns:
         Exit code: 0 done, 2 wrong input.
     """
-    return _guarded(lambda: _evaluate(argv, models))
+    return guarded(lambda: _evaluate(argv, models))
 
 
-def _guarded(work: Callable[[], int]) -> int:
-    """Turn the errors that a user can mend into one line and an exit code."""
+def guarded(work: Callable[[], int]) -> int:
+    """Turn the errors that a user can mend into one line and an exit code.
+
+    Args:
+        work: What the command does; returns its exit code.
+
+    Returns:
+        That code, or the error's.
+    """
     try:
         if serve_as_scheduler():
             return 0
@@ -103,7 +110,13 @@ def _guarded(work: Callable[[], int]) -> int:
         return EXIT_INTERRUPT
 
 
-def _parser(program: str, purpose: str) -> _Parser:
+def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all commands share.
+
+    Args:
+        program: The command's name.
+        purpose: One line for ``--help``.
+    """
     keys = "\n".join(describe_keys())
     parser = _Parser(
         prog=program,
@@ -117,9 +130,21 @@ def _parser(program: str, purpose: str) -> _Parser:
     return parser
 
 
-def _read_arguments(
-    parser: _Parser, argv: Sequence[str] | None
+def read_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, Settings]:
+    """Read a command line that ends in overrides of the configuration.
+
+    Args:
+        parser: From :func:`make_parser`.
+        argv: Arguments without the program's name; None for the process's own.
+
+    Returns:
+        The options, and the overrides.
+
+    Raises:
+        UserError: If an argument is wrong.
+    """
     arguments, rest = parser.parse_known_args(argv)
     overrides = parse_overrides(rest)
     if arguments.data_path is not None:
@@ -130,12 +155,12 @@ def _read_arguments(
 
 
 def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest) -> int:
-    parser = _parser("train.py", "Train a model by a recipe.")
+    parser = make_parser("train.py", "Train a model by a recipe.")
     parser.add_argument("--output_dir", type=Path, help="run folder [a fresh one below runs/]")
     parser.add_argument(
         "--resume_ckpt", type=Path, help="checkpoint, or run folder, whose run is continued"
     )
-    arguments, overrides = _read_arguments(parser, argv)
+    arguments, overrides = read_arguments(parser, argv)
     if arguments.config_path is None:
         raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
     config = load_config(arguments.config_path, models, overrides)
@@ -214,11 +239,11 @@ def _run(session: Session, folder: RunFolder | None, position: Position, stop: S
 
 
 def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
-    parser = _parser("eval.py", "Measure a checkpoint on the evaluation split.")
+    parser = make_parser("eval.py", "Measure a checkpoint on the evaluation split.")
     parser.add_argument(
         "--checkpoint_file_path", type=Path, help="checkpoint, or a run folder: its latest one"
     )
-    arguments, overrides = _read_arguments(parser, argv)
+    arguments, overrides = read_arguments(parser, argv)
     if arguments.checkpoint_file_path is None:
         raise UserError("--checkpoint_file_path is missing; give a .ckpt file or a run folder")
     checkpoint = find_checkpoint(arguments.checkpoint_file_path)
@@ -236,9 +261,9 @@ def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     config = fit_model_to_data(config, data, models)
     net = models.create_model(config.model.name, **config.model.options)
     load_weights(net, checkpoint)
-    accuracy = Evaluator(net, data)()
-    assert accuracy is not None
-    result = {TOP_1: round(accuracy[TOP_1], 6), TOP_5: round(accuracy[TOP_5], 6)}
+    measured = Evaluator(net, data, config.task)()
+    assert measured is not None
+    result = {name: round(value, 6) for name, value in measured.items()}
     if leads:
         print(f"result: {result} ckpt= {checkpoint}", flush=True)
     return 0

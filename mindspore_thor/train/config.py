@@ -20,6 +20,7 @@ from mindspore_thor.errors import UserError
 from mindspore_thor.optim import optimizer_options
 from mindspore_thor.optim.schedules import DAMPING_SCHEDULES, SCHEDULES, schedule_options
 from mindspore_thor.train.options import checked, nearest, option
+from mindspore_thor.train.task import TASKS, Task
 from mindspore_thor.train.yaml_files import (
     Settings,
     dotted_leaves,
@@ -82,6 +83,7 @@ class DataConfig:
 class TrainConfig:
     """Length, randomness, loss, checkpoints and reports of a run."""
 
+    task: str = option("classify", str, "what is learned", choices=tuple(TASKS))
     epochs: int = option(10, int, "passes over the training images", low=1)
     seed: int = option(1, int, "seed of weights, order and augmentation", low=0, below=2**31)
     label_smoothing: float = option(0.0, float, "share of the uniform label", low=0.0, below=1.0)
@@ -123,6 +125,11 @@ class Config:
     learning_rate: ChoiceConfig
     damping: ChoiceConfig | None
     train: TrainConfig
+
+    @property
+    def task(self) -> Task:
+        """What the run learns."""
+        return TASKS[self.train.task]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved configuration as nested plain values, as a recipe would spell it."""

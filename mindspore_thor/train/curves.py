@@ -1,4 +1,4 @@
-"""The picture of a run: loss and accuracy over epochs and over wall-clock time."""
+"""The picture of a run: loss and metrics over epochs and over wall-clock time."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.train.evaluate import TOP_1, TOP_5
+from mindspore_thor.train.task import TASKS, Task
 
 _LOSS_COLOUR = "#4c566a"
-_TOP_1_COLOUR = "#c8553d"
-_TOP_5_COLOUR = "#2a7f9e"
+_METRIC_COLOURS = ("#c8553d", "#2a7f9e")
 
 
-def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> bool:
+def draw_curves(
+    metrics: Sequence[dict[str, Any]], path: Path, title: str, task: Task = TASKS["classify"]
+) -> bool:
     """Draw a run's metrics into a PNG file, atomically.
 
     Args:
         metrics: Rows of ``metrics.jsonl``.
         path: The picture.
         title: Text above it.
+        task: Says which metrics there are.
 
     Returns:
         Whether it was drawn: False without matplotlib (the extra ``plot``) or without rows.
@@ -36,6 +38,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> bo
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12, fontweight="bold")
+    factor = 100.0 if task.percent else 1.0
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
     scale, unit = _time_unit(metrics[-1]["wall_clock"])
     columns = (
@@ -45,20 +48,24 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path, title: str) -> bo
     for column, (label, places) in enumerate(columns):
         loss, accuracy = panels[0][column], panels[1][column]
         _line(loss, places, metrics, "loss", 1.0, _LOSS_COLOUR, "training loss")
-        _line(accuracy, places, metrics, TOP_5, 100.0, _TOP_5_COLOUR, "top-5")
-        _line(accuracy, places, metrics, TOP_1, 100.0, _TOP_1_COLOUR, "top-1")
-        _mark_best(accuracy, places, metrics)
+        for name, colour in reversed(list(zip(task.metrics, _METRIC_COLOURS))):
+            _line(accuracy, places, metrics, name, factor, colour, _label(name))
+        _mark_best(accuracy, places, metrics, task)
         accuracy.set_xlabel(label)
         for axes in (loss, accuracy):
             axes.grid(True, alpha=0.3, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("training loss")
     panels[0][0].set_ylim(bottom=0.0)
-    panels[1][0].set_ylabel("test accuracy (%)")
+    panels[1][0].set_ylabel(
+        "test accuracy (%)" if task.percent else f"test {_label(task.metrics[0])}"
+    )
     panels[1][0].xaxis.get_major_locator().set_params(integer=True)
     panels[1][1].set_xlim(left=0.0)
     if panels[1][0].lines:
-        panels[1][0].legend(loc="lower right", frameon=False)
+        panels[1][0].legend(
+            loc="upper right" if task.lower_is_better else "lower right", frameon=False
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         figure.savefig(temporary, format="png", dpi=130)
@@ -90,17 +97,29 @@ def _line(
         axes.plot(xs, ys, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=label)
 
 
-def _mark_best(axes: Any, places: list[float], metrics: Sequence[dict[str, Any]]) -> None:
-    """Write the best top-1 accuracy below its point."""
-    points = [(100.0 * row[TOP_1], x) for x, row in zip(places, metrics) if TOP_1 in row]
+def _label(metric: str) -> str:
+    """``top_1_accuracy`` -> ``top-1``, ``reconstruction_error`` -> ``reconstruction error``."""
+    if metric.endswith("_accuracy"):
+        return metric[: -len("_accuracy")].replace("_", "-")
+    return metric.replace("_", " ")
+
+
+def _mark_best(
+    axes: Any, places: list[float], metrics: Sequence[dict[str, Any]], task: Task
+) -> None:
+    """Write the best value of the task's first metric beside its point."""
+    name = task.metrics[0]
+    points = [(row[name], x) for x, row in zip(places, metrics) if row.get(name) is not None]
     if points:
-        best, place = max(points, key=lambda point: point[0])
+        choose = min if task.lower_is_better else max
+        best, place = choose(points, key=lambda point: point[0])
+        best *= 100.0 if task.percent else 1.0
         axes.annotate(
-            f"{best:.2f} %",
+            f"{best:.2f} %" if task.percent else f"{best:.4g}",
             (place, best),
             textcoords="offset points",
-            xytext=(0, -15),
+            xytext=(0, 10 if task.lower_is_better else -15),
             ha="center",
             fontsize=9,
-            color=_TOP_1_COLOUR,
+            color=_METRIC_COLOURS[0],
         )

@@ -21,7 +21,7 @@ from mindspore_thor.train.checkpoint import (
     save_weights,
 )
 from mindspore_thor.train.curves import draw_curves
-from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
+from mindspore_thor.train.evaluate import Evaluator
 from mindspore_thor.train.progress import Progress
 from mindspore_thor.train.ranks import average_running_statistics
 from mindspore_thor.train.run_folder import RunFolder
@@ -52,10 +52,15 @@ class Trainer:
         self._stop = stop
         self._options = session.config.train
         self._steps = session.train_data.steps_per_epoch
+        self._task = session.config.task
         self._progress = Progress(
-            self._options.epochs, self._steps, self._options.log_every, quiet=folder is None
+            self._options.epochs,
+            self._steps,
+            self._options.log_every,
+            self._task.metrics,
+            quiet=folder is None,
         )
-        self._evaluate = Evaluator(session.net, session.eval_data)
+        self._evaluate = Evaluator(session.net, session.eval_data, self._task)
         self._pending: list[Tensor] = []
         # Reading the loss waits for the device. That is harmless on a CPU: check every update.
         on_cpu = ms.get_context("device_target") == "CPU"
@@ -110,7 +115,7 @@ class Trainer:
         every = self._options.checkpoint_every_steps
         batches = session.train_data.epoch(position.epoch - 1, start=position.step)
         for images, labels in batches:
-            self._pending.append(session.step(images, labels))
+            self._pending.append(session.step(*self._task.inputs(images, labels)))
             position.step += 1
             if len(self._pending) >= self._read_every or position.step == self._steps:
                 self._read_losses()
@@ -167,10 +172,10 @@ class Trainer:
         if last or (options.eval_every and position.epoch % options.eval_every == 0):
             average_running_statistics(self._session.step.guard)
             # Only together could the ranks stop in the middle of it.
-            accuracy = self._evaluate(self._stop.requested if self._alone else None)
-            if accuracy is None:
+            measured = self._evaluate(self._stop.requested if self._alone else None)
+            if measured is None:
                 return False
-            row.update(accuracy)
+            row.update(measured)
         position.wall_clock = time.monotonic() - self._clock
         row["wall_clock"] = round(position.wall_clock, 3)
         position.metrics.append(row)
@@ -179,16 +184,20 @@ class Trainer:
             self._folder.write_metrics(position.metrics)
             config = self._session.config
             title = f"{config.model.name} on {config.data.name}, {config.optimizer.name}"
-            draw_curves(position.metrics, self._folder.curves, title)
+            draw_curves(position.metrics, self._folder.curves, title, self._task)
         self._keep_best(row)
         return True
 
     def _keep_best(self, row: dict[str, Any]) -> None:
-        accuracy = row.get(TOP_1)
+        value = row.get(self._task.metrics[0])
         best = self._position.best_accuracy
-        if accuracy is None or (best is not None and accuracy <= best):
+        if value is None:
             return
-        self._position.best_accuracy = accuracy
+        sign = -1.0 if self._task.lower_is_better else 1.0
+        # A value that is not a number is never the best, not even the first one.
+        if not np.isfinite(value) or (best is not None and sign * value <= sign * best):
+            return
+        self._position.best_accuracy = value
         if self._options.keep_best and self._folder is not None:
             save_weights(
                 self._folder.best_checkpoint,
@@ -223,11 +232,12 @@ class Trainer:
         """Return the line for the end of a finished run."""
         row = self._position.metrics[-1]
         best = self._position.best_accuracy
-        return (
-            f"finished: {TOP_1} {row[TOP_1]:.4f}, {TOP_5} {row[TOP_5]:.4f}"
-            + (f", best {TOP_1} {best:.4f}" if best is not None else "")
-            + f", training time {self._position.wall_clock:.1f} s"
-        )
+        names = self._task.metrics
+        parts = [f"{name} {row[name]:.4f}" for name in names]
+        if best is not None:
+            parts.append(f"best {names[0]} {best:.4f}")
+        parts.append(f"training time {self._position.wall_clock:.1f} s")
+        return f"finished: {', '.join(parts)}"
 
 
 def _number(parameter: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mindspore_thor.train.evaluate import TOP_1, TOP_5
+from mindspore_thor.train.task import TASKS
 
 
 class Progress:
@@ -17,12 +17,19 @@ class Progress:
         epochs: Epochs of the whole run.
         steps_per_epoch: Updates per epoch.
         log_every: Updates between plain lines within an epoch; 0 for none.
+        metrics: Names of the metrics that an epoch's row may have.
         quiet: Whether to say nothing at all, because another rank does.
     """
 
     def __init__(
-        self, epochs: int, steps_per_epoch: int, log_every: int, quiet: bool = False
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        log_every: int,
+        metrics: tuple[str, ...] = TASKS["classify"].metrics,
+        quiet: bool = False,
     ) -> None:
+        self._metrics = metrics
         self._epochs = epochs
         self._steps = steps_per_epoch
         self._log_every = log_every
@@ -87,11 +94,9 @@ class Progress:
             f"epoch time: {row['train_time']:.3f} s, per step time: {row['step_ms']:.3f} ms"
             f"{_skipped(row['skipped'])}"
         )
-        if TOP_1 in row:
-            self.message(
-                f"epoch: [{row['epoch']}/{self._epochs}] {TOP_1}: {row[TOP_1]:.4f}, "
-                f"{TOP_5}: {row[TOP_5]:.4f}"
-            )
+        measured = [f"{name}: {row[name]:.4f}" for name in self._metrics if name in row]
+        if measured:
+            self.message(f"epoch: [{row['epoch']}/{self._epochs}] {', '.join(measured)}")
 
     def close(self) -> None:
         """Remove the bar, if there is one."""

@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat: step times and time to accuracy."""

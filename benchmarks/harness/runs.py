@@ -1,0 +1,276 @@
+"""Runs of a study: each one a folder, never done twice, continued where it was cut."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import models
+from benchmarks.harness.provenance import provenance
+from benchmarks.harness.spec import ROOT, Study
+from mindspore_thor.errors import UserError
+from mindspore_thor.train.checkpoint import list_checkpoints
+from mindspore_thor.train.config import load_config
+from mindspore_thor.train.run_folder import CONFIG_NAME, METRICS_NAME
+
+RECIPE_NAME, RUN_NAME, FAILED_NAME = "recipe.yaml", "run.json", "failed.json"
+_EXIT_TRAINING = 1
+
+
+class Interrupted(Exception):
+    """A stop signal arrived; the current run has saved its state.
+
+    Attributes:
+        exit_code: The shell's code for it.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's metrics so far.
+
+    Args:
+        folder: The run folder.
+    """
+    path = folder / METRICS_NAME
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class LimitReached(Exception):
+    """As many runs as were asked for have been done, and more are left."""
+
+
+class Runner:
+    """Executes runs of one study by ``train.py``, one after the other.
+
+    Args:
+        study: The study.
+        folder: Its output folder.
+        data_path: Folder of the data set, or None for what the recipes say.
+        max_runs: How many runs may be begun or continued; None for all.
+    """
+
+    def __init__(
+        self, study: Study, folder: Path, data_path: str | None, max_runs: int | None = None
+    ) -> None:
+        self._left = math.inf if max_runs is None else max_runs
+        self._study = study
+        self._folder = folder
+        self._data_path = data_path
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = 0
+        self._lock: int | None = None
+
+    def check_recipes(self, names: list[str]) -> None:
+        """Validate all recipes before the first run.
+
+        Args:
+            names: The methods that will run.
+
+        Raises:
+            UserError: If a recipe is wrong.
+        """
+        for name in names:
+            for index in range(len(self._study.methods[name].candidates)):
+                path = self._folder / "recipes" / f"{name}-{index + 1}.yaml"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(self._study.recipe(name, index, tuning=False), encoding="utf-8")
+                load_config(path, models)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the output folder, stop orderly on a signal; both while this lasts.
+
+        Raises:
+            UserError: If another process works in the folder.
+        """
+        import fcntl
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        former = {
+            number: signal.signal(number, self._pass_on)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            with (self._folder / ".lock").open("w") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise UserError(
+                        f"{self._folder}: another process works on this study; wait for it, or "
+                        "give another --output_dir"
+                    ) from None
+                # A run that outlives this process inherits the lock and keeps others away.
+                self._lock = stream.fileno()
+                yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._stopped = self._stopped or number
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
+
+    def run(
+        self, method: str, candidate: int, label: str, seed: int, *, tuning: bool
+    ) -> list[dict[str, Any]]:
+        """Do one run, unless it is done already.
+
+        Args:
+            method: Name of the method.
+            candidate: Which of its candidate settings.
+            label: Name of the run's folder below the method's.
+            seed: The seed.
+            tuning: Whether it belongs to the tuning phase.
+
+        Returns:
+            Its rows; not all epochs where the training diverged.
+
+        Raises:
+            Interrupted: If a stop signal arrived.
+            LimitReached: If it would be one run too many.
+            UserError: If the folder holds a run with other settings, or the run ended otherwise.
+        """
+        folder = self._folder / method / label
+        recipe = self._study.recipe(method, candidate, tuning=tuning)
+        epochs = self._study.tuning_epochs if tuning else self._study.epochs
+        if (folder / RECIPE_NAME).is_file():
+            if (folder / RECIPE_NAME).read_text(encoding="utf-8") != recipe:
+                raise UserError(
+                    f"{folder}: holds a run with other settings; give another --output_dir, or "
+                    "remove that folder"
+                )
+            if self._finished(folder, epochs):
+                return read_rows(folder)
+        if not self._left:
+            raise LimitReached
+        self._left -= 1
+        where = f"{method}/{label}"
+        arguments = self._prepare(folder, recipe, seed, where)
+        if self._stopped:
+            raise Interrupted(128 + self._stopped)
+        with (folder / "log.txt").open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, str(ROOT / "train.py"), *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A Ctrl-C reaches this process alone, which passes one signal on.
+                start_new_session=True,
+                pass_fds=() if self._lock is None else (self._lock,),
+            )
+            code = self._child.wait()
+            self._child = None
+        return self._concluded(folder, code, where)
+
+    def _finished(self, folder: Path, epochs: int) -> bool:
+        rows = read_rows(folder)
+        return (folder / FAILED_NAME).is_file() or bool(rows and rows[-1]["epoch"] >= epochs)
+
+    def _prepare(self, folder: Path, recipe: str, seed: int, where: str) -> list[str]:
+        """Make the run's folder, or find its checkpoint; return the arguments of ``train.py``."""
+        kept = list_checkpoints(folder) if folder.is_dir() else []
+        if folder.is_dir() and not kept:
+            # Cut before its first checkpoint: there is nothing to continue.
+            shutil.rmtree(folder)
+        if not kept:
+            folder.mkdir(parents=True)
+            (folder / RECIPE_NAME).write_text(recipe, encoding="utf-8")
+            (folder / RUN_NAME).write_text(
+                json.dumps({"seed": seed, **provenance()}, indent=1) + "\n", encoding="utf-8"
+            )
+        print(f"{where}: {'continued from ' + kept[-1][2].name if kept else 'begun'}", flush=True)
+        arguments = ["--config_path", str(folder / RECIPE_NAME), "--train.seed", str(seed)]
+        if self._data_path is not None:
+            arguments += ["--data_path", self._data_path]
+        arguments += ["--output_dir", str(folder)]
+        return arguments + (["--resume_ckpt", str(folder)] if kept else [])
+
+    def _concluded(self, folder: Path, code: int, where: str) -> list[dict[str, Any]]:
+        if self._stopped:
+            raise Interrupted(128 + self._stopped)
+        lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        if code == _EXIT_TRAINING and errors:
+            # Diverged: a result as well, and the same one if it were repeated.
+            (folder / FAILED_NAME).write_text(
+                json.dumps({"message": errors[-1]}) + "\n", encoding="utf-8"
+            )
+        elif code != 0:
+            reason = errors[-1][len("error: ") :] if errors else f"exit code {code}"
+            raise UserError(
+                f"{where}: {reason}; see {folder / 'log.txt'}, then give the same command again to "
+                "continue"
+            )
+        for path in folder.glob("*.ckpt"):
+            path.unlink()
+        rows = read_rows(folder)
+        value = f"{rows[-1][self._study.metric]:.4f}" if rows else "no epoch"
+        state = "diverged" if (folder / FAILED_NAME).is_file() else "done"
+        print(f"{where}: {state}, {self._study.metric} {value}", flush=True)
+        return rows
+
+    def tune(self, method: str) -> int:
+        """Choose among a method's candidates by short runs; done at most once.
+
+        Args:
+            method: Name of the method.
+
+        Returns:
+            The chosen candidate, from 0; the first one where there is only one.
+        """
+        candidates = self._study.methods[method].candidates
+        if len(candidates) == 1:
+            return 0
+        found: list[dict[str, Any]] = []
+        for index, settings in enumerate(candidates):
+            label = f"tuning-{index + 1}"
+            rows = self.run(method, index, label, self._study.tuning_seed, tuning=True)
+            found.append({"settings": settings, "value": self._last_value(rows)})
+        chosen = best_candidate([row["value"] for row in found], self._study.task.lower_is_better)
+        (self._folder / method / "tuning.json").write_text(
+            json.dumps({"chosen": chosen, "candidates": found}, indent=1) + "\n", encoding="utf-8"
+        )
+        return chosen
+
+    def _last_value(self, rows: list[dict[str, Any]]) -> float | None:
+        """The metric after the last epoch; None where the run did not get there."""
+        if not rows or rows[-1]["epoch"] < self._study.tuning_epochs:
+            return None
+        value = rows[-1].get(self._study.metric)
+        return value if value is not None and math.isfinite(value) else None
+
+
+def best_candidate(values: list[float | None], lower_is_better: bool) -> int:
+    """Return the index of the best value, the first of equals; None is the worst.
+
+    Args:
+        values: Metric of each candidate.
+        lower_is_better: Whether small values are good.
+    """
+    sign = -1.0 if lower_is_better else 1.0
+    scores = [-math.inf if value is None else sign * value for value in values]
+    return scores.index(max(scores))
+
+
+def resolved_config(folder: Path) -> str:
+    """Return the resolved configuration of a run.
+
+    Args:
+        folder: The run folder.
+    """
+    return (folder / CONFIG_NAME).read_text(encoding="utf-8")

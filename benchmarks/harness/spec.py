@@ -1,0 +1,170 @@
+"""A study: one model and data set, several methods, the same small tuning budget for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindspore_thor.errors import UserError
+from mindspore_thor.train.task import TASKS, Task
+from mindspore_thor.train.yaml_files import Settings, dump_yaml, read_settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+STUDIES = ROOT / "benchmarks" / "studies"
+
+# A study keeps what an exact resume needs, and no more.
+_RUN_DEFAULTS = {
+    "keep_best": False,
+    "keep_checkpoints": 1,
+    "checkpoint_every_epochs": 1,
+    "log_every": 0,
+}
+_KEYS = ("title", "family", "targets", "seeds", "common", "tuning", "methods")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a study.
+
+    Attributes:
+        name: Its name in tables.
+        settings: What it adds to the common recipe.
+        candidates: Settings by dotted keys, one of which the tuning phase chooses.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    candidates: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its file describes it.
+
+    Attributes:
+        name: The file's name without its ending.
+        title: Heading in tables and figures.
+        family: Folder below ``models/`` whose README carries the results.
+        targets: Values of the metric that a run should reach, easiest first.
+        seeds: Seeds of the final runs.
+        common: The recipe that all methods share.
+        epochs: Length of a final run.
+        tuning_epochs: Length of a tuning run.
+        tuning_seed: Its seed, which is none of ``seeds``.
+        methods: Name -> method, in the order in which they run.
+    """
+
+    name: str
+    title: str
+    family: str
+    targets: tuple[float, ...]
+    seeds: tuple[int, ...]
+    common: dict[str, Any]
+    epochs: int
+    tuning_epochs: int
+    tuning_seed: int
+    methods: dict[str, Method]
+
+    @property
+    def task(self) -> Task:
+        """What the runs learn."""
+        return TASKS[self.common.get("train", {}).get("task", "classify")]
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric in ``metrics.jsonl``."""
+        return self.task.metrics[0]
+
+    def recipe(self, method: str, candidate: int, *, tuning: bool) -> str:
+        """Return the recipe of a run, without seed and data path.
+
+        Args:
+            method: Name of the method.
+            candidate: Which of its candidate settings, from 0.
+            tuning: Whether it is a run of the tuning phase.
+
+        Returns:
+            YAML text.
+        """
+        chosen = self.methods[method]
+        merged = Settings({"train": dict(_RUN_DEFAULTS)})
+        epochs = self.tuning_epochs if tuning else self.epochs
+        layers = (
+            self.common,
+            chosen.settings,
+            _nested(chosen.candidates[candidate]),
+            {"train": {"epochs": epochs}},
+        )
+        for layer in layers:
+            merged.merge(Settings({key: value for key, value in layer.items()}))
+        return dump_yaml(merged.tree)
+
+
+def _nested(dotted: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in dotted.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    return tree
+
+
+def load_study(path: Path) -> Study:
+    """Read a study's file.
+
+    Args:
+        path: ``benchmarks/studies/*.yaml``.
+
+    Returns:
+        The study; its recipes are checked by :func:`benchmarks.harness.runs.check_recipes`.
+
+    Raises:
+        UserError: If the file cannot be read, or a part of it is missing or wrong.
+    """
+    tree = read_settings(path).tree
+    for key in tree:
+        if key not in _KEYS:
+            raise UserError(f"{path}: unknown key {key!r}; known are {', '.join(_KEYS)}")
+    for key in _KEYS:
+        if tree.get(key) in (None, [], {}):
+            raise UserError(f"{path}: {key} is missing; add it")
+    methods = {}
+    for name, part in tree["methods"].items():
+        if not isinstance(part, dict) or set(part) != {"settings", "candidates"}:
+            raise UserError(f"{path}: method {name!r} needs exactly 'settings' and 'candidates'")
+        candidates = part["candidates"]
+        if not isinstance(candidates, list) or not candidates:
+            raise UserError(f"{path}: candidates of {name!r} must be a list of settings")
+        for item in candidates:
+            if not isinstance(item, dict) or not all("." in key for key in item):
+                raise UserError(
+                    f"{path}: candidate {item!r} of {name!r}: give dotted keys, for instance "
+                    "{learning_rate.peak: 0.1}"
+                )
+        methods[name] = Method(name, part["settings"], tuple(candidates))
+    budgets = {name: len(method.candidates) for name, method in methods.items()}
+    if len(set(budgets.values())) > 1:
+        raise UserError(f"{path}: the tuning budgets differ ({budgets}); give all the same number")
+    seeds, tuning = tree["seeds"], tree["tuning"]
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{path}: seeds is {seeds!r}; give a list of whole numbers")
+    if not isinstance(tuning, dict) or set(tuning) != {"epochs", "seed"}:
+        raise UserError(f"{path}: tuning needs exactly 'epochs' and 'seed'")
+    if tuning["seed"] in seeds:
+        raise UserError(f"{path}: tuning.seed {tuning['seed']} is also a final seed; give another")
+    epochs = tree["common"].get("train", {}).get("epochs")
+    if type(epochs) is not int:
+        raise UserError(f"{path}: common.train.epochs is {epochs!r}; give a whole number")
+    return Study(
+        name=path.stem,
+        title=str(tree["title"]),
+        family=str(tree["family"]),
+        targets=tuple(float(target) for target in tree["targets"]),
+        seeds=tuple(seeds),
+        common=tree["common"],
+        epochs=epochs,
+        tuning_epochs=tuning["epochs"],
+        tuning_seed=tuning["seed"],
+        methods=methods,
+    )

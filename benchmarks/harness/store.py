@@ -1,0 +1,100 @@
+"""The small logs that are committed: ``benchmarks/results/<study>/``.
+
+``<method>-seed<k>.jsonl`` holds a run, its origin in the first line and one row per epoch behind;
+``<method>.yaml`` the recipe of its final setting; ``tuning.json`` what the tuning phase saw;
+``step_time.json`` the step times. Whatever is not there was not run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.runs import FAILED_NAME, RECIPE_NAME, RUN_NAME, read_rows
+from benchmarks.harness.spec import Study
+
+# Times of single runs stay out: on a shared machine they say little, and every repeat differs.
+_KEPT = ("epoch", "loss", "learning_rate", "skipped")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stored run.
+
+    Attributes:
+        method: Name of the method.
+        seed: Its seed.
+        origin: Commit, versions and machine.
+        rows: One per epoch.
+        failed: Why the training stopped early, or None.
+    """
+
+    method: str
+    seed: int
+    origin: dict[str, Any]
+    rows: list[dict[str, Any]]
+    failed: str | None
+
+
+def publish(study: Study, method: str, seed: int, source: Path, target: Path) -> None:
+    """Store one finished run and what belongs to its method.
+
+    Args:
+        study: The study.
+        method: Name of the method.
+        seed: The seed.
+        source: The study's output folder.
+        target: The folder of the stored logs.
+    """
+    folder = source / method / f"seed-{seed}"
+    target.mkdir(parents=True, exist_ok=True)
+    head = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
+    failed = folder / FAILED_NAME
+    if failed.is_file():
+        head["failed"] = json.loads(failed.read_text(encoding="utf-8"))["message"]
+    kept = (*_KEPT, *study.task.metrics)
+    rows = [{key: row[key] for key in kept if key in row} for row in read_rows(folder)]
+    lines = [json.dumps(item) for item in (head, *rows)]
+    (target / f"{method}-seed{seed}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recipe = (folder / RECIPE_NAME).read_text(encoding="utf-8")
+    (target / f"{method}.yaml").write_text(recipe, encoding="utf-8")
+    tuned = source / method / "tuning.json"
+    if tuned.is_file():
+        path = target / "tuning.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known[method] = json.loads(tuned.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_runs(study: Study, folder: Path) -> dict[str, list[Run]]:
+    """Read the stored runs of a study.
+
+    Args:
+        study: The study.
+        folder: The folder of its stored logs.
+
+    Returns:
+        Method -> runs by seed, for the methods that have any, in the study's order.
+    """
+    found: dict[str, list[Run]] = {}
+    for path in folder.glob("*.jsonl"):
+        match = re.fullmatch(r"(.+)-seed(\d+)\.jsonl", path.name)
+        if match is None:
+            continue
+        head, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        run = Run(match[1], int(match[2]), head, rows, head.get("failed"))
+        found.setdefault(run.method, []).append(run)
+    order = [*study.methods, *sorted(set(found) - set(study.methods))]
+    return {name: sorted(found[name], key=lambda run: run.seed) for name in order if name in found}
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object, an empty one where the file is missing.
+
+    Args:
+        path: The file.
+    """
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,203 @@
+"""A study's results as Markdown, made of the stored logs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.analysis import Summary, epochs_to, metric_curve, summarise
+from benchmarks.harness.spec import ROOT, Study
+from benchmarks.harness.store import Run, load_json, load_runs
+
+NOTHING = "No runs are stored yet."
+
+
+def figure_names(study: Study) -> tuple[str, str]:
+    """Return the file names of a study's two figures.
+
+    Args:
+        study: The study.
+    """
+    return f"figures/{study.name}_epochs.png", f"figures/{study.name}_time.png"
+
+
+def section(study: Study, results: Path) -> str:
+    """Return what stands between a study's markers.
+
+    Args:
+        study: The study.
+        results: The folder of its stored logs.
+
+    Returns:
+        Markdown, ending in a newline.
+    """
+    runs = load_runs(study, results)
+    step_time = load_json(results / "step_time.json")
+    summaries = summarise(study, runs, step_time)
+    parts = [f"### {study.title}", _budget(study)]
+    if not summaries:
+        return "\n\n".join([*parts, NOTHING]) + "\n"
+    parts.append(_summary_table(study, summaries))
+    parts.append(_notes(study, step_time))
+    epochs, time = figure_names(study)
+    parts.append(f"![{study.metric} against epochs]({epochs})")
+    if any(summary.seconds is not None for summary in summaries.values()):
+        parts.append(f"![{study.metric} against time]({time})")
+    if step_time:
+        parts.append(_step_table(step_time))
+    parts.append(_tuning_table(study, load_json(results / "tuning.json")))
+    parts.append(_run_table(study, runs, results))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def value_text(study: Study, value: float) -> str:
+    """Return a value of the study's metric as text.
+
+    Args:
+        study: The study.
+        value: The metric.
+    """
+    return f"{100 * value:.2f} %" if study.task.percent else f"{value:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _budget(study: Study) -> str:
+    count = len(next(iter(study.methods.values())).candidates)
+    return (
+        f"`benchmarks/studies/{study.name}.yaml`: {study.epochs} epochs, batch "
+        f"{study.common['data']['batch_size']}. Tuning, the same for every method: {count} "
+        f"candidates, {study.tuning_epochs} epoch(s) each with seed {study.tuning_seed}; the best "
+        f"{study.metric} on the test images decides."
+    )
+
+
+def _reached(summary: Summary, target: float, lower: bool) -> str:
+    epoch = epochs_to(summary.curve, target, lower)
+    if epoch is None:
+        return "-"
+    if summary.seconds is None:
+        return str(epoch)
+    return f"{epoch} x {summary.seconds:.1f} s = {epoch * summary.seconds:.0f} s"
+
+
+def _summary_table(study: Study, summaries: dict[str, Summary]) -> str:
+    lower = study.task.lower_is_better
+    sgd = summaries.get("sgd")
+    relation = "<=" if lower else ">="
+    head = ["method", "seeds", "best (epoch)", "last", "s/epoch", "/ SGD"]
+    head += [f"{relation} {value_text(study, target)}" for target in study.targets]
+    head += ["to SGD's best", "time / SGD's"] if sgd else []
+    rows = []
+    for name, item in summaries.items():
+        row = [
+            name,
+            str(len(item.runs)),
+            f"{value_text(study, item.best)} ({item.best_epoch})",
+            value_text(study, item.last),
+            "-" if item.seconds is None else f"{item.seconds:.1f}",
+            "-" if item.ratio is None else f"{item.ratio:.2f}",
+            *(_reached(item, target, lower) for target in study.targets),
+        ]
+        if sgd:
+            row += [_reached(item, sgd.best, lower), _against_sgd(item, sgd, lower)]
+        rows.append(row)
+    return _table(head, rows)
+
+
+def _against_sgd(item: Summary, sgd: Summary, lower: bool) -> str:
+    epoch = epochs_to(item.curve, sgd.best, lower)
+    if epoch is None or item.ratio is None:
+        return "-"
+    return f"{epoch * item.ratio / sgd.best_epoch:.2f}"
+
+
+def _notes(study: Study, step_time: dict[str, Any]) -> str:
+    text = (
+        f'Columns with a target: epochs to it x seconds per epoch = time; "-" means not reached '
+        f"within {study.epochs} epochs. Values are the median over the seeds after each epoch."
+    )
+    if step_time:
+        text += (
+            " Seconds per epoch are the amortised step times below times "
+            f"{step_time['steps_per_epoch']} steps: data loading, evaluation and compilation are "
+            "not in them."
+        )
+    else:
+        text += " Step times were not measured yet, so that only epochs are shown."
+    return text
+
+
+def _step_table(step_time: dict[str, Any]) -> str:
+    base = step_time["methods"]["sgd"]["plain"]
+    head = ["method", "plain", "factor", "inverse alone", "amortised", "amortised / SGD"]
+    rows = []
+    for name, row in step_time["methods"].items():
+        cells = [
+            f"{1e3 * row[kind]:.1f} ms" if kind in row else "-"
+            for kind in ("plain", "factor", "inverse", "amortised")
+        ]
+        rows.append([name, *cells, f"{row['amortised'] / base:.3f}"])
+    return (
+        f"Step times, medians of {step_time['rounds']} rounds, all methods interleaved in one "
+        f"process ({step_time['machine']}; commit {step_time['commit']}; "
+        f"{_versions(step_time)}). Every round really inverts: what THOR's trace rule saves is not "
+        "in them. FNGD's factor steps are those of its first epoch.\n\n" + _table(head, rows)
+    )
+
+
+def _tuning_table(study: Study, tuning: dict[str, Any]) -> str:
+    rows = []
+    for name in (name for name in study.methods if name in tuning):
+        tried = tuning[name]["candidates"]
+        cells = []
+        for index, item in enumerate(tried):
+            settings = ", ".join(f"{key} {value:g}" for key, value in item["settings"].items())
+            value = "diverged" if item["value"] is None else value_text(study, item["value"])
+            mark = "**" if index == tuning[name]["chosen"] else ""
+            cells.append(f"{mark}{settings}: {value}{mark}")
+        rows.append([name, "; ".join(cells)])
+    if not rows:
+        return ""
+    return "Tuning, the chosen candidate in bold:\n\n" + _table(["method", "candidates"], rows)
+
+
+def _run_table(study: Study, runs: dict[str, list[Run]], results: Path) -> str:
+    lower = study.task.lower_is_better
+    worst = float("inf") if lower else float("-inf")
+    head = ["method", "seed", "best", "last", "commit", "versions", "command"]
+    rows = []
+    for name, group in runs.items():
+        for run in group:
+            curve = metric_curve(run.rows, study.metric, worst)
+            best = (min(curve) if lower else max(curve)) if curve else worst
+            last = value_text(study, curve[-1]) if curve else "-"
+            recipe = _shown(results / f"{name}.yaml")
+            rows.append(
+                [
+                    name,
+                    str(run.seed),
+                    value_text(study, best),
+                    "diverged" if run.failed else last,
+                    run.origin["commit"],
+                    _versions(run.origin),
+                    f"`python train.py --config_path {recipe} --train.seed {run.seed}`",
+                ]
+            )
+    text = "Runs (add `--data_path` for the data's folder to a command):"
+    return f"{text}\n\n{_table(head, rows)}"
+
+
+def _shown(path: Path) -> str:
+    try:
+        return path.resolve().relative_to(ROOT).as_posix()
+    except ValueError:
+        return path.name
+
+
+def _versions(origin: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in origin["versions"].items())

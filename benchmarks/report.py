@@ -1,0 +1,106 @@
+"""Write the tables and figures of all studies into ``models/<family>/README.md``.
+
+    python benchmarks/report.py [--check]
+
+Everything is made of the logs in ``benchmarks/results/``. A README holds, for each of its studies,
+the lines ``<!-- results: NAME -->`` and ``<!-- end of results: NAME -->``; what stands between them
+is replaced. ``--check`` changes nothing and fails where a README is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("GLOG_v", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.harness.figures import draw
+from benchmarks.harness.spec import RESULTS, ROOT, STUDIES, Study, load_study
+from benchmarks.harness.tables import section
+from mindspore_thor.errors import UserError
+
+
+def replaced(text: str, study: Study, content: str) -> str | None:
+    """Put a study's results between its markers.
+
+    Args:
+        text: A README.
+        study: The study.
+        content: Markdown.
+
+    Returns:
+        The new text, or None where the README has no such markers.
+    """
+    begin, end = f"<!-- results: {study.name} -->\n", f"<!-- end of results: {study.name} -->\n"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        return None
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def report(root: Path, results: Path, studies: Sequence[Study], *, check: bool) -> list[Path]:
+    """Bring the READMEs and figures up to date.
+
+    Args:
+        root: Folder that holds ``models/``.
+        results: Folder with one folder of logs per study.
+        studies: The studies.
+        check: Whether to leave everything as it is.
+
+    Returns:
+        The READMEs that are, or were, out of date.
+
+    Raises:
+        UserError: If a study has stored logs, but its README has no markers for it.
+    """
+    stale = []
+    for study in studies:
+        readme = root / "models" / study.family / "README.md"
+        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+        new = replaced(text, study, section(study, results / study.name))
+        if new is None:
+            if (results / study.name).is_dir():
+                raise UserError(
+                    f"{readme}: has no lines '<!-- results: {study.name} -->' and "
+                    f"'<!-- end of results: {study.name} -->'; add them where the results belong"
+                )
+            continue
+        if new != text:
+            stale.append(readme)
+            if not check:
+                readme.write_text(new, encoding="utf-8")
+        if not check:
+            draw(study, results / study.name, readme.parent)
+    return stale
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write or check the tables.
+
+    Args:
+        argv: Arguments without the program's name; None for the process's own.
+
+    Returns:
+        Exit code: 0 up to date, 1 out of date (``--check``), 2 wrong input.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    check = parser.parse_args(argv).check
+    try:
+        studies = [load_study(path) for path in sorted(STUDIES.glob("*.yaml"))]
+        stale = report(ROOT, RESULTS, studies, check=check)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'out of date' if check else 'written'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""What a run learns: its loss, what the net is compared with, and the metrics that are reported.
+
+A task is chosen by ``train.task``; everything else in the loop is the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+
+from mindspore_thor.errors import UserError
+
+TOP_1 = "top_1_accuracy"
+TOP_5 = "top_5_accuracy"
+RECONSTRUCTION_ERROR = "reconstruction_error"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of learning problem.
+
+    Attributes:
+        name: The value of ``train.task``.
+        metrics: Names of the reported metrics; the first one decides which weights are the best.
+        lower_is_better: Whether a smaller value of the first metric is the better one.
+        percent: Whether the metrics are shares in [0, 1], shown in per cent in pictures.
+        normalize: Whether images are shifted and scaled to mean 0 and deviation 1; otherwise
+            their pixels lie in [0, 1].
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    lower_is_better: bool
+    percent: bool
+    normalize: bool
+
+    def loss(self, label_smoothing: float) -> nn.Cell:
+        """Return the mean loss over a batch, (output, target) -> scalar."""
+        raise NotImplementedError
+
+    def inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the train step gets: the net's input and the target of the loss."""
+        raise NotImplementedError
+
+    def measure(self, net: nn.Cell) -> nn.Cell:
+        """Return (images, labels, used) -> the sum of each metric over the used samples."""
+        raise NotImplementedError
+
+    def check_model(self, name: str, options: Mapping[str, Any]) -> None:
+        """Raise ``UserError`` where the model is not made for this task."""
+        raise NotImplementedError
+
+
+class CountHits(nn.Cell):
+    """Counts the samples whose label is among the first and the first five predictions.
+
+    Args:
+        net: Images to logits [N, classes].
+    """
+
+    def __init__(self, net: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, images: Tensor, labels: Tensor, used: Tensor) -> Tensor:
+        """Return the two counts, float32 [2].
+
+        The label's rank is the number of classes that come before it; equal logits count in class
+        order, as in a stable sort. Logits that are not finite are misses, since comparing with NaN
+        would rank every label first.
+        """
+        logits = ops.cast(self.net(images), mstype.float32)
+        classes = ops.arange(0, logits.shape[1]).reshape((1, -1))
+        column = labels.reshape((-1, 1))
+        own = ops.gather_elements(logits, 1, column)
+        before = ops.logical_or(logits > own, ops.logical_and(logits == own, classes < column))
+        rank = ops.cast(before, mstype.int32).sum(axis=1)
+        finite = ops.cast(ops.isfinite(logits), mstype.float32).min(axis=1) * used
+        first = (ops.cast(rank < 1, mstype.float32) * finite).sum()
+        five = (ops.cast(rank < 5, mstype.float32) * finite).sum()
+        return ops.stack((first, five))
+
+
+class ReconstructionLoss(nn.Cell):
+    """Sigmoid cross-entropy summed over the pixels, mean over the batch.
+
+    The training objective of the deep autoencoder benchmark (Martens & Grosse, 2015, section 13;
+    ``examples/autoencoder_mnist`` of kfac-jax): ``sum_i -x_i log p_i - (1 - x_i) log(1 - p_i)``
+    with ``p = sigmoid(logits)``. Its smallest value is not zero where pixels are grey.
+    """
+
+    def construct(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Logits [N, pixels], images with N * pixels values in [0, 1] -> scalar."""
+        x = images.reshape(logits.shape)
+        # max(z, 0) - z x + log(1 + exp(-|z|)): neither term overflows.
+        each = ops.relu(logits) - logits * x + ops.log1p(ops.exp(-ops.abs(logits)))
+        return each.sum(axis=1).mean()
+
+
+class SquaredErrors(nn.Cell):
+    """Squared distance between an image and its reconstruction, summed over the pixels.
+
+    Args:
+        net: Images to logits [N, pixels].
+    """
+
+    def __init__(self, net: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+    def construct(self, images: Tensor, labels: Tensor, used: Tensor) -> Tensor:
+        """Return ``sum_n used_n ||sigmoid(logits_n) - x_n||^2``, float32 [1]."""
+        logits = ops.cast(self.net(images), mstype.float32)
+        difference = ops.sigmoid(logits) - images.reshape(logits.shape)
+        return ((difference * difference).sum(axis=1) * used).sum().reshape((1,))
+
+
+@dataclass(frozen=True)
+class Classify(Task):
+    """Images to labels: cross-entropy, top-1 and top-5 accuracy."""
+
+    name: str = "classify"
+    metrics: tuple[str, ...] = (TOP_1, TOP_5)
+    lower_is_better: bool = False
+    percent: bool = True
+    normalize: bool = True
+
+    def loss(self, label_smoothing: float) -> nn.Cell:
+        """Return the mean cross-entropy."""
+        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+    def inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and labels."""
+        return images, labels
+
+    def measure(self, net: nn.Cell) -> nn.Cell:
+        """Return the counter of hits."""
+        return CountHits(net)
+
+    def check_model(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse a model without classes."""
+        if "num_classes" not in options:
+            raise UserError(
+                f"model {name!r} has no classes; set train.task to reconstruct, or choose a "
+                "classifier"
+            )
+
+
+@dataclass(frozen=True)
+class Reconstruct(Task):
+    """Images to themselves: summed sigmoid cross-entropy, and the squared reconstruction error."""
+
+    name: str = "reconstruct"
+    metrics: tuple[str, ...] = (RECONSTRUCTION_ERROR,)
+    lower_is_better: bool = True
+    percent: bool = False
+    normalize: bool = False
+
+    def loss(self, label_smoothing: float) -> nn.Cell:
+        """Return the reconstruction loss."""
+        if label_smoothing:
+            raise UserError(
+                f"train.label_smoothing is {label_smoothing:g}, but task 'reconstruct' has no "
+                "labels; set it to 0"
+            )
+        return ReconstructionLoss()
+
+    def inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images twice."""
+        return images, images
+
+    def measure(self, net: nn.Cell) -> nn.Cell:
+        """Return the sum of squared errors."""
+        return SquaredErrors(net)
+
+    def check_model(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse a classifier."""
+        if "num_classes" in options:
+            raise UserError(
+                f"model {name!r} classifies, but train.task is reconstruct; choose the model "
+                "autoencoder"
+            )
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Reconstruct())}
+"""Tasks by the name that configurations use."""
