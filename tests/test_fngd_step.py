@@ -1,4 +1,4 @@
-"""FNGD in training: what later epochs compile to, resume, other training cells, what is refused."""
+"""FNGD in training: what later epochs compile to, other training cells, what is refused."""
 
 from __future__ import annotations
 
@@ -119,37 +119,6 @@ def test_other_ways_to_run_it_give_the_same_weights(way) -> None:
         )
     for a, b in zip(net.get_parameters(), other.get_parameters()):
         np.testing.assert_allclose(a.asnumpy(), b.asnumpy(), atol=2e-6, err_msg=a.name)
-
-
-@pytest.mark.parametrize("share", ["slot", "mean"])
-def test_resume_in_the_middle_of_the_first_epoch_is_bitwise_exact(share) -> None:
-    """After step 2 of 3: all state is in the parameters, the coefficients so far among them."""
-
-    def build() -> TrainStep:
-        net = mlp()[0]
-        optimizer = FNGD(
-            net,
-            [0.3 * 0.9**k for k in range(9)],
-            weight_decay=0.1,
-            share=share,
-            steps_per_epoch=3,
-            batch_size=N,
-        )
-        return TrainStep(net, cross_entropy(), optimizer)
-
-    data = batches(*mlp()[1:], 7)
-    straight = build()
-    train(straight, data[:2])
-    saved = {name: p.asnumpy().copy() for name, p in straight.parameters_dict().items()}
-    train(straight, data[2:])
-    resumed = build()
-    for name, p in resumed.parameters_dict().items():
-        p.set_data(Tensor(saved[name]))
-    train(resumed, data[2:])
-    for name, p in straight.parameters_dict().items():
-        np.testing.assert_array_equal(
-            p.asnumpy(), resumed.parameters_dict()[name].asnumpy(), err_msg=name
-        )
 
 
 def test_a_bad_batch_in_the_first_epoch_leaves_its_slot_plain() -> None:

@@ -8,11 +8,9 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.base import LayerCurvature, state
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
-from mindspore_thor.linalg.inverse import inverse_root
+from mindspore_thor.linalg.inverse import inverse_fourth_root
 
 _SMALLEST_NORM = 1e-30
-_ROOT = 4
-"""Two sides, each to the power -1/4."""
 
 
 class GradientRoots(LayerCurvature):
@@ -62,9 +60,9 @@ class GradientRoots(LayerCurvature):
             self.count(0, 0, 1)
 
     def decompose(self, damping: Tensor) -> None:
-        """The inverse fourth roots, stored where both are sound."""
-        left, ok_left = inverse_root(self.sum_left, damping, _ROOT)
-        right, ok_right = inverse_root(self.sum_right, damping, _ROOT)
+        """The inverse fourth roots, one for each of two sides, stored where both are sound."""
+        left, ok_left = inverse_fourth_root(self.sum_left, damping)
+        right, ok_right = inverse_fourth_root(self.sum_right, damping)
         ok = ops.logical_and(ok_left, ok_right)
         ops.assign(self.root_left, ops.where(ok, left, self.root_left))
         ops.assign(self.root_right, ops.where(ok, right, self.root_right))

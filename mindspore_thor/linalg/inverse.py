@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, ops
+from mindspore.ops.operations.math_ops import SelfAdjointEig
 from mindspore.scipy.linalg import eigh as _eigh
+
+from mindspore_thor.linalg.device import on_cpu
 
 RESIDUAL_LIMIT = 1e-2
 """Largest accepted entry of ``|M M^-1 - I|``: beyond it a float32 inverse has lost all meaning."""
 
 EIGENVALUE_FLOOR = 1e-7
 """Smallest eigenvalue of a root as a share of the largest one: float32 resolves nothing below."""
+
+UNROLLED_LIMIT = 4
+"""Without a batched operator, up to so many matrices are decomposed without a loop in the graph."""
+
+# Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
+_eigh_cpu = SelfAdjointEig(True)
 
 
 def identity_like(matrices: Tensor) -> Tensor:
@@ -61,32 +70,52 @@ def eigen_decomposition(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         Eigenvalues [groups, d], eigenvectors as columns [groups, d, d], and whether the vectors are
         finite and orthonormal within :data:`RESIDUAL_LIMIT`.
     """
-    values: tuple[Tensor, ...] = ()
-    vectors: tuple[Tensor, ...] = ()
-    for g in range(matrices.shape[0]):
-        if matrices.shape[-1] == 1:
-            value, vector = matrices[g].reshape((1,)), ops.ones((1, 1), ms.float32)
-        else:
-            value, vector = _eigh(matrices[g])
-        values += (value,)
-        vectors += (vector,)
-    w = ops.relu(ops.stack(values))
-    q = ops.stack(vectors)
+    values, q = _eigh_cpu(matrices) if on_cpu() else _eigh_any(matrices)
+    w = ops.relu(values)
     residual = ops.bmm(q.transpose((0, 2, 1)), q) - identity_like(matrices)
     ok = ops.reduce_max(ops.abs(residual)) < RESIDUAL_LIMIT
     finite = ops.isfinite(ops.reduce_sum(residual) + ops.reduce_sum(w))
     return w, q, ops.logical_and(ok, finite)
 
 
-def inverse_root(matrices: Tensor, damping: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """``(matrices + damping I)^(-1/order)`` by eigendecomposition.
+def _eigh_any(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """By the operator that every device has; it takes neither a batch nor 1 x 1 matrices."""
+    groups, d = matrices.shape[0], matrices.shape[-1]
+    if d == 1:
+        return matrices.reshape((groups, 1)), ops.ones((groups, 1, 1), ms.float32)
+    if groups > UNROLLED_LIMIT:
+        return _eigh_loop(matrices)
+    values: tuple[Tensor, ...] = ()
+    vectors: tuple[Tensor, ...] = ()
+    for g in range(groups):
+        value, vector = _eigh(matrices[g])
+        values += (value,)
+        vectors += (vector,)
+    return ops.stack(values), ops.stack(vectors)
+
+
+def _eigh_loop(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """A loop in the graph, whose size does not grow with the number of matrices."""
+    values = ops.zeros(matrices.shape[:-1], ms.float32)
+    vectors = ops.zeros(matrices.shape, ms.float32)
+    i = Tensor([0], ms.int32)
+    while i < matrices.shape[0]:
+        value, vector = _eigh(ops.gather(matrices, i, 0)[0])
+        at = i.reshape((1, 1))
+        values = ops.tensor_scatter_update(values, at, value.expand_dims(0))
+        vectors = ops.tensor_scatter_update(vectors, at, vector.expand_dims(0))
+        i = i + 1
+    return values, vectors
+
+
+def inverse_fourth_root(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """``(matrices + damping I)^(-1/4)`` by eigendecomposition.
 
     The damping is added to the eigenvalues, so it survives beside entries 1e7 times as large.
 
     Args:
         matrices: finite float32 symmetric positive semi-definite [batch, d, d].
         damping: positive scalar, in the matrices' unit.
-        order: 4 for the inverse fourth root.
 
     Returns:
         The symmetric root [batch, d, d], and whether the decomposition succeeded.
@@ -94,6 +123,8 @@ def inverse_root(matrices: Tensor, damping: Tensor, order: int) -> tuple[Tensor,
     values, vectors, ok = eigen_decomposition(matrices)
     values = values + damping
     values = ops.maximum(values, EIGENVALUE_FLOOR * values.max(-1, keepdims=True))
-    roots = ops.pow(values, -1.0 / order).expand_dims(1)
+    # Not pow(): its last bit depends on how MindSpore splits the work among threads on CPU, which
+    # it tries out during the first calls. A resumed run must compute the same bits.
+    roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
     root = ops.bmm(vectors * roots, vectors.transpose((0, 2, 1)))
     return root, ops.logical_and(ok, ops.isfinite(ops.reduce_sum(root)))
