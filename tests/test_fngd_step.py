@@ -17,6 +17,7 @@ from oracle.bridge import oracle_net, randomise
 from oracle.natural import Fngd
 from oracle.nets import batches, mlp
 from oracle.training import compare, cross_entropy
+from steps import Outer, train
 
 from mindspore_thor import FNGD, THOR, TrainStep, UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
@@ -37,10 +38,6 @@ def small_net() -> tuple[nn.SequentialCell, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((N, 2, 4, 4)).astype(np.float32)
     return randomise(net, 5), x, rng.integers(0, 3, N).astype(np.int32)
-
-
-def train(step: nn.Cell, data) -> list[float]:
-    return [float(step(Tensor(x), Tensor(labels)).asnumpy()) for x, labels in data]
 
 
 PROOF = """
@@ -90,17 +87,6 @@ def test_later_epochs_hold_no_gram_matrix_no_solve_and_no_per_sample_gradient(tm
         if any(part in name for part in ("MatMul", "Conv2D", "Switch", "PyExecute", "PyInterpret")):
             assert reuse[name] == base[name], name
     assert fresh["PyExecute"] == 0
-
-
-class Outer(nn.Cell):
-    """Compiles ``TrainStep.construct`` into its own graph, as data sinking does."""
-
-    def __init__(self, step: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.step = step
-
-    def construct(self, x, labels):
-        return self.step(x, labels)
 
 
 @pytest.mark.parametrize("way", ["one graph", "nn.TrainOneStepCell"])
