@@ -46,6 +46,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "shampoo": ("shampoo", INTERVALS),
     # plain: a step of the later epochs; factor: one of the first epoch.
     "fngd": ("fngd", {"steps_per_epoch": 100}),
+    # factor: the pass before the step and the step.
+    "lngd": ("lngd", {"factor_interval": 100, "inverse_interval": 100}),
+    "lngd_quarter": (
+        "lngd",
+        {"factor_interval": 100, "inverse_interval": 100, "rate_samples": 32},
+    ),
+    "lngd_batch": ("lngd", {"factor_interval": 100, "inverse_interval": 100, "fisher": "batch"}),
 }
 
 
@@ -89,11 +96,14 @@ class Runner:
         size = Tensor(batch[0].shape[0], ms.int32)
 
         def factor() -> Any:
+            if optimizer.measures_first:
+                step.measure.compile_and_run(*batch)
+                return step.plain.compile_and_run(*batch)
             _, gradients, finite = step.capture.compile_and_run(*batch)
             return step.apply_update.compile_and_run(finite, size, *gradients)
 
         self.timed("factor", factor)
-        if any(curvature.direct for curvature in optimizer.curvatures):
+        if self.name == "fngd":
             return
         for curvature in optimizer.curvatures:
             # Every round really inverts: forget the trace rule's baseline and its stops.
@@ -165,7 +175,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(
         f"intervals: factors every {INTERVALS['factor_interval']}, inverses every "
-        f"{INTERVALS['inverse_interval']} steps; Eva's means every step"
+        f"{INTERVALS['inverse_interval']} steps; Eva's means every step, "
+        "LNGD's factors and inverses every 100"
     )
     print("| method | plain | factor | inverse alone | amortised / SGD |\n|---|---|---|---|---|")
     for name, row in results.items():

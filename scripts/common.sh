@@ -115,6 +115,49 @@ choose_python() {
   ensure_venv plot
 }
 
+# read_positional ARGUMENTS...: splits them into the arrays positional (up to the first --key) and
+# overrides (the rest).
+read_positional() {
+  positional=()
+  while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do
+    positional+=("$1")
+    shift
+  done
+  overrides=("$@")
+}
+
+# plan_training DATASET CONFIG RESUME: sets train_arguments and eval_arguments for these and for the
+# overrides; eval_arguments name the run folder, which is chosen here unless --output_dir says it.
+plan_training() {
+  local dataset=$1 resume=$3 argument previous="" output=""
+  local config=${2:-"$REPO_ROOT/models/resnet/resnet20_fashion_mnist_sample_thor.yaml"}
+  for argument in ${overrides[@]+"${overrides[@]}"}; do
+    case "$argument" in
+      --output_dir=*) output=${argument#--output_dir=} ;;
+      *) [ "$previous" != "--output_dir" ] || output=$argument ;;
+    esac
+    previous=$argument
+  done
+  train_arguments=(--config_path "$config")
+  [ -z "$dataset" ] || train_arguments+=(--data_path "$dataset")
+  [ -z "$resume" ] || train_arguments+=(--resume_ckpt "$resume")
+  if [ -z "$output" ]; then
+    if [ -z "$resume" ]; then
+      output="runs/$(basename -- "$config" .yaml)-$(date +%Y%m%d-%H%M%S)"
+      [ ! -e "$output" ] || output="$output-$$"
+      train_arguments+=(--output_dir "$output")
+    elif [ -d "$resume" ]; then
+      output=$resume
+    else
+      output=$(dirname -- "$resume")
+    fi
+  fi
+  train_arguments+=(${overrides[@]+"${overrides[@]}"})
+  # The run folder holds the resolved configuration, with every override in it.
+  eval_arguments=(--checkpoint_file_path "$output")
+  [ -z "$dataset" ] || eval_arguments+=(--data_path "$dataset")
+}
+
 # run_python ARGUMENTS...: runs PYTHON, passes SIGINT and SIGTERM on to it, waits until it has
 # really ended, and returns its exit code.
 run_python() {
@@ -132,4 +175,49 @@ run_python() {
   trap - INT TERM
   set +m
   return "$code"
+}
+
+# run_distributed FIRST TARGET ARGUMENTS...: what run_distribute_train*.sh do. FIRST is the name of
+# the first argument, TARGET a device target or nothing.
+run_distributed() {
+  local first=$1 target=$2 usage dry="" argument kept=()
+  shift 2
+  usage="usage: bash $0 $first [DATASET_PATH] [CONFIG_PATH] [RESUME_CKPT] [--any.key value ...]"
+  read_positional "$@"
+  for argument in ${overrides[@]+"${overrides[@]}"}; do
+    case "$argument" in
+      --help)
+        say "$usage"
+        exit 0
+        ;;
+      --dry_run) dry=--dry_run ;;
+      *) kept+=("$argument") ;;
+    esac
+  done
+  overrides=(${kept[@]+"${kept[@]}"})
+  if [ "${#positional[@]}" -lt 1 ] || [ "${#positional[@]}" -gt 4 ]; then
+    say "error: $first is needed, at most three more arguments may follow"
+    say "$usage"
+    exit 2
+  fi
+  case "$target:${positional[0]}" in
+    :*) ;;
+    *:*[!0-9]* | *:)
+      say "error: DEVICE_NUM is '${positional[0]}'; give a number of devices"
+      exit 2
+      ;;
+  esac
+  [ -z "$target" ] || overrides=(--train.device_target "$target" ${kept[@]+"${kept[@]}"})
+  plan_training "${positional[1]:-}" "${positional[2]:-}" "${positional[3]:-}"
+  choose_python || exit
+  # The package need not be installed where it is used from another folder.
+  export PYTHONPATH="$REPO_ROOT${PYTHONPATH:+:$PYTHONPATH}"
+  run_python -m mindspore_thor.parallel.launch ${dry:+"$dry"} "${positional[0]}" \
+    "$REPO_ROOT/train.py" "${train_arguments[@]}" || exit
+  [ -z "$dry" ] || return 0
+  # Of several servers only the one with rank 0 has written a run folder.
+  case "${positional[0]}" in
+    *[!0-9]*) [ -e "${eval_arguments[1]}" ] || return 0 ;;
+  esac
+  run_python "$REPO_ROOT/eval.py" "${eval_arguments[@]}"
 }

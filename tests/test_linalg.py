@@ -15,7 +15,8 @@ from oracle.layers import Conv
 
 from mindspore_thor.linalg import inverse
 from mindspore_thor.linalg.blocks import apply_blocks, block_layout
-from mindspore_thor.linalg.inverse import damped_inverse, eigen_decomposition
+from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
+from mindspore_thor.linalg.inverse import damped_inverse, eigen_each
 from mindspore_thor.linalg.moments import block_moments, with_ones
 from mindspore_thor.linalg.patches import ConvGeometry, unfold
 
@@ -70,6 +71,59 @@ def test_unfold_is_numpys_patches(groups, width, kernel, stride, dilation, pad, 
     np.testing.assert_array_equal(
         unfold(Tensor(x), geometry).asnumpy(), expected.astype(np.float32)
     )
+
+
+kernels = st.tuples(st.integers(2, 4), st.integers(1, 3))
+
+
+@few
+@given(
+    st.integers(1, 2),
+    st.integers(1, 4),
+    kernels,
+    st.integers(1, 3),
+    pairs,
+    st.one_of(st.just("same"), st.tuples(*[st.integers(0, 3)] * 4)),
+    st.tuples(st.integers(1, 7), st.integers(3, 7)),
+    st.integers(0, 20),
+)
+def test_conv_moments_are_those_of_the_patches(
+    groups, width, kernel, stride, dilation, pad, size, extra
+) -> None:
+    """Any geometry with row stride 1, whole factors and blocks that cut through channels."""
+    strides = (1, stride)
+    padding = (0, 0, 0, 0) if pad == "same" else pad
+    spans = [
+        size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1)
+        for i in range(2)
+    ]
+    assume(pad == "same" or min(spans) >= 1)
+    taps = kernel[0] * kernel[1]
+    layout = block_layout(width * taps, taps + extra)
+    geometry = ConvGeometry(kernel, strides, None if pad == "same" else pad, dilation, groups)
+    plan = row_plan(geometry, layout)
+    assume(plan is not None)
+    x = normal(1, 3, groups * width, *size)
+    weight = np.zeros((groups, width, *kernel))
+    patches = Conv(weight, None, strides, pad, dilation, groups).patches(x.astype(np.float64))
+    n, _, d, positions = patches.shape
+    got = conv_moments(Tensor(x), geometry, layout, plan).asnumpy()
+    for k in range(groups):
+        columns = patches[:, k].transpose(1, 0, 2).reshape(d, n * positions)
+        expected = padded_blocks(columns @ columns.T / (n * positions), layout.size)
+        np.testing.assert_allclose(got[k], expected, atol=2e-6 * max(1.0, np.abs(expected).max()))
+
+
+def test_rows_are_shared_where_that_saves_work() -> None:
+    """3x3 with stride 1: the blocks of THOR (72 aligned, 128 not) and whole factors; else not."""
+    square = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1)
+    assert row_plan(square, block_layout(144, 72)).whole
+    cut = row_plan(square, block_layout(576, 128))
+    assert not cut.whole and cut.offsets == (0, 2, 4, 6, 8) and cut.width == 15
+    assert row_plan(square, block_layout(576, None)).channels == tuple(range(64))
+    assert row_plan(square, block_layout(576, 4)) is None
+    strided = ConvGeometry((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 1)
+    assert row_plan(strided, block_layout(144, None)) is None
 
 
 @few
@@ -157,9 +211,9 @@ def test_eigen_decomposition(device, groups, d, rank) -> None:
     x = normal(7, groups, rank, d).astype(np.float64)
     m = (x.transpose(0, 2, 1) @ x / rank).astype(np.float32)
     with mock.patch.object(inverse, "on_cpu", lambda: device == "CPU"):
-        w, q, ok = eigen_decomposition(Tensor(m))
+        w, q, ok = eigen_each(Tensor(m))
     w, q = w.asnumpy().astype(np.float64), q.asnumpy().astype(np.float64)
-    assert bool(ok.asnumpy()) and (w >= 0).all()
+    assert ok.asnumpy().all() and (w >= 0).all()
     np.testing.assert_allclose(
         q.transpose(0, 2, 1) @ q, np.broadcast_to(np.eye(d), q.shape), atol=1e-5
     )
@@ -172,12 +226,12 @@ class AnyDevice(nn.Cell):
     """The decomposition of devices without a batched operator."""
 
     def construct(self, matrices):
-        return inverse._eigh_any(matrices)
+        return inverse.eigh_each(matrices)
 
 
 def test_the_decomposition_of_many_matrices_is_a_loop_in_the_graph() -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
-    x = normal(8, inverse.UNROLLED_LIMIT + 2, 5, 4)
+    x = normal(8, inverse.UNROLLED_LIMIT + 1, 5, 4)
     m = x.transpose(0, 2, 1) @ x
     w, q = (item.asnumpy() for item in AnyDevice()(Tensor(m)))
     np.testing.assert_allclose(q * w[:, None, :] @ q.transpose(0, 2, 1), m, atol=1e-5)
@@ -190,16 +244,17 @@ def test_inverse_fourth_root(count, d, damping) -> None:
     """R^4 (M + damping I) = I."""
     x = normal(9, count, d + 2, d).astype(np.float64)
     m = (x.transpose(0, 2, 1) @ x / d).astype(np.float32)
-    root, ok = inverse.inverse_fourth_root(Tensor(m), Tensor(damping, ms.float32))
-    assert bool(ok.asnumpy())
+    shifts = np.full(count, damping, np.float32)
+    root, ok = inverse.inverse_fourth_root(Tensor(m), Tensor(shifts))
+    assert ok.asnumpy().all()
     fourth = np.linalg.matrix_power(root.asnumpy().astype(np.float64), 4)
     product = fourth @ (m + damping * np.eye(d))
     np.testing.assert_allclose(product, np.broadcast_to(np.eye(d), m.shape), atol=2e-3)
 
 
 class FourthRoot(nn.Cell):
-    def construct(self, matrices, damping):
-        return inverse.inverse_fourth_root(matrices, damping)[0]
+    def construct(self, matrices, shifts):
+        return inverse.inverse_fourth_root(matrices, shifts)[0]
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5])
@@ -207,6 +262,6 @@ def test_the_root_is_the_same_to_the_bit_in_every_call(seed) -> None:
     """MindSpore tries out splits among threads in the first calls; see the comment on pow()."""
     ms.set_context(mode=ms.GRAPH_MODE)
     x = normal(seed, 1, 50, 12)
-    arguments = Tensor(x.transpose(0, 2, 1) @ x), Tensor(0.01, ms.float32)
+    arguments = Tensor(x.transpose(0, 2, 1) @ x), Tensor([0.01], ms.float32)
     cell = FourthRoot()
     assert len({cell(*arguments).asnumpy().tobytes() for _ in range(30)}) == 1

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
 STUB = """#!/bin/sh
 printf '%s|' "$@" >>"$LOG"
 echo >>"$LOG"
-code=$(cat "$CODES/$(basename "$1")" 2>/dev/null)
+code=$(cat "$CODES/$(basename -- "$1")" 2>/dev/null)
 exit "${code:-0}"
 """
 
@@ -147,6 +147,71 @@ def test_wrong_arguments_show_the_usage(runner: Runner, script: str, arguments: 
     done = runner(script, *arguments)
     assert done.returncode == 2
     assert "usage: " in done.stderr
+    assert runner.calls() == []
+
+
+LAUNCH = ["-m", "mindspore_thor.parallel.launch"]
+
+
+def test_distributed_training_without_arguments_is_the_sample(runner: Runner) -> None:
+    assert runner("run_distribute_train.sh", "2").returncode == 0
+    trained, evaluated = runner.calls()
+    recipe = ROOT / "models" / "resnet" / "resnet20_fashion_mnist_sample_thor.yaml"
+    where = ["2", str(ROOT / "train.py"), "--config_path", str(recipe), "--output_dir"]
+    assert trained[:-1] == [*LAUNCH, *where]
+    assert trained[-1].startswith("runs/resnet20_fashion_mnist_sample_thor-")
+    assert evaluated == [str(ROOT / "eval.py"), "--checkpoint_file_path", trained[-1]]
+
+
+def test_distributed_training_passes_everything_on(runner: Runner) -> None:
+    extra = ["--train.epochs", "3", "--data.name=a b"]
+    (runner.folder / "old").mkdir()
+    done = runner("run_distribute_train.sh", "my table.json", "d", "my.yaml", "old/x.ckpt", *extra)
+    assert done.returncode == 0
+    trained, evaluated = runner.calls()
+    where = ["--config_path", "my.yaml", "--data_path", "d", "--resume_ckpt", "old/x.ckpt"]
+    assert trained == [*LAUNCH, "my table.json", str(ROOT / "train.py"), *where, *extra]
+    assert evaluated[1:] == ["--checkpoint_file_path", "old", "--data_path", "d"]
+
+
+def test_a_server_without_the_run_folder_does_not_evaluate(runner: Runner) -> None:
+    assert runner("run_distribute_train.sh", "table.json").returncode == 0
+    assert len(runner.calls()) == 1
+
+
+def test_distributed_training_on_gpus_up_to_its_command_line(runner: Runner) -> None:
+    done = runner(
+        "run_distribute_train_gpu.sh", "4", "", "r.yaml", "--dry_run", "--train.seed", "3"
+    )
+    assert done.returncode == 0
+    (trained,) = runner.calls()
+    assert trained[:6] == [*LAUNCH, "--dry_run", "4", str(ROOT / "train.py"), "--config_path"]
+    assert trained[6:8] == ["r.yaml", "--output_dir"]
+    assert trained[9:] == ["--train.device_target", "GPU", "--train.seed", "3"]
+
+
+@pytest.mark.parametrize("code", [1, 2, 130, 137])
+def test_a_failed_distributed_training_is_not_evaluated(runner: Runner, code: int) -> None:
+    (runner.codes / "-m").write_text(str(code))
+    assert runner("run_distribute_train.sh", "2").returncode == code
+    assert len(runner.calls()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("run_distribute_train.sh", [], "error: RANK_TABLE_FILE|DEVICE_NUM is needed"),
+        ("run_distribute_train.sh", ["2", "a", "b", "c", "d"], "error: RANK_TABLE_FILE|DEVICE_NUM"),
+        ("run_distribute_train_gpu.sh", [], "error: DEVICE_NUM is needed"),
+        ("run_distribute_train_gpu.sh", ["t.json"], "error: DEVICE_NUM is 't.json'; give a number"),
+    ],
+)
+def test_wrong_arguments_of_distributed_training(
+    runner: Runner, script: str, arguments: list[str], message: str
+) -> None:
+    done = runner(script, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
     assert runner.calls() == []
 
 

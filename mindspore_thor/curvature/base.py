@@ -6,6 +6,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindspore_thor.linalg.blocks import part
+
 
 def state(value: np.ndarray, name: str, *, probe: bool = False) -> Parameter:
     """A parameter of the training state; only a probe takes part in differentiation."""
@@ -18,6 +20,8 @@ _KEPT = Tensor([0, 1, 0, 0], ms.int32)
 _FAILED = Tensor([0, 0, 1, 1], ms.int32)
 _ROW = Tensor([0, 0, 0, 1], ms.int32)
 
+_YES = Tensor(1, ms.int32)
+
 FACTORS, SPECTRUM = 1, 2
 """What a step collects, as bits: ordinary statistics; those that need the current eigenbasis."""
 
@@ -25,12 +29,43 @@ META = 3
 """Last entries of every statistics vector: uses of the layer, positions T, samples N."""
 
 
+# What many layers do is a function, not a method: the compiler parses a function once, but a method
+# anew for every layer.
+
+
+def tally(counts: Tensor, active: Tensor, decision: Tensor, sound: Tensor, again: bool) -> Tensor:
+    """The counters int32 [4] after a refresh; see :meth:`LayerCurvature.settle`."""
+    wanted = ops.cast(decision > 0, ms.int32)
+    accepted = wanted * sound
+    failed = wanted - accepted
+    if again:
+        # Both attempts are one failure.
+        counts = counts - wanted * _FAILED
+    else:
+        counts = counts + (1 - wanted) * active * _KEPT
+    counts = counts + failed * _FAILED
+    return counts * (1 - accepted * _ROW) + accepted * _ACCEPTED
+
+
+def take(
+    good: Tensor, values: tuple[Tensor, ...], stored: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """``values`` in the shapes of ``stored`` where ``good``, else what is stored, bit by bit."""
+    result: tuple[Tensor, ...] = ()
+    for i in range(len(values)):
+        result += (ops.where(good, values[i].reshape(stored[i].shape), stored[i]),)
+    return result
+
+
 class LayerCurvature(nn.Cell):
     """Statistics, derived state and preconditioning of one layer.
 
     A subclass provides :meth:`make_rule` (what the backward pass computes), :meth:`collect` (how
-    fresh statistics enter the stored ones), :meth:`refresh` (what is derived every inverse
-    interval) and :meth:`precondition`. All state is held in parameters, so a checkpoint of the
+    fresh statistics enter the stored ones) and :meth:`precondition`. What is derived every inverse
+    interval comes from matrices that are solved for all layers together: ``solver`` names the job
+    (see :mod:`mindspore_thor.linalg.inverse`), :meth:`problems` poses it and :meth:`install` takes
+    the solutions (see :mod:`mindspore_thor.curvature.refresh`). Where there is nothing to share,
+    :meth:`derive` may do it alone. All state is held in parameters, so a checkpoint of the
     optimizer is complete.
 
     Args:
@@ -42,6 +77,10 @@ class LayerCurvature(nn.Cell):
 
     direct = False
     """Whether the backward pass itself returns the final gradient (see curvature/direct.py)."""
+    solver = ""
+    """The job of this layer's matrices; empty where it has none."""
+    selective = False
+    """Whether :meth:`decide` may skip a refresh."""
 
     def __init__(self, name: str, size: int, decay: float = 0.0) -> None:
         super().__init__(auto_prefix=False)
@@ -101,13 +140,55 @@ class LayerCurvature(nn.Cell):
 
     def positions(self) -> Tensor:
         """T, the number of shared positions."""
-        return self.statistics[self.end + 1]
+        return part(self.statistics, self.end + 1, 1).reshape(())
+
+    def stacks(self) -> tuple[tuple[int, int], ...]:
+        """(number of matrices, their size) of every stack that :meth:`problems` returns."""
+        return ()
+
+    def derived(self) -> tuple[Parameter, ...]:
+        """The parameters whose values :meth:`install` returns."""
+        return ()
+
+    def counters(self) -> tuple[Parameter, ...]:
+        """The parameters whose values :meth:`settle` returns."""
+        return (self.counts,)
+
+    def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether to refresh: 1 yes, 0 not now, -1 never again; and a number to remember."""
+        return _YES, damping
+
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """Per stack its matrices, float32 [n, d, d], and their shifts (damping), [n]."""
+        return ()
+
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """New derived state from one solution per stack, [n, d, width], where ``good``.
+
+        Elsewhere it stays bit-identical.
+        """
+        return ()
+
+    def settle(
+        self, decision: Tensor, sound: Tensor, candidate: Tensor, again: bool
+    ) -> tuple[Tensor, ...]:
+        """New counters after a refresh, or after a second attempt where ``again``.
+
+        Args:
+            decision: what :meth:`decide` said; in a second attempt 1 where there was one.
+            sound: int32, 1 where all solutions were sound.
+            candidate: the number to remember.
+            again: whether this was a second attempt.
+        """
+        return (tally(self.counts, self.active, decision, sound, again),)
 
     def derive(self, damping: Tensor) -> None:
-        """Derive what preconditioning needs from the statistics; the default derives nothing."""
+        """Derive by itself what preconditioning needs; the default derives nothing."""
 
     def refresh(self, damping: Tensor) -> None:
-        """What happens every inverse interval; the default derives anew."""
+        """What happens every inverse interval in a layer without a solver."""
         self.derive(damping)
 
     def retry(self, damping: Tensor) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature, state
-from mindspore_thor.linalg.blocks import block_layout
-from mindspore_thor.linalg.inverse import damped_inverse
+from mindspore_thor.curvature.base import LayerCurvature, state, take
+from mindspore_thor.linalg.blocks import block_layout, part
+from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments
 
 
@@ -38,6 +38,8 @@ class EmbeddingCurvature(LayerCurvature):
         rows: the layer's geometry.
     """
 
+    solver = INVERSE
+
     def __init__(self, name: str, rows: nn.Cell) -> None:
         vocab, size = rows.d_in, rows.d_out
         super().__init__(name, vocab + size * size)
@@ -49,18 +51,26 @@ class EmbeddingCurvature(LayerCurvature):
         """Counts and G from one backward pass."""
         return EmbeddingRule(self.rows)
 
-    def derive(self, damping: Tensor) -> None:
-        """Invert both factors; a failure keeps the last good ones."""
+    def stacks(self) -> tuple[tuple[int, int], ...]:
+        """G alone."""
+        return ((1, self.rows.d_out),)
+
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """G with sqrt(lam)."""
         vocab, size = self.rows.d_in, self.rows.d_out
-        root = ops.sqrt(damping)
-        inverse, ok = damped_inverse(
-            self.statistics[vocab : self.end].reshape((1, size, size)), root
-        )
-        scale = 1.0 / (self.statistics[:vocab].reshape((1, vocab, 1)) + root)
-        ops.assign(self.inverse_g, ops.where(ok, inverse, self.inverse_g))
-        ops.assign(self.scale_a, ops.where(ok, scale, self.scale_a))
-        done = ops.cast(ok, ms.int32)
-        self.count(done, 0, 1 - done)
+        g = part(self.statistics, vocab, size * size).reshape((1, size, size))
+        return g, ops.sqrt(damping).reshape((1,))
+
+    def derived(self) -> tuple[Parameter, ...]:
+        """The inverses of G and of A's diagonal."""
+        return self.inverse_g, self.scale_a
+
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take the inverse of G, and with it that of A's diagonal."""
+        scale = 1.0 / (part(self.statistics, 0, self.rows.d_in) + ops.sqrt(damping))
+        return take(good, (solutions[0], scale), (self.inverse_g, self.scale_a))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """[1, vocab, size] -> the same shape."""

@@ -33,6 +33,9 @@ class DirectRule(nn.Cell):
         inverse_scale: what undoes the loss scale on ``dout``.
     """
 
+    keeps_apart = False
+    """Whether the statistics of a pass are of no use to the gradients of the same pass."""
+
     def __init__(self, rows: nn.Cell, has_bias: bool, inverse_scale: float) -> None:
         super().__init__()
         self.rows = rows

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import state
-from mindspore_thor.curvature.kronecker import KroneckerCurvature
-from mindspore_thor.linalg.inverse import eigen_decomposition
+from mindspore_thor.curvature.base import state, take
+from mindspore_thor.curvature.kronecker import KroneckerCurvature, factors_of, per_block, stack
+from mindspore_thor.linalg.inverse import EIGEN
+
+
+def eigen_parts(solutions: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
+    """Eigenvectors of A and G, eigenvalues T da and dg."""
+    a, g = solutions
+    return a[:, :, 1:], g[:, :, 1:], a[:, :, 0] * positions, g[:, :, 0]
 
 
 class EigenFactors(KroneckerCurvature):
@@ -21,6 +26,8 @@ class EigenFactors(KroneckerCurvature):
         decay: moving average of the factors, 0 for none.
         extra: further statistics of a subclass.
     """
+
+    solver = EIGEN
 
     def __init__(
         self, name: str, rows: nn.Cell, homogeneous: bool, decay: float, extra: int = 0
@@ -36,34 +43,21 @@ class EigenFactors(KroneckerCurvature):
         self.values_a = state(np.zeros((groups, d_in), np.float32), f"{name}.values_a")
         self.values_g = state(np.zeros((groups, d_out), np.float32), f"{name}.values_g")
 
-    def derive(self, damping: Tensor) -> None:
-        """Decompose both factors; a failed decomposition keeps the last good one."""
-        # The decomposition must not see a NaN: the iteration behind it need not end then.
-        if ops.isfinite(ops.reduce_sum(self.statistics)):
-            self.decompose()
-        else:
-            self.count(0, 0, 1)
+    def derived(self) -> tuple[Parameter, ...]:
+        """Both eigenbases."""
+        return self.vectors_a, self.vectors_g, self.values_a, self.values_g
 
-    def decompose(self) -> None:
-        """Eigenvalues and eigenvectors of both factors, stored where both are sound."""
-        groups, d_in, d_out = self.rows.groups, self.right.dim, self.left.dim
-        values_a, vectors_a, ok_a = eigen_decomposition(
-            self.factor_a().reshape((groups, d_in, d_in))
-        )
-        values_g, vectors_g, ok_g = eigen_decomposition(
-            self.factor_g().reshape((groups, d_out, d_out))
-        )
-        ok = ops.logical_and(ok_a, ok_g)
-        ops.assign(self.vectors_a, ops.where(ok, vectors_a, self.vectors_a))
-        ops.assign(self.vectors_g, ops.where(ok, vectors_g, self.vectors_g))
-        ops.assign(self.values_a, ops.where(ok, values_a * self.positions(), self.values_a))
-        ops.assign(self.values_g, ops.where(ok, values_g, self.values_g))
-        self.settle(ok)
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """Both factors; the damping waits for the step that uses them."""
+        a, g, _ = factors_of(self.statistics, self.layout)
+        return stack(a), per_block(damping, a), stack(g), per_block(damping, g)
 
-    def settle(self, ok: Tensor) -> None:
-        """Count a decomposition that is stored (or not, where ``ok`` is false)."""
-        done = ops.cast(ok, ms.int32)
-        self.count(done, 0, 1 - done)
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take both decompositions; where one failed the last good ones of both stay."""
+        stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
+        return take(good, eigen_parts(solutions, self.positions()), stored)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Divide by T dg da^T + lam in the eigenbasis; lam is this step's."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import FACTORS, SPECTRUM, state
-from mindspore_thor.curvature.eigen_factors import EigenFactors
-from mindspore_thor.linalg.blocks import BlockLayout
+from mindspore_thor.curvature.base import FACTORS, META, SPECTRUM, state, take
+from mindspore_thor.curvature.eigen_factors import EigenFactors, eigen_parts
+from mindspore_thor.curvature.input_moments import InputMoments
+from mindspore_thor.linalg.blocks import BlockLayout, part
 from mindspore_thor.linalg.moments import block_moments, projected_squares, with_ones
 
 
@@ -36,6 +37,7 @@ class CorrectedRule(nn.Cell):
         self.homogeneous = homogeneous
         self.left = left
         self.right = right
+        self.input_moments = InputMoments(rows, homogeneous, right)
         d_in, d_out = right.dim, left.dim
         self.factor_length = rows.groups * (d_in * d_in + d_out * d_out)
         self.spectrum_length = rows.groups * d_in * d_out
@@ -46,18 +48,15 @@ class CorrectedRule(nn.Cell):
         vectors_a = state[: groups * d_in * d_in].reshape((groups, d_in, d_in))
         vectors_g = state[groups * d_in * d_in : -1].reshape((groups, d_out, d_out))
         due = state[-1]
-        a = self.rows.input_columns(ops.cast(x, ms.float32))
-        if self.homogeneous:
-            a = with_ones(a)
         g = self.rows.output_columns(dout)
         meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
-        factors = self.factors(a, g, due)
-        return ops.concat((factors, self.spectrum(a, g, due, vectors_a, vectors_g), meta))
+        factors = self.factors(x, g, due)
+        return ops.concat((factors, self.spectrum(x, g, due, vectors_a, vectors_g), meta))
 
-    def factors(self, a: Tensor, g: Tensor, due: Tensor) -> Tensor:
+    def factors(self, x: Tensor, g: Tensor, due: Tensor) -> Tensor:
         """A and G, flat."""
         if due != SPECTRUM:
-            moments_a = block_moments(a, self.right).reshape(-1)
+            moments_a = self.input_moments(x).reshape(-1)
             moments_g = block_moments(g, self.left).reshape(-1)
             result = ops.concat((moments_a, moments_g))
         else:
@@ -65,10 +64,13 @@ class CorrectedRule(nn.Cell):
         return result
 
     def spectrum(
-        self, a: Tensor, g: Tensor, due: Tensor, vectors_a: Tensor, vectors_g: Tensor
+        self, x: Tensor, g: Tensor, due: Tensor, vectors_a: Tensor, vectors_g: Tensor
     ) -> Tensor:
         """S, flat."""
         if due != FACTORS:
+            a = self.rows.input_columns(ops.cast(x, ms.float32))
+            if self.homogeneous:
+                a = with_ones(a)
             result = projected_squares(a, g, vectors_a, vectors_g).reshape(-1)
         else:
             result = ops.zeros((self.spectrum_length,), ms.float32)
@@ -131,15 +133,22 @@ class CorrectedFactors(EigenFactors):
             ops.assign(self.statistics, blended)
             ops.assign(self.provisional, self.provisional * ops.cast(measured == 0, ms.int32))
 
-    def settle(self, ok: Tensor) -> None:
-        """Count the decomposition; in a new basis KFAC's eigenvalues stand in for S."""
-        values = self.values_g.expand_dims(2) * self.values_a.expand_dims(1)
-        head, tail = self.statistics[: self.end_g], self.statistics[self.end :]
+    def derived(self) -> tuple[Parameter, ...]:
+        """Both eigenbases, and what holds S."""
+        return (*super().derived(), self.statistics, self.provisional)
+
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take the new basis; in it KFAC's eigenvalues T dg da^T stand in for S."""
+        parts = eigen_parts(solutions, self.positions())
+        values = parts[3].expand_dims(2) * parts[2].expand_dims(1)
+        head = part(self.statistics, 0, self.end_g)
+        tail = part(self.statistics, self.end, META)
         stand_in = ops.concat((head, values.reshape(-1), tail))
-        ops.assign(self.statistics, ops.where(ok, stand_in, self.statistics))
-        done = ops.cast(ok, ms.int32)
-        ops.assign(self.provisional, ops.maximum(self.provisional, done))
-        self.count(done, 0, 1 - done)
+        one = ops.ones_like(self.provisional)
+        stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
+        return take(good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Divide by S + lam in the eigenbasis; lam is this step's."""

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import state
-from mindspore_thor.curvature.kronecker import KroneckerCurvature, identity_blocks, trace
+from mindspore_thor.curvature.base import state, take, tally
+from mindspore_thor.curvature.kronecker import (
+    KroneckerCurvature,
+    KroneckerLayout,
+    factors_of,
+    identity_blocks,
+    per_block,
+    stack,
+    trace,
+)
 from mindspore_thor.curvature.trace_rule import TraceRule
 from mindspore_thor.linalg.blocks import apply_blocks
-from mindspore_thor.linalg.inverse import damped_inverse
+from mindspore_thor.linalg.inverse import INVERSE
 
 
 def factor_damping(
@@ -41,6 +49,18 @@ def factor_damping(
     return root * pi, root / pi
 
 
+def damped_factors(
+    statistics: Tensor, layout: KroneckerLayout, mode: str, damping: Tensor
+) -> tuple[Tensor, ...]:
+    """The blocks of A [n, d, d], their damping [n], and the same of G."""
+    a, g, positions = factors_of(statistics, layout)
+    mean_a, mean_g = damping, damping
+    if mode == "pi":
+        mean_a, mean_g = trace(a) / layout.right.dim, trace(g) / layout.left.dim
+    damping_a, damping_g = factor_damping(mode, damping / positions, mean_a, mean_g)
+    return stack(a), per_block(damping_a, a), stack(g), per_block(damping_g, g)
+
+
 class InverseFactors(KroneckerCurvature):
     """V = (1/T) (G + d_G I)^-1 D (A + d_A I)^-1 on diagonal blocks.
 
@@ -53,6 +73,8 @@ class InverseFactors(KroneckerCurvature):
         damping_mode: see :func:`factor_damping`.
         rule: the trace rule, or None where every refresh inverts.
     """
+
+    solver = INVERSE
 
     def __init__(
         self,
@@ -68,64 +90,60 @@ class InverseFactors(KroneckerCurvature):
         self.damping_mode = damping_mode
         self.inverse_a = state(identity_blocks(rows.groups, self.right), f"{name}.inverse_a")
         self.inverse_g = state(identity_blocks(rows.groups, self.left), f"{name}.inverse_g")
-        self.has_rule = rule is not None
+        self.selective = rule is not None
         if rule is not None:
             self.rule = rule
             self.trace_baseline = state(np.full((), -1.0, np.float32), f"{name}.trace_baseline")
 
-    def fisher_trace(self, damping: Tensor) -> Tensor:
-        """tr(F + lam I) as the trace rule counts it (methods section 1.2)."""
-        trace_a, trace_g = trace(self.factor_a()), trace(self.factor_g())
-        d_in, d_out = self.right.dim, self.left.dim
-        return self.rule.total(trace_a, trace_g, self.positions(), damping, d_in, d_out)
+    def derived(self) -> tuple[Parameter, ...]:
+        """Both inverses."""
+        return self.inverse_a, self.inverse_g
 
-    def refresh(self, damping: Tensor) -> None:
-        """Invert the factors, or keep the old inverses where the trace rule says so."""
-        if not self.has_rule:
-            self.derive(damping)
-        else:
-            candidate = self.fisher_trace(damping)
-            decision = self.rule.decide(candidate, self.trace_baseline) * self.active
-            if decision > 0:
-                self.derive(damping)
-            else:
-                self.keep(candidate, decision)
+    def counters(self) -> tuple[Parameter, ...]:
+        """The counters, and what the trace rule remembers."""
+        if not self.selective:
+            return (self.counts,)
+        return self.counts, self.active, self.trace_baseline
 
-    def keep(self, candidate: Tensor, decision: Tensor) -> None:
-        """Leave the inverse bit-identical; a decision below zero stops the layer for good."""
-        if self.rule.against_previous:
-            ops.assign(self.trace_baseline, candidate)
-        self.count(0, self.active, 0)
-        ops.assign(self.active, self.active * ops.cast(decision == 0, ms.int32))
-
-    def derive(self, damping: Tensor) -> None:
-        """Invert both factors; where one fails the last good inverses of both stay."""
-        positions = self.positions()
-        a, g = self.factor_a(), self.factor_g()
-        mean_a = trace(a) / self.right.dim
-        mean_g = trace(g) / self.left.dim
-        damping_a, damping_g = factor_damping(
-            self.damping_mode, damping / positions, mean_a, mean_g
+    def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """What the trace rule says, and the trace tr(F + lam I) that it judged (section 1.2)."""
+        if not self.selective:
+            return ops.ones((), ms.int32), damping
+        layout = self.layout
+        a, g, positions = factors_of(self.statistics, layout)
+        candidate = self.rule.total(
+            trace(a), trace(g), positions, damping, layout.right.dim, layout.left.dim
         )
-        if self.damping_mode == "pi":
-            damping_a = ops.tile(damping_a.reshape((-1, 1)), (1, self.right.blocks)).reshape(
-                (-1, 1, 1)
-            )
-            damping_g = ops.tile(damping_g.reshape((-1, 1)), (1, self.left.blocks)).reshape(
-                (-1, 1, 1)
-            )
-        inverse_a, ok_a = damped_inverse(a, damping_a)
-        inverse_g, ok_g = damped_inverse(g, damping_g)
-        ok = ops.logical_and(ok_a, ok_g)
+        return self.rule.decide(candidate, self.trace_baseline) * self.active, candidate
+
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """The blocks of A and of G with each factor's damping."""
+        return damped_factors(self.statistics, self.layout, self.damping_mode, damping)
+
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take both inverses; where one failed the last good ones of both stay."""
         # The 1/T of the convolution rule is folded into one factor: it costs nothing later.
-        ops.assign(self.inverse_a, ops.where(ok, inverse_a / positions, self.inverse_a))
-        ops.assign(self.inverse_g, ops.where(ok, inverse_g, self.inverse_g))
-        if self.has_rule:
-            # Only a factor whose inverse is in use is an accepted one.
-            candidate = self.fisher_trace(damping)
-            ops.assign(self.trace_baseline, ops.where(ok, candidate, self.trace_baseline))
-        done = ops.cast(ok, ms.int32)
-        self.count(done, 0, 1 - done)
+        return take(
+            good,
+            (solutions[0] / factors_of(self.statistics, self.layout)[2], solutions[1]),
+            (self.inverse_a, self.inverse_g),
+        )
+
+    def settle(
+        self, decision: Tensor, sound: Tensor, candidate: Tensor, again: bool
+    ) -> tuple[Tensor, ...]:
+        """Count; a decision below zero stops the layer for good."""
+        counts = tally(self.counts, self.active, decision, sound, again)
+        if not self.selective:
+            return (counts,)
+        # Only a factor whose inverse is in use is an accepted one.
+        replaced = decision * sound > 0
+        if self.rule.against_previous and not again:
+            replaced = ops.logical_or(replaced, decision <= 0)
+        active = self.active * ops.cast(decision >= 0, ms.int32)
+        return counts, active, ops.where(replaced, candidate, self.trace_baseline)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """G^-1 D A^-1 with the stored inverses (and the damping that they were made with)."""

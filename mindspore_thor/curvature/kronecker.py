@@ -7,13 +7,16 @@ neither the matrix products nor the memory of the rest are ever spent.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.base import LayerCurvature
-from mindspore_thor.linalg.blocks import BlockLayout, block_layout
-from mindspore_thor.linalg.moments import block_moments, with_ones
+from mindspore_thor.curvature.input_moments import InputMoments
+from mindspore_thor.linalg.blocks import BlockLayout, block_layout, part
+from mindspore_thor.linalg.moments import block_moments
 
 
 class KroneckerRule(nn.Cell):
@@ -31,19 +34,36 @@ class KroneckerRule(nn.Cell):
     ) -> None:
         super().__init__()
         self.rows = rows
-        self.homogeneous = homogeneous
         self.left = left
-        self.right = right
+        self.input_moments = InputMoments(rows, homogeneous, right)
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
-        columns = self.rows.input_columns(ops.cast(x, ms.float32))
-        if self.homogeneous:
-            columns = with_ones(columns)
-        a = block_moments(columns, self.right)
+        a = self.input_moments(x)
         g = block_moments(self.rows.output_columns(dout), self.left)
         meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
         return ops.concat((a.reshape(-1), g.reshape(-1), meta))
+
+
+class KroneckerLayout(NamedTuple):
+    """Where the blocks of A, those of G and the META tail lie in a vector of statistics."""
+
+    groups: int
+    left: BlockLayout
+    right: BlockLayout
+    end_a: int
+    end_g: int
+    end: int
+
+
+def factors_of(statistics: Tensor, layout: KroneckerLayout) -> tuple[Tensor, Tensor, Tensor]:
+    """A and G, each [groups, blocks, size, size], and the positions T."""
+    groups, left, right = layout.groups, layout.left, layout.right
+    a = part(statistics, 0, layout.end_a)
+    g = part(statistics, layout.end_a, layout.end_g - layout.end_a)
+    positions = part(statistics, layout.end + 1, 1).reshape(())
+    a = a.reshape((groups, right.blocks, right.size, right.size))
+    return a, g.reshape((groups, left.blocks, left.size, left.size)), positions
 
 
 class KroneckerCurvature(LayerCurvature):
@@ -79,6 +99,7 @@ class KroneckerCurvature(LayerCurvature):
         self.right = right
         self.end_a = length_a
         self.end_g = length_a + length_g
+        self.layout = KroneckerLayout(rows.groups, left, right, self.end_a, self.end_g, self.end)
 
     def make_rule(self) -> nn.Cell:
         """Blocks of A and G from one backward pass."""
@@ -86,20 +107,37 @@ class KroneckerCurvature(LayerCurvature):
 
     def factor_a(self) -> Tensor:
         """Blocks of A, [groups, blocks, size, size]."""
-        b = self.right
-        return self.statistics[: self.end_a].reshape((self.rows.groups, b.blocks, b.size, b.size))
+        return factors_of(self.statistics, self.layout)[0]
 
     def factor_g(self) -> Tensor:
         """Blocks of G, [groups, blocks, size, size]."""
-        b = self.left
-        blocks = self.statistics[self.end_a : self.end_g]
-        return blocks.reshape((self.rows.groups, b.blocks, b.size, b.size))
+        return factors_of(self.statistics, self.layout)[1]
+
+    def stacks(self) -> tuple[tuple[int, int], ...]:
+        """The blocks of A, then those of G."""
+        groups = self.rows.groups
+        return (
+            (groups * self.right.blocks, self.right.size),
+            (groups * self.left.blocks, self.left.size),
+        )
 
 
 def trace(blocks: Tensor) -> Tensor:
     """Trace per group of block-diagonal matrices, [groups, blocks, size, size] -> [groups]."""
     size = blocks.shape[-1]
     return (blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)).sum(1)
+
+
+def stack(blocks: Tensor) -> Tensor:
+    """[groups, blocks, size, size] -> [groups * blocks, size, size]."""
+    size = blocks.shape[-1]
+    return blocks.reshape((-1, size, size))
+
+
+def per_block(value: Tensor, blocks: Tensor) -> Tensor:
+    """A scalar, or one value per group, repeated for every block: [groups * blocks]."""
+    ones = ops.ones(blocks.shape[:2], ms.float32)
+    return (value.reshape((-1, 1)) * ones).reshape((-1,))
 
 
 def identity_blocks(groups: int, layout: BlockLayout) -> np.ndarray:

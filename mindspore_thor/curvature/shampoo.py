@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature, state
+from mindspore_thor.curvature.base import LayerCurvature, state, take
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
-from mindspore_thor.linalg.inverse import inverse_fourth_root
+from mindspore_thor.linalg.inverse import FOURTH_ROOT
 
 _SMALLEST_NORM = 1e-30
 
@@ -18,7 +18,7 @@ class GradientRoots(LayerCurvature):
 
     L = epsilon I + sum D D^T and R = epsilon I + sum D^T D over the observed gradients. Each block
     of at most ``max_dim`` rows and columns has an L and an R of its own. Groups of a convolution
-    are separate matrices. epsilon reaches :meth:`derive` as its damping and is added to the
+    are separate matrices. epsilon reaches :meth:`problems` as its damping and is added to the
     eigenvalues; the stored sums start from zero.
 
     Args:
@@ -27,6 +27,8 @@ class GradientRoots(LayerCurvature):
         max_dim: largest side of a block.
         graft: whether V gets the norm of D, for the layer as a whole.
     """
+
+    solver = FOURTH_ROOT  # two sides, each to the power -1/4
 
     def __init__(self, name: str, rows: nn.Cell, max_dim: int, graft: bool) -> None:
         super().__init__(name, 0)
@@ -51,23 +53,27 @@ class GradientRoots(LayerCurvature):
         ops.assign_add(self.sum_left, ops.bmm(blocks, transposed))
         ops.assign_add(self.sum_right, ops.bmm(transposed, blocks))
 
-    def derive(self, damping: Tensor) -> None:
-        """Both roots; a failed decomposition keeps the last good ones."""
-        # The decomposition must not see a NaN: the iteration behind it need not end then.
-        if ops.isfinite(ops.reduce_sum(self.sum_left) + ops.reduce_sum(self.sum_right)):
-            self.decompose(damping)
-        else:
-            self.count(0, 0, 1)
+    def stacks(self) -> tuple[tuple[int, int], ...]:
+        """All blocks of L, then of R."""
+        return (
+            (self.sum_left.shape[0], self.left.size),
+            (self.sum_right.shape[0], self.right.size),
+        )
 
-    def decompose(self, damping: Tensor) -> None:
-        """The inverse fourth roots, one for each of two sides, stored where both are sound."""
-        left, ok_left = inverse_fourth_root(self.sum_left, damping)
-        right, ok_right = inverse_fourth_root(self.sum_right, damping)
-        ok = ops.logical_and(ok_left, ok_right)
-        ops.assign(self.root_left, ops.where(ok, left, self.root_left))
-        ops.assign(self.root_right, ops.where(ok, right, self.root_right))
-        done = ops.cast(ok, ms.int32)
-        self.count(done, 0, 1 - done)
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """L and R without epsilon, and epsilon."""
+        shifts = damping * ops.ones((self.sum_left.shape[0],), ms.float32)
+        return self.sum_left * 1.0, shifts, self.sum_right * 1.0, shifts
+
+    def derived(self) -> tuple[Parameter, ...]:
+        """Both roots."""
+        return self.root_left, self.root_right
+
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take the inverse fourth roots; where one failed the last good ones of both stay."""
+        return take(good, solutions, (self.root_left, self.root_right))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The product with both stored roots, block by block."""

@@ -8,12 +8,20 @@ and otherwise as far as positions are independent).
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import state
-from mindspore_thor.curvature.kronecker import KroneckerCurvature, identity_blocks, trace
+from mindspore_thor.curvature.base import state, take
+from mindspore_thor.curvature.kronecker import (
+    KroneckerCurvature,
+    KroneckerLayout,
+    factors_of,
+    identity_blocks,
+    per_block,
+    stack,
+    trace,
+)
 from mindspore_thor.linalg.blocks import BlockLayout, apply_blocks
-from mindspore_thor.linalg.inverse import damped_inverse
+from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments, with_ones
 
 _SMALLEST_TRACE = 1e-30
@@ -56,6 +64,21 @@ class WeightedMomentsRule(nn.Cell):
         return ops.concat((phi.reshape(-1), psi.reshape(-1), meta))
 
 
+def normalised_factors(
+    statistics: Tensor, layout: KroneckerLayout, damping: Tensor
+) -> tuple[Tensor, ...]:
+    """sqrt(delta) Phi [n, d, d] and sqrt(lam) [n], and the same of Psi.
+
+    delta = E[sum_t |g|^2 |a|^2] is the trace of the Fisher block, per group; Phi and Psi are the
+    moments scaled to trace 1.
+    """
+    a, g, positions = factors_of(statistics, layout)
+    delta = (trace(a) * positions).reshape((-1, 1, 1, 1))
+    scale = ops.sqrt(delta) * positions / ops.maximum(delta, _SMALLEST_TRACE)
+    root = ops.sqrt(damping)
+    return stack(scale * a), per_block(root, a), stack(scale * g), per_block(root, g)
+
+
 class TraceFactors(KroneckerCurvature):
     """V = (sqrt(delta) Psi + sqrt(lam) I)^-1 D (sqrt(delta) Phi + sqrt(lam) I)^-1.
 
@@ -69,6 +92,8 @@ class TraceFactors(KroneckerCurvature):
         decay: weight of the old moments in the moving average; the first update overwrites.
     """
 
+    solver = INVERSE
+
     def __init__(self, name: str, rows: nn.Cell, homogeneous: bool, decay: float) -> None:
         super().__init__(name, rows, homogeneous, None, decay)
         self.inverse_phi = state(identity_blocks(rows.groups, self.right), f"{name}.inverse_phi")
@@ -78,29 +103,19 @@ class TraceFactors(KroneckerCurvature):
         """Weighted second moments from one backward pass."""
         return WeightedMomentsRule(self.rows, self.homogeneous, self.left, self.right)
 
-    def delta(self) -> Tensor:
-        """E[sum_t |g|^2 |a|^2], the trace of the Fisher block, per group [groups, 1, 1, 1]."""
-        return (trace(self.factor_a()) * self.positions()).reshape((-1, 1, 1, 1))
+    def derived(self) -> tuple[Parameter, ...]:
+        """Both inverses."""
+        return self.inverse_phi, self.inverse_psi
 
-    def phi(self) -> Tensor:
-        """Phi with trace 1, [groups, 1, d_in(+1), d_in(+1)]."""
-        return self.factor_a() * self.positions() / ops.maximum(self.delta(), _SMALLEST_TRACE)
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """sqrt(delta) Phi and sqrt(delta) Psi, each with sqrt(lam)."""
+        return normalised_factors(self.statistics, self.layout, damping)
 
-    def psi(self) -> Tensor:
-        """Psi with trace 1, [groups, 1, d_out, d_out]."""
-        return self.factor_g() * self.positions() / ops.maximum(self.delta(), _SMALLEST_TRACE)
-
-    def derive(self, damping: Tensor) -> None:
-        """Invert both factors; where one fails the last good inverses of both stay."""
-        scale = ops.sqrt(self.delta())
-        root = ops.sqrt(damping)
-        inverse_phi, ok_phi = damped_inverse(scale * self.phi(), root)
-        inverse_psi, ok_psi = damped_inverse(scale * self.psi(), root)
-        ok = ops.logical_and(ok_phi, ok_psi)
-        ops.assign(self.inverse_phi, ops.where(ok, inverse_phi, self.inverse_phi))
-        ops.assign(self.inverse_psi, ops.where(ok, inverse_psi, self.inverse_psi))
-        done = ops.cast(ok, ms.int32)
-        self.count(done, 0, 1 - done)
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take both inverses; where one failed the last good ones of both stay."""
+        return take(good, solutions, (self.inverse_phi, self.inverse_psi))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The product with both stored inverses."""

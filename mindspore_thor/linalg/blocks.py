@@ -33,6 +33,18 @@ def block_layout(dim: int, split_dim: int | None) -> BlockLayout:
     return BlockLayout(dim, split_dim, count, count * split_dim)
 
 
+_SLICE = ops.Slice()
+
+
+def part(x: Tensor, start: int, count: int) -> Tensor:
+    """``x[start : start + count]`` along the first axis.
+
+    The operator itself: indexing goes through layers of Python that the compiler parses each time.
+    """
+    rest = len(x.shape) - 1
+    return _SLICE(x, (start, *(0,) * rest), (count, *x.shape[1:]))
+
+
 def pad_axis(x: Tensor, axis: int, amount: int) -> Tensor:
     """``x`` with ``amount`` zeros appended along ``axis``."""
     if amount == 0:

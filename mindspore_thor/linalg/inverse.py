@@ -1,8 +1,7 @@
-"""Damped inverses and eigendecompositions that say whether they succeeded.
+"""Damped inverses, roots and eigendecompositions that say for each matrix whether they succeeded.
 
-Every function runs inside a compiled graph and returns ``ok`` (a boolean scalar) instead of
-raising: a failed factor must not end a long training run. A device that needs another operator
-gets it here.
+Every function runs inside a compiled graph and returns ``ok`` instead of raising: a failed factor
+must not end a long training run. A device that needs another operator gets it here.
 """
 
 from __future__ import annotations
@@ -20,11 +19,23 @@ RESIDUAL_LIMIT = 1e-2
 EIGENVALUE_FLOOR = 1e-7
 """Smallest eigenvalue of a root as a share of the largest one: float32 resolves nothing below."""
 
-UNROLLED_LIMIT = 4
+UNROLLED_LIMIT = 64
 """Without a batched operator, up to so many matrices are decomposed without a loop in the graph."""
 
+INVERSE, EIGEN, FOURTH_ROOT = "inverse", "eigen", "fourth_root"
+"""What :func:`solve_each` can make of a matrix."""
+
+_MAP = ops.Map()
 # Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
-_eigh_cpu = SelfAdjointEig(True)
+_EIGH_CPU = SelfAdjointEig(True)
+
+
+def _values(pair: tuple[Tensor, Tensor]) -> Tensor:
+    return pair[0]
+
+
+def _vectors(pair: tuple[Tensor, Tensor]) -> Tensor:
+    return pair[1]
 
 
 def identity_like(matrices: Tensor) -> Tensor:
@@ -33,65 +44,108 @@ def identity_like(matrices: Tensor) -> Tensor:
     return ops.eye(d, d, ms.float32)
 
 
+def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """One job for a batch of symmetric matrices of one size.
+
+    Args:
+        kind: :data:`INVERSE` for (M + s I)^-1, :data:`FOURTH_ROOT` for (M + s I)^-1/4, both
+            [n, d, d] and symmetric; :data:`EIGEN` for the eigenvalues of M as the first column and
+            its eigenvectors as the others, [n, d, d + 1] (the shifts are not used).
+        matrices: float32 symmetric positive semi-definite [n, d, d].
+        shifts: s, float32 [n].
+
+    Returns:
+        The solutions, and float32 [n]: 1 where one is sound, else 0.
+    """
+    if kind == INVERSE:
+        solved, ok = inverse_each(matrices, shifts)
+    elif kind == EIGEN:
+        values, vectors, ok = eigen_each(matrices)
+        solved = ops.concat((values.expand_dims(2), vectors), 2)
+    else:
+        solved, ok = inverse_fourth_root(matrices, shifts)
+    return solved, ops.cast(ok, ms.float32)
+
+
+def solution_width(kind: str, size: int) -> int:
+    """Columns of one solution of :func:`solve_each`."""
+    return size + 1 if kind == EIGEN else size
+
+
+def _sound(residuals: Tensor) -> Tensor:
+    """Which residual matrices [n, d, d] are finite and small; boolean [n]."""
+    # A comparison with NaN is false, so non-finite matrices are caught too.
+    small = ops.abs(residuals).max((1, 2)) < RESIDUAL_LIMIT
+    return ops.logical_and(small, ops.isfinite(residuals.sum((1, 2))))
+
+
+def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverses of ``matrices + shift I``.
+
+    Args:
+        matrices: float32 symmetric positive semi-definite [n, d, d].
+        shifts: in the matrices' unit, [n].
+
+    Returns:
+        The symmetric inverses [n, d, d], and for each whether all is finite and
+        ``|M M^-1 - I|`` stays below :data:`RESIDUAL_LIMIT`.
+    """
+    d = matrices.shape[-1]
+    eye = identity_like(matrices)
+    damped = matrices + shifts.reshape((-1, 1, 1)) * eye
+    # LU, not Cholesky: MindSpore's CPU Cholesky raises on an indefinite matrix, which would end the
+    # run, and Ascend has no Cholesky kernel at all.
+    # It rejects 1 x 1 matrices, though.
+    inverse = 1.0 / damped if d == 1 else ops.inverse(damped)
+    inverse = 0.5 * (inverse + inverse.transpose((0, 2, 1)))
+    return inverse, _sound(ops.bmm(damped, inverse) - eye)
+
+
 def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse of ``matrices + damping I``.
+    """Inverse of ``matrices + damping I`` as one job.
 
     Args:
         matrices: float32 symmetric positive semi-definite [..., d, d].
         damping: scalar, in the matrices' unit.
 
     Returns:
-        The symmetric inverse [..., d, d], and whether every entry is finite and
-        ``|M M^-1 - I|`` stays below :data:`RESIDUAL_LIMIT`.
+        The symmetric inverse [..., d, d], and whether every one of them is sound.
     """
     shape = matrices.shape
-    d = shape[-1]
-    eye = identity_like(matrices)
-    damped = matrices.reshape((-1, d, d)) + damping * eye
-    # LU, not Cholesky: MindSpore's CPU Cholesky raises on an indefinite matrix, which would end the
-    # run, and Ascend has no Cholesky kernel at all.
-    # It rejects 1 x 1 matrices, though.
-    inverse = 1.0 / damped if d == 1 else ops.inverse(damped)
-    inverse = 0.5 * (inverse + inverse.transpose((0, 2, 1)))
-    residual = ops.bmm(damped, inverse) - eye
-    # A comparison with NaN is false, so a non-finite matrix is caught here too.
-    ok = ops.reduce_max(ops.abs(residual)) < RESIDUAL_LIMIT
-    finite = ops.isfinite(ops.reduce_sum(residual))
-    return inverse.reshape(shape), ops.logical_and(ok, finite)
+    flat = matrices.reshape((-1, shape[-1], shape[-1]))
+    inverse, ok = inverse_each(flat, damping * ops.ones((flat.shape[0],), ms.float32))
+    return inverse.reshape(shape), ok.all()
 
 
-def eigen_decomposition(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues (clipped at zero) and eigenvectors of symmetric matrices.
 
     Args:
-        matrices: float32 symmetric positive semi-definite [groups, d, d].
+        matrices: float32 symmetric positive semi-definite [n, d, d].
 
     Returns:
-        Eigenvalues [groups, d], eigenvectors as columns [groups, d, d], and whether the vectors are
-        finite and orthonormal within :data:`RESIDUAL_LIMIT`.
+        Eigenvalues [n, d], eigenvectors as columns [n, d, d], and for each matrix whether it was
+        finite and its vectors are orthonormal within :data:`RESIDUAL_LIMIT`.
     """
-    values, q = _eigh_cpu(matrices) if on_cpu() else _eigh_any(matrices)
-    w = ops.relu(values)
-    residual = ops.bmm(q.transpose((0, 2, 1)), q) - identity_like(matrices)
-    ok = ops.reduce_max(ops.abs(residual)) < RESIDUAL_LIMIT
-    finite = ops.isfinite(ops.reduce_sum(residual) + ops.reduce_sum(w))
-    return w, q, ops.logical_and(ok, finite)
+    # The decomposition must not see a NaN: the iteration behind it need not end then.
+    finite = ops.isfinite(matrices.sum((1, 2)))
+    eye = identity_like(matrices)
+    matrices = ops.where(finite.reshape((-1, 1, 1)), matrices, eye)
+    w, q = _EIGH_CPU(matrices) if on_cpu() else eigh_each(matrices)
+    w = ops.relu(w)
+    ok = ops.logical_and(_sound(ops.bmm(q.transpose((0, 2, 1)), q) - eye), finite)
+    return w, q, ops.logical_and(ok, ops.isfinite(w.sum(1)))
 
 
-def _eigh_any(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """By the operator that every device has; it takes neither a batch nor 1 x 1 matrices."""
-    groups, d = matrices.shape[0], matrices.shape[-1]
-    if d == 1:
-        return matrices.reshape((groups, 1)), ops.ones((groups, 1, 1), ms.float32)
-    if groups > UNROLLED_LIMIT:
+def eigh_each(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [n, d] and eigenvectors of [n, d, d] by an operator that takes one matrix."""
+    if matrices.shape[-1] == 1:
+        return matrices.reshape((-1, 1)), ops.ones_like(matrices)
+    if matrices.shape[0] > UNROLLED_LIMIT:
         return _eigh_loop(matrices)
-    values: tuple[Tensor, ...] = ()
-    vectors: tuple[Tensor, ...] = ()
-    for g in range(groups):
-        value, vector = _eigh(matrices[g])
-        values += (value,)
-        vectors += (vector,)
-    return ops.stack(values), ops.stack(vectors)
+    # Map instead of a loop: unrolled loops compile very slowly.
+    pairs = _MAP(_eigh, ops.unstack(matrices))
+    return ops.stack(_MAP(_values, pairs)), ops.stack(_MAP(_vectors, pairs))
 
 
 def _eigh_loop(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,23 +162,23 @@ def _eigh_loop(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def inverse_fourth_root(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """``(matrices + damping I)^(-1/4)`` by eigendecomposition.
+def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """``(matrices + shift I)^(-1/4)`` by eigendecomposition.
 
-    The damping is added to the eigenvalues, so it survives beside entries 1e7 times as large.
+    The shift is added to the eigenvalues, so it survives beside entries 1e7 times as large.
 
     Args:
-        matrices: finite float32 symmetric positive semi-definite [batch, d, d].
-        damping: positive scalar, in the matrices' unit.
+        matrices: float32 symmetric positive semi-definite [n, d, d].
+        shifts: positive, in the matrices' unit, [n].
 
     Returns:
-        The symmetric root [batch, d, d], and whether the decomposition succeeded.
+        The symmetric roots [n, d, d], and for each whether the decomposition succeeded.
     """
-    values, vectors, ok = eigen_decomposition(matrices)
-    values = values + damping
+    values, vectors, ok = eigen_each(matrices)
+    values = values + shifts.reshape((-1, 1))
     values = ops.maximum(values, EIGENVALUE_FLOOR * values.max(-1, keepdims=True))
     # Not pow(): its last bit depends on how MindSpore splits the work among threads on CPU, which
     # it tries out during the first calls. A resumed run must compute the same bits.
     roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
     root = ops.bmm(vectors * roots, vectors.transpose((0, 2, 1)))
-    return root, ops.logical_and(ok, ops.isfinite(ops.reduce_sum(root)))
+    return root, ops.logical_and(ok, ops.isfinite(root.sum((1, 2))))

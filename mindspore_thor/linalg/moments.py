@@ -45,6 +45,23 @@ def with_ones(columns: Tensor) -> Tensor:
     return ops.concat((columns, ops.ones((n, groups, 1, positions), columns.dtype)), 2)
 
 
+def feature_sums(columns: Tensor) -> Tensor:
+    """Sum over the features of [N, groups, d, T], as [N, groups, 1, T]."""
+    n, groups, d, positions = columns.shape
+    # A product with ones: a reduction over a middle axis is several times slower on CPU.
+    ones = ops.ones((n * groups, 1, d), columns.dtype)
+    sums = ops.bmm(ones, columns.reshape((n * groups, d, positions)))
+    return sums.reshape((n, groups, 1, positions))
+
+
+def weighted_means(columns: Tensor, weights: Tensor) -> Tensor:
+    """[groups, d]: (1/N) sum_{n,t} w c for columns [N, groups, d, T], weights [N, groups, 1, T]."""
+    n, groups, d, positions = columns.shape
+    columns = columns.reshape((n * groups, d, positions))
+    products = _OUTER(columns, weights.reshape((n * groups, 1, positions)))
+    return products.reshape((n, groups * d)).sum(0).reshape((groups, d)) * (1.0 / n)
+
+
 LARGEST_CHUNK = 2**24
 """Most entries (64 MB of float32) of per-sample matrices that are held at a time."""
 

@@ -29,7 +29,8 @@ class DirectCapture(nn.Cell):
         ``rule.reported(statistics)``: the part of it that the probe is shaped like;
         ``rule.derived(x, statistics)`` / ``rule.stored(x, state)``: what the gradients need, from
         fresh statistics or from the stored state;
-        ``rule.gradients(x, weight, bias, dout, derived)``: (dweight, dbias).
+        ``rule.gradients(x, weight, bias, dout, derived)``: (dweight, dbias);
+        ``rule.keeps_apart``: that the gradients only ever need the stored state.
     """
 
     def __init__(self, rule: DirectRule, graph: GraphKind) -> None:
@@ -75,6 +76,8 @@ class DirectCapture(nn.Cell):
         self, x: Tensor, flag: Tensor, state: Any, probe: Tensor, out: Tensor, dout: Tensor
     ) -> tuple[Tensor, Any]:
         """Statistics for the probe and what the gradients need, in this kind of graph."""
+        if self.rule.keeps_apart:
+            return self.collect(x, flag, state, out, dout), self.rule.stored(x, state)
         if self.graph.kind == PLAIN:
             # No plain step asks for statistics.
             return probe, self.rule.stored(x, state)

@@ -46,7 +46,7 @@ class DenseRows(nn.Cell):
             return rows.reshape((-1, 1, features, 1))
         rows = rows.reshape((rows.shape[0], -1, features))
         if self.token_mode == "reduce":
-            return rows.mean(1).reshape((-1, 1, features, 1))
+            return (rows.sum(1) * (1.0 / rows.shape[1])).reshape((-1, 1, features, 1))
         return rows.transpose((0, 2, 1)).reshape((rows.shape[0], 1, features, -1))
 
     def samples(self, x: Tensor) -> int:

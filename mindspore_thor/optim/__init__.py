@@ -14,6 +14,7 @@ from mindspore_thor.optim.eva import Eva
 from mindspore_thor.optim.first_order import adamw, sgd
 from mindspore_thor.optim.fngd import FNGD
 from mindspore_thor.optim.kfac import KFAC
+from mindspore_thor.optim.lngd import LNGD
 from mindspore_thor.optim.shampoo import Shampoo
 from mindspore_thor.optim.thor import THOR
 from mindspore_thor.optim.tkfac import TKFAC
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[..., nn.Optimizer]] = {
     "eva": Eva,
     "shampoo": Shampoo,
     "fngd": FNGD,
+    "lngd": LNGD,
 }
 
 # Arguments that are objects of the running program, not settings a configuration could hold.
@@ -95,6 +97,7 @@ __all__ = [
     "EKFAC",
     "FNGD",
     "KFAC",
+    "LNGD",
     "METHODS",
     "THOR",
     "TKFAC",

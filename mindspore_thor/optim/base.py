@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import FACTORS, SPECTRUM, LayerCurvature, state
 from mindspore_thor.curvature.direct import ANY, GraphKind
+from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
 from mindspore_thor.optim.checks import check_count, check_learning_rate, check_number
@@ -70,6 +71,8 @@ class SecondOrder(nn.Optimizer):
     derives: bool = True  # whether refreshes happen at all
     observes: bool = False  # whether statistics are made of the gradients themselves
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
+    measures_first: bool = False  # whether statistics come from a pass before the step
+    rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
 
@@ -152,6 +155,7 @@ class SecondOrder(nn.Optimizer):
         curvatures = [self.build_curvature(f"{label}.{layer.name}", layer) for layer in layers]
         self.layer_names = tuple(layer.name for layer in layers)
         self.curvatures = nn.CellList(curvatures, auto_prefix=False)
+        self.refresher = Refresh(curvatures)
         self.captured = nn.CellList([c for c in curvatures if c.captures], auto_prefix=False)
         probes = [c.statistics for c in curvatures if c.captures]
         self.probe_count = len(probes)
@@ -206,13 +210,16 @@ class SecondOrder(nn.Optimizer):
         return self.damping
 
     def collect(self, gradients: Sequence[Tensor]) -> None:
-        """Let fresh statistics enter: gradients of ``parameters``, one probe per captured layer."""
+        """Let fresh statistics enter: gradients of ``parameters``, the probes' last.
+
+        Those of the probes alone are enough where ``measures_first``.
+        """
         step = self.step_number()
-        count = len(self.roles)
+        first = len(gradients) - self.probe_count
         for k in range(self.probe_count):
-            self.captured[k].collect(gradients[count + k])
+            self.captured[k].collect(gradients[first + k])
         if self.observes:
-            unscaled = self.unscale(gradients[:count])
+            unscaled = self.unscale(gradients[: len(self.roles)])
             for k in range(len(self.matrices)):
                 self.curvatures[k].observe(self.matrix(k, unscaled))
         planned = step + self.factor_interval(step)
@@ -224,8 +231,7 @@ class SecondOrder(nn.Optimizer):
         """Derive inverses (or what the method uses) from the statistics."""
         step = self.step_number()
         damping = self.current_damping()
-        for curvature in self.curvatures:
-            curvature.refresh(damping)
+        self.refresher.refresh(damping)
         ops.assign(self.next_inverse, step + self.inverse_interval(step))
         if self.remeasures:
             ops.assign(self.due, SPECTRUM * ops.ones_like(self.due))
@@ -239,11 +245,14 @@ class SecondOrder(nn.Optimizer):
         if ops.logical_and(self.step_number() >= self.next_inverse, self.due == 0):
             self.refresh()
 
+    def refresh_due(self) -> Tensor:
+        """Whether inverses are due and the collection, if any was due, has happened."""
+        step = self.step_number()
+        return ops.logical_and(step >= self.next_inverse, step < self.next_factor)
+
     def retry(self) -> None:
         """Refresh once more, with more damping, the layers whose last refresh failed."""
-        damping = self.current_damping() * RETRY_DAMPING
-        for curvature in self.curvatures:
-            curvature.retry(damping)
+        self.refresher.retry(self.current_damping() * RETRY_DAMPING)
 
     def matrix(self, k: int, gradients: Sequence[Tensor]) -> Tensor:
         """The gradient of layer ``k`` as a float32 matrix [groups, d_out, d_in(+1)]."""
@@ -318,7 +327,10 @@ class SecondOrder(nn.Optimizer):
             gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
         for i in range(len(self.roles)):
             rate = lr[i] if self.is_group_lr else lr
-            if self.momentum > 0:
+            if self.momentum > 0 and self.rate_inside_momentum:
+                step = gradients[i] * ops.cast(rate, gradients[i].dtype)
+                self.apply_momentum(self.weights[i], self.moments[i], 1.0, step, self.momentum)
+            elif self.momentum > 0:
                 self.apply_momentum(
                     self.weights[i], self.moments[i], rate, gradients[i], self.momentum
                 )

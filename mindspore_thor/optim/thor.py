@@ -102,7 +102,9 @@ class THOR(SecondOrder):
         assert layer.rows is not None
         if layer.base is nn.Embedding:
             return EmbeddingCurvature(name, layer.rows)
-        rule = TraceRule(*self._rule_options)
+        if not hasattr(self, "rule"):
+            # One for all layers, so that it is compiled once.
+            self.rule = TraceRule(*self._rule_options)
         return InverseFactors(
-            name, layer.rows, False, self._split_dim, 0.0, self._damping_mode, rule
+            name, layer.rows, False, self._split_dim, 0.0, self._damping_mode, self.rule
         )

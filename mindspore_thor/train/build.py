@@ -14,6 +14,8 @@ from mindspore_thor.data import Data, create_data
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
 from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
+from mindspore_thor.parallel.communication import world
+from mindspore_thor.parallel.setup import join_ranks
 from mindspore_thor.train.config import ChoiceConfig, Config, ModelCatalogue
 from mindspore_thor.train.step import TrainStep
 
@@ -52,7 +54,7 @@ class Session:
 
 
 def prepare_device(config: Config) -> None:
-    """Set graph mode, the device and the seed.
+    """Set graph mode, the device and the seed, and join the other ranks if there are any.
 
     Args:
         config: The configuration.
@@ -60,6 +62,7 @@ def prepare_device(config: Config) -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
     if config.train.device_target is not None:
         ms.set_device(config.train.device_target)
+    join_ranks()
     ms.set_seed(config.train.seed)
 
 
@@ -71,21 +74,31 @@ def open_data(config: Config, *, train: bool) -> Data:
         train: The training split, else the evaluation split.
 
     Returns:
-        The batches.
+        This rank's share of the batches. In training that is a part of each batch of the whole job,
+        so that the ranks together see what a single process would see.
 
     Raises:
-        UserError: If the data is missing, empty or does not fit.
+        UserError: If the data is missing, empty or does not fit, or if the ranks cannot share a
+            batch equally.
     """
     data = config.data
+    rank, size = world()
+    if train and data.batch_size % size:
+        raise UserError(
+            f"data.batch_size is {data.batch_size}, which {size} processes cannot share equally; "
+            f"make it a multiple of {size}"
+        )
     return create_data(
         data.name,
         data.path,
         train=train,
-        batch_size=data.batch_size if train else data.eval_batch_size,
+        batch_size=data.batch_size // size if train else data.eval_batch_size,
         seed=config.train.seed,
         augment=data.augment,
         num_workers=data.num_workers,
         image_size=data.image_size,
+        rank=rank,
+        rank_size=size,
         num_classes=config.model.options.get("num_classes"),
     )
 
@@ -169,10 +182,10 @@ def _schedule(choice: ChoiceConfig, steps_per_epoch: int, config: Config) -> Epo
 
 
 def _from_run(config: Config, steps_per_epoch: int) -> dict[str, int]:
-    """Return what a method wants to know of the run: batches per epoch, their size, the seed."""
+    """Return what a method wants to know: batches per epoch, this rank's part of one, the seed."""
     known = {
         "steps_per_epoch": steps_per_epoch,
-        "batch_size": config.data.batch_size,
+        "batch_size": config.data.batch_size // world()[1],
         "seed": config.train.seed,
     }
     wanted = optimizer_options(config.optimizer.name)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mindspore_thor.errors import TrainingError, UserError
+from mindspore_thor.parallel.communication import world
+from mindspore_thor.parallel.setup import serve_as_scheduler
 from mindspore_thor.runtime import NOTICE
 from mindspore_thor.train.build import (
     Session,
@@ -33,6 +35,7 @@ from mindspore_thor.train.config import (
 from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
 from mindspore_thor.train.help_text import describe_keys
 from mindspore_thor.train.loop import Trainer
+from mindspore_thor.train.ranks import check_same_start
 from mindspore_thor.train.resume import restore
 from mindspore_thor.train.run_folder import (
     CONFIG_NAME,
@@ -46,6 +49,7 @@ from mindspore_thor.train.yaml_files import Settings
 EXIT_TRAINING = 1
 EXIT_USER = 2
 EXIT_INTERRUPT = 130
+EXIT_TERMINATED = 143
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,6 +89,8 @@ def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
 def _guarded(work: Callable[[], int]) -> int:
     """Turn the errors that a user can mend into one line and an exit code."""
     try:
+        if serve_as_scheduler():
+            return 0
         if NOTICE:
             print(NOTICE, flush=True)
         return work()
@@ -134,23 +140,38 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest
         raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
     config = load_config(arguments.config_path, models, overrides)
     stored = _read_stored(arguments.resume_ckpt) if arguments.resume_ckpt is not None else None
-    place = choose_folder(
-        arguments.output_dir,
-        arguments.config_path.stem,
-        stored.path if stored else None,
-        (stored.position.epoch, stored.position.step) if stored else (0, 0),
-    )
+    prepare_device(config)
+    leads = _announce_rank()
+    place = None
+    if leads:
+        place = choose_folder(
+            arguments.output_dir,
+            arguments.config_path.stem,
+            stored.path if stored else None,
+            (stored.position.epoch, stored.position.step) if stored else (0, 0),
+        )
     session = build_session(config, models)
     if stored is not None:
         position = stored.position
         changes = restore(session, position, stored.values, stored.path)
-        print(f"resumed from {stored.path} at epoch {position.epoch}, step {position.step}")
-        for change in changes:
-            print(f"note: {change}")
+        if leads:
+            print(f"resumed from {stored.path} at epoch {position.epoch}, step {position.step}")
+            for change in changes:
+                print(f"note: {change}")
     else:
         steps = session.train_data.steps_per_epoch
         position = Position(config=session.config.to_dict(), steps_per_epoch=steps)
-    return _run(session, create_folder(place, config.model.name), position, stop)
+    check_same_start(session, position)
+    folder = create_folder(place, config.model.name) if place is not None else None
+    return _run(session, folder, position, stop)
+
+
+def _announce_rank() -> bool:
+    """Return whether this process writes and prints; the others say who they are."""
+    rank, size = world()
+    if rank:
+        print(f"rank {rank} of {size}: rank 0 writes and prints", flush=True)
+    return rank == 0
 
 
 @dataclass(frozen=True)
@@ -171,17 +192,22 @@ def _read_stored(requested: Path) -> _Stored:
     return _Stored(path, *read_state(path))
 
 
-def _run(session: Session, folder: RunFolder, position: Position, stop: StopRequest) -> int:
-    folder.write_config(session.config.to_yaml())
-    folder.write_metrics(position.metrics)
-    print(f"run folder: {folder.path}", flush=True)
+def _run(session: Session, folder: RunFolder | None, position: Position, stop: StopRequest) -> int:
+    if folder is not None:
+        folder.write_config(session.config.to_yaml())
+        folder.write_metrics(position.metrics)
+        print(f"run folder: {folder.path}", flush=True)
     stop.defer()
     trainer = Trainer(session, folder, position, stop)
     trainer.run()
+    # The signal may have reached another rank only.
+    code = (stop.exit_code or EXIT_TERMINATED) if trainer.stopped else 0
+    if folder is None:
+        return code
     checkpoint = folder.checkpoint(position.epoch, position.step)
-    if stop.requested():
+    if trainer.stopped:
         print(f"stopped by a signal; continue with --resume_ckpt {checkpoint}", flush=True)
-        return stop.exit_code
+        return code
     print(trainer.summary())
     print(f"checkpoint: {checkpoint}", flush=True)
     return 0
@@ -205,6 +231,7 @@ def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
             )
     config = load_config(recipe, models, overrides)
     prepare_device(config)
+    leads = _announce_rank()
     data = open_data(config, train=False)
     config = fit_model_to_data(config, data, models)
     net = models.create_model(config.model.name, **config.model.options)
@@ -212,5 +239,6 @@ def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     accuracy = Evaluator(net, data)()
     assert accuracy is not None
     result = {TOP_1: round(accuracy[TOP_1], 6), TOP_5: round(accuracy[TOP_5], 6)}
-    print(f"result: {result} ckpt= {checkpoint}", flush=True)
+    if leads:
+        print(f"result: {result} ckpt= {checkpoint}", flush=True)
     return 0

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from mindspore_thor.data import Data
+from mindspore_thor.parallel.agreement import sum_over_ranks
 
 TOP_1 = "top_1_accuracy"
 TOP_5 = "top_5_accuracy"
@@ -57,7 +58,7 @@ class Evaluator:
         self._count = _CountHits(net)
 
     def __call__(self, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
-        """Run through the data set once.
+        """Run through the data set once; several ranks count their shares and add them up.
 
         The net is put back into the mode, training or not, that it was in.
 
@@ -81,7 +82,8 @@ class Evaluator:
                     return None
         finally:
             self._net.set_train(training)
-        return {TOP_1: float(hits[0] / total), TOP_5: float(hits[1] / total)}
+        first, five, count = sum_over_ranks(np.array([*hits, total])).tolist()
+        return {TOP_1: first / count, TOP_5: five / count}
 
     def _hits(self, images: Tensor, labels: Tensor, size: int) -> np.ndarray:
         full = self._data.batch_size

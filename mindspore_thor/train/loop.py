@@ -10,6 +10,8 @@ import numpy as np
 from mindspore import Tensor
 
 from mindspore_thor.errors import TrainingError
+from mindspore_thor.parallel.agreement import any_rank
+from mindspore_thor.parallel.communication import world
 from mindspore_thor.train.build import Session
 from mindspore_thor.train.checkpoint import (
     Position,
@@ -21,6 +23,7 @@ from mindspore_thor.train.checkpoint import (
 from mindspore_thor.train.curves import draw_curves
 from mindspore_thor.train.evaluate import TOP_1, TOP_5, Evaluator
 from mindspore_thor.train.progress import Progress
+from mindspore_thor.train.ranks import average_running_statistics
 from mindspore_thor.train.run_folder import RunFolder
 from mindspore_thor.train.signals import StopRequest
 
@@ -30,21 +33,28 @@ class Trainer:
 
     Args:
         session: Data, net, optimizer and step, in the state of ``position``.
-        folder: Where results go.
+        folder: Where results go; None on every rank but one, which then writes and prints nothing.
         position: Where the loop stands; updated in place.
         stop: The request to stop.
+
+    Attributes:
+        stopped: Whether the run was stopped by a signal, on whichever rank it arrived.
     """
 
     def __init__(
-        self, session: Session, folder: RunFolder, position: Position, stop: StopRequest
+        self, session: Session, folder: RunFolder | None, position: Position, stop: StopRequest
     ) -> None:
+        self.stopped = False
+        self._alone = world()[1] == 1
         self._session = session
         self._folder = folder
         self._position = position
         self._stop = stop
         self._options = session.config.train
         self._steps = session.train_data.steps_per_epoch
-        self._progress = Progress(self._options.epochs, self._steps, self._options.log_every)
+        self._progress = Progress(
+            self._options.epochs, self._steps, self._options.log_every, quiet=folder is None
+        )
         self._evaluate = Evaluator(session.net, session.eval_data)
         self._pending: list[Tensor] = []
         # Reading the loss waits for the device. That is harmless on a CPU: check every update.
@@ -77,11 +87,20 @@ class Trainer:
                     return
                 _begin_epoch(position)
             self._train_epoch()
-            if not self._stop.requested() and self._finish_epoch():
+            if not self.stopped and self._finish_epoch():
                 self._save_if_due()
-            if self._stop.requested():
+            self._ask_to_stop()
+            if self.stopped:
                 self._save()
                 return
+
+    def _ask_to_stop(self) -> None:
+        """Note whether any rank was asked to stop; the ranks ask at the same updates.
+
+        A signal reaches them at different moments: a rank that left on its own account would leave
+        the others waiting for its gradients.
+        """
+        self.stopped = self.stopped or any_rank(self._stop.requested())
 
     def _train_epoch(self) -> None:
         """Train the rest of the current epoch; leave after the current update on a stop signal."""
@@ -100,7 +119,10 @@ class Trainer:
             self._progress.step(position.epoch, position.step, mean, self._skipped, self._step_ms())
             if every and position.step % every == 0 and position.step < self._steps:
                 self._save()
-            if self._stop.requested():
+            # Where the losses are read, the ranks have waited for the device anyway.
+            if self._alone or not self._pending:
+                self._ask_to_stop()
+            if self.stopped:
                 break
         self._read_losses()
         self._progress.close()
@@ -121,7 +143,7 @@ class Trainer:
         self._position.loss_count += len(finite)
         in_a_row = _number(self._session.step.skipped_in_a_row)
         if in_a_row >= self._options.max_skipped_updates:
-            kept = list_checkpoints(self._folder.path)
+            kept = list_checkpoints(self._folder.path) if self._folder is not None else []
             last = kept[-1][2] if kept else "none"
             raise TrainingError(
                 f"stopped at epoch {self._position.epoch}, step {self._position.step}: {in_a_row} "
@@ -143,7 +165,9 @@ class Trainer:
         }
         last = position.epoch == options.epochs
         if last or (options.eval_every and position.epoch % options.eval_every == 0):
-            accuracy = self._evaluate(self._stop.requested)
+            average_running_statistics(self._session.step.guard)
+            # Only together could the ranks stop in the middle of it.
+            accuracy = self._evaluate(self._stop.requested if self._alone else None)
             if accuracy is None:
                 return False
             row.update(accuracy)
@@ -151,10 +175,11 @@ class Trainer:
         row["wall_clock"] = round(position.wall_clock, 3)
         position.metrics.append(row)
         self._progress.finish_epoch(row)
-        self._folder.write_metrics(position.metrics)
-        config = self._session.config
-        title = f"{config.model.name} on {config.data.name}, {config.optimizer.name}"
-        draw_curves(position.metrics, self._folder.curves, title)
+        if self._folder is not None:
+            self._folder.write_metrics(position.metrics)
+            config = self._session.config
+            title = f"{config.model.name} on {config.data.name}, {config.optimizer.name}"
+            draw_curves(position.metrics, self._folder.curves, title)
         self._keep_best(row)
         return True
 
@@ -164,7 +189,7 @@ class Trainer:
         if accuracy is None or (best is not None and accuracy <= best):
             return
         self._position.best_accuracy = accuracy
-        if self._options.keep_best:
+        if self._options.keep_best and self._folder is not None:
             save_weights(
                 self._folder.best_checkpoint,
                 self._session.weight_names,
@@ -181,14 +206,18 @@ class Trainer:
         if self._saved_at == (position.epoch, position.step, len(position.metrics)):
             return
         position.wall_clock = time.monotonic() - self._clock
-        save_checkpoint(
-            self._folder.checkpoint(position.epoch, position.step),
-            self._session.weight_names,
-            self._session.step.parameters_dict(),
-            position,
-        )
+        average_running_statistics(self._session.step.guard)
+        if self._folder is not None:
+            save_checkpoint(
+                self._folder.checkpoint(position.epoch, position.step),
+                self._session.weight_names,
+                self._session.step.parameters_dict(),
+                position,
+            )
+            prune_checkpoints(self._folder.path, self._options.keep_checkpoints)
         self._saved_at = (position.epoch, position.step, len(position.metrics))
-        prune_checkpoints(self._folder.path, self._options.keep_checkpoints)
+        # The others wait: a rank that leaves earlier might have the job killed before it is saved.
+        any_rank(False)
 
     def summary(self) -> str:
         """Return the line for the end of a finished run."""

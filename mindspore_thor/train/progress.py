@@ -17,17 +17,23 @@ class Progress:
         epochs: Epochs of the whole run.
         steps_per_epoch: Updates per epoch.
         log_every: Updates between plain lines within an epoch; 0 for none.
+        quiet: Whether to say nothing at all, because another rank does.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, log_every: int) -> None:
+    def __init__(
+        self, epochs: int, steps_per_epoch: int, log_every: int, quiet: bool = False
+    ) -> None:
         self._epochs = epochs
         self._steps = steps_per_epoch
         self._log_every = log_every
-        self._terminal = sys.stderr.isatty()
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty() and not quiet
         self._bar: Any = None
 
     def message(self, text: str) -> None:
         """Print one line on standard output, without tearing the bar."""
+        if self._quiet:
+            return
         if self._bar is not None:
             self._bar.clear()
         print(text, flush=True)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
-from mindspore_thor.curvature.base import SPECTRUM, state
+from mindspore_thor.curvature.base import SPECTRUM
 from mindspore_thor.curvature.direct import PLAIN
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
-
-_RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+from mindspore_thor.parallel.communication import Mean
+from mindspore_thor.train.guard import Guard
 
 
 class Backward(nn.Cell):
@@ -36,6 +35,7 @@ class Backward(nn.Cell):
         self.weights = weights
         self.sens = float(loss_scale)
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
+        self.mean = Mean()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The mean loss of a batch."""
@@ -48,63 +48,11 @@ class Backward(nn.Cell):
         loss = self.forward(*inputs)
         sens = ops.fill(loss.dtype, loss.shape, self.sens)
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
+        # The loss too: all ranks must agree on whether the step was finite.
+        loss = self.mean(loss)[0]
+        gradients = self.mean(*gradients)
         finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
         return loss, gradients, finite
-
-
-class Guard(nn.Cell):
-    """Applies an update only where the step was finite; otherwise counts it and undoes its trace.
-
-    A bad batch also poisons BatchNorm's running statistics during the forward pass, so their last
-    good values are kept beside them.
-
-    Args:
-        net: the network.
-        optimizer: any ``nn.Optimizer``.
-    """
-
-    def __init__(self, net: nn.Cell, optimizer: nn.Optimizer) -> None:
-        super().__init__(auto_prefix=False)
-        self.optimizer = optimizer
-        self.second_order = isinstance(optimizer, SecondOrder)
-        running = [
-            p
-            for _, cell in net.cells_and_names()
-            if isinstance(cell, _RUNNING)
-            for p in (cell.moving_mean, cell.moving_variance)
-        ]
-        self.running_count = len(running)
-        self.running = ParameterTuple(running)
-        self.good = ParameterTuple([state(p.asnumpy(), f"last_good.{p.name}") for p in running])
-        self.skipped = state(np.zeros((), np.int32), "skipped")
-        self.skipped_in_a_row = state(np.zeros((), np.int32), "skipped_in_a_row")
-
-    def remember(self) -> None:
-        """Copy the running statistics outside of any graph."""
-        for good, running in zip(self.good, self.running):
-            good.set_data(Tensor(running.asnumpy()))
-
-    def rewind(self) -> None:
-        """Put the running statistics back to where they were before this step's forward pass."""
-        for i in range(self.running_count):
-            ops.assign(self.running[i], self.good[i])
-
-    def accept(self) -> None:
-        """Remember the running statistics of a good step."""
-        for i in range(self.running_count):
-            ops.assign(self.good[i], self.running[i])
-        ops.assign(self.skipped_in_a_row, ops.zeros_like(self.skipped_in_a_row))
-
-    def reject(self) -> None:
-        """Count a bad step and put the running statistics back."""
-        self.rewind()
-        # The step counts for every schedule all the same, so that epochs stay aligned.
-        if self.second_order:
-            self.optimizer.advance()
-        else:
-            ops.assign_add(self.optimizer.global_step, ops.ones_like(self.optimizer.global_step))
-        ops.assign_add(self.skipped, ops.ones_like(self.skipped))
-        ops.assign_add(self.skipped_in_a_row, ops.ones_like(self.skipped_in_a_row))
 
 
 class WholeStep(nn.Cell):
@@ -184,6 +132,47 @@ class CaptureStep(nn.Cell):
         return loss, gradients[: self.count], finite
 
 
+class MeasureStep(nn.Cell):
+    """The pass before a step, by the probes alone: no weight gradient is in its graph.
+
+    Args:
+        backward: loss and gradients of the probes.
+        guard: undoes what the pass leaves behind in BatchNorm.
+    """
+
+    def __init__(self, backward: Backward, guard: Guard) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = backward
+        self.guard = guard
+        self.optimizer = guard.optimizer
+
+    def construct(self, *inputs: Tensor) -> Tensor:
+        """A batch -> whether all is finite; then its statistics have entered the optimizer."""
+        _, statistics, finite = self.backward(*inputs)
+        if finite:
+            self.optimizer.collect(statistics)
+        self.guard.rewind()
+        return finite
+
+
+class MeasuredStep(nn.Cell):
+    """The pass before a step, the refresh and the step in one graph, each where it is due."""
+
+    def __init__(self, measure: MeasureStep, plain: WholeStep) -> None:
+        super().__init__(auto_prefix=False)
+        self.measure = measure
+        self.plain = plain
+        self.optimizer = plain.optimizer
+
+    def construct(self, *inputs: Tensor) -> Tensor:
+        """A batch -> its loss."""
+        if self.optimizer.due > 0:
+            self.measure(*inputs)
+        if self.optimizer.refresh_due():
+            self.optimizer.refresh()
+        return self.plain(*inputs)
+
+
 class RefreshStep(nn.Cell):
     """The inverses alone."""
 
@@ -236,7 +225,8 @@ class TrainStep(nn.Cell):
     """One training step for any ``nn.Optimizer``; also a training network for ``ms.Model``.
 
     Called from Python, a step runs the smallest graphs that do its work: the plain network; or
-    the capturing network, then the refresh where inverses are due, then the update. The graphs
+    the capturing network, then the refresh where inverses are due, then the update (or the
+    capture and the refresh before the plain network, where the method says so). The graphs
     are compiled at their first use, in graph mode and in PyNative mode alike. Compiled into
     another graph (data sinking), ``construct`` does the same with lazy branches.
 
@@ -270,12 +260,20 @@ class TrainStep(nn.Cell):
         self.skipped = self.guard.skipped
         self.skipped_in_a_row = self.guard.skipped_in_a_row
         samples = optimizer.samples if self.second_order else None
-        backward = Backward(net, loss_fn, optimizer.parameters, scale)
-        self.whole = WholeStep(backward, self.guard, samples, False)
+        self.measures_first = self.second_order and optimizer.measures_first
         if self.second_order:
             plain = Backward(net, loss_fn, optimizer.weights, scale)
             self.plain = WholeStep(plain, self.guard, samples, True)
-            self.capture = CaptureStep(backward, optimizer)
+        if self.measures_first:
+            probes = Backward(net, loss_fn, optimizer.probes, scale)
+            self.measure = MeasureStep(probes, self.guard)
+            self.whole = MeasuredStep(self.measure, self.plain)
+        else:
+            backward = Backward(net, loss_fn, optimizer.parameters, scale)
+            self.whole = WholeStep(backward, self.guard, samples, False)
+        if self.second_order:
+            if not self.measures_first:
+                self.capture = CaptureStep(backward, optimizer)
             self.renew = RefreshStep(self.guard)
             self.again = RetryStep(self.guard)
             self.apply_update = ApplyStep(self.guard, samples)
@@ -301,6 +299,10 @@ class TrainStep(nn.Cell):
         self.optimizer.expect_batch(inputs[0].shape[0])
         step, next_factor, next_inverse = self._read_plan()
         capture, refresh = step >= next_factor, step >= next_inverse
+        changed = capture or refresh
+        if capture and self.measures_first:
+            refresh = bool(self.measure.compile_and_run(*inputs).asnumpy()) and refresh
+            capture = False
         if capture:
             loss, gradients, finite = self.capture.compile_and_run(*inputs)
             # A bad batch must not be inverted: the refresh waits for the next good capture.
@@ -316,7 +318,7 @@ class TrainStep(nn.Cell):
             self.apply_update.compile_and_run(finite, samples, *gradients)
         else:
             loss = self.plain.compile_and_run(*inputs)
-        self._plan = None if capture or refresh else (step + 1, next_factor, next_inverse)
+        self._plan = None if changed else (step + 1, next_factor, next_inverse)
         return loss
 
     def _read_plan(self) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from oracle.layers import Conv, Dense, Layer, Net
+from oracle.layers import Conv, Dense, Layer, Net, Relu
 from oracle.optimizers import Base
 
 Array = np.ndarray
@@ -104,3 +104,122 @@ class Fngd(Base):
 def covered(net: Net) -> list[Layer]:
     """The layers with a block of their own."""
     return [layer for layer in net.layers if isinstance(layer, (Dense, Conv))]
+
+
+# -- LNGD ---------------------------------------
+
+
+def linear_output(layer: Dense | Conv) -> Array:
+    """s = W a + b, before any activation."""
+    if isinstance(layer, Conv):
+        return layer.forward(layer.x)
+    return layer.x @ layer.p["weight"].T + layer.p.get("bias", 0.0)
+
+
+def analytic_squares(layer: Dense | Conv, slope: float | None) -> Array:
+    """E[g o g] = phi'(s)^2 [N, groups, T, d_out] for a leaky ReLU (None: the identity)."""
+    s = linear_output(layer)
+    squares = np.ones_like(s) if slope is None else np.where(s > 0, 1.0, slope) ** 2
+    n = len(s)
+    if isinstance(layer, Conv):
+        channels = s.shape[1] // layer.groups
+        return squares.reshape(n, layer.groups, channels, -1).transpose(0, 1, 3, 2)
+    return squares.reshape(n, 1, -1, s.shape[-1])
+
+
+def lngd_factors(a: Array, squares: Array) -> tuple[Array, Array]:
+    """Phi [groups, d_in, d_in] and psi [groups, d_out], sums over positions, means over samples."""
+    norms, lengths = squares.sum(3), (a * a).sum(3)
+    phi = np.einsum("ngt,ngti,ngtj->gij", norms, a, a) / len(a)
+    psi = np.einsum("ngt,ngto->go", lengths, squares)
+    return phi, psi / psi.sum(1, keepdims=True)
+
+
+def slope_after(net: Net, i: int) -> float | None:
+    """The leaky ReLU's slope inside or directly behind layer i."""
+    layer = net.layers[i]
+    own = getattr(layer, "activation", None)
+    following = net.layers[i + 1] if own is None and i + 1 < len(net.layers) else None
+    for candidate in (own, following):
+        if isinstance(candidate, Relu):
+            return candidate.slope
+    return None
+
+
+class Lngd(Base):
+    """Layer-wise directions and rates from the explicit per-sample gradients."""
+
+    def __init__(
+        self,
+        net: Net,
+        *,
+        gradients: str = "sampled",
+        adaptive_rate: bool = True,
+        fisher: str = "per_sample",
+        mu: float = 1e-3,
+        nu1: float = 1e-5,
+        nu2: float = 1e-2,
+        ema_old_weight: float = 0.95,
+        **base,
+    ) -> None:
+        super().__init__(net, **base)
+        self.gradients, self.adaptive, self.fisher = gradients, adaptive_rate, fisher
+        self.mu, self.nu, self.keep = mu, (nu1, nu2), ema_old_weight
+        self.factors: dict[int, tuple[Array, Array]] = {}
+        self.inverses: dict[int, tuple[Array, Array]] = {}
+        self.rates_of: dict[int, float] = {}
+
+    def measure(self, i: int, layer: Dense | Conv) -> None:
+        a, g = positions(layer)
+        true = self.gradients == "true"
+        squares = g * g if true else analytic_squares(layer, slope_after(self.net, i))
+        fresh = lngd_factors(a, squares)
+        if i in self.factors:
+            fresh = tuple(
+                self.keep * o + (1 - self.keep) * f for o, f in zip(self.factors[i], fresh)
+            )
+        self.factors[i] = fresh
+
+    def invert(self, i: int) -> None:
+        phi, psi = self.factors[i]
+        d_in, d_out = phi.shape[1], psi.shape[1]
+        lam = np.clip(np.trace(phi, axis1=1, axis2=2) / d_in, *self.nu)[:, None, None]
+        lam_psi = np.clip(psi.sum(1) / d_out, *self.nu)[:, None]
+        self.inverses[i] = (np.linalg.inv(phi + lam * np.eye(d_in)), 1 / (psi + lam_psi))
+
+    def update_of(self, i: int, layer: Dense | Conv) -> Array:
+        """alpha_l d_l as a vector of the layer's block."""
+        phi, psi = self.inverses[i]
+        u = per_sample(layer)
+        gradient = u.mean(0)
+        d = psi[:, :, None] * (gradient.reshape(len(phi), -1, phi.shape[1]) @ phi)
+        d = d.ravel()
+        overlap = d @ gradient
+        along = ((u @ d) ** 2).mean() if self.fisher == "per_sample" else overlap**2
+        self.rates_of[i] = overlap / (along + self.mu) if self.adaptive else 1.0
+        return self.rates_of[i] * d
+
+    def step(self, x: Array, labels: Array) -> float:
+        loss = self.net.loss(x, labels)
+        lr = self.now(self.lr)
+        layers = enumerate(self.net.layers)
+        mine = [(i, layer) for i, layer in layers if isinstance(layer, (Dense, Conv))]
+        if self.k >= self.next_factor:
+            for i, layer in mine:
+                self.measure(i, layer)
+            self.next_factor = self.k + self.factor_interval
+        if self.k >= self.next_inverse:
+            for i, _ in mine:
+                self.invert(i)
+            self.next_inverse = self.k + self.inverse_interval
+        direction = self.net.gradients()
+        for i, layer in mine:
+            parts = split(layer, self.update_of(i, layer))
+            direction.update({f"{i}.{key}": value for key, value in parts.items()})
+        for name, (layer, key) in self.net.named().items():
+            decay = self.weight_decay if layer.p[key].ndim > 1 else 0.0
+            whole = direction[name] + decay * layer.p[key]
+            self.velocity[name] = self.momentum * self.velocity[name] + lr * whole
+            layer.p[key] -= self.velocity[name]
+        self.k += 1
+        return loss

@@ -1,0 +1,58 @@
+"""The input factor A of a layer by the cheapest way that its geometry allows."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.linalg.blocks import BlockLayout, block_layout
+from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
+from mindspore_thor.linalg.moments import block_moments, with_ones
+
+
+class InputMoments(nn.Cell):
+    """Diagonal blocks of A = mean of a a^T over samples and positions.
+
+    Args:
+        rows: the layer's geometry.
+        homogeneous: whether a one is appended to a, so that A covers the bias.
+        layout: split of a, the appended one included.
+    """
+
+    def __init__(self, rows: nn.Cell, homogeneous: bool, layout: BlockLayout) -> None:
+        super().__init__(auto_prefix=False)
+        self.rows = rows
+        self.homogeneous = homogeneous
+        self.layout = layout
+        self.geometry = getattr(rows, "geometry", None)
+        self.inner = block_layout(rows.d_in, None) if homogeneous else layout
+        self.plan = None
+        # A ragged last block that ends in the appended one is left to the general way.
+        if self.geometry is not None and (not homogeneous or layout.blocks == 1):
+            self.plan = row_plan(self.geometry, self.inner)
+        self.by_rows = self.plan is not None
+
+    def construct(self, x: Tensor) -> Tensor:
+        """The layer's input -> float32 [groups, blocks, size, size]."""
+        x = ops.cast(x, ms.float32)
+        if self.by_rows:
+            moments = conv_moments(x, self.geometry, self.inner, self.plan)
+            if self.homogeneous:
+                moments = self.with_means(moments, x)
+        else:
+            columns = self.rows.input_columns(x)
+            if self.homogeneous:
+                columns = with_ones(columns)
+            moments = block_moments(columns, self.layout)
+        return moments
+
+    def with_means(self, moments: Tensor, x: Tensor) -> Tensor:
+        """A of [a; 1]: its last row and column are the mean of a."""
+        # Patches are linear in x, so the sum over the batch may come first.
+        columns = self.rows.input_columns(x.sum(0, keepdims=True))
+        groups, d = self.rows.groups, self.rows.d_in
+        mean = columns.sum((0, 3)) * (1.0 / (x.shape[0] * columns.shape[3]))
+        mean = mean.reshape((groups, 1, d, 1))
+        right = ops.concat((mean, ops.ones((groups, 1, 1, 1), ms.float32)), 2)
+        moments = ops.concat((moments, mean.reshape((groups, 1, 1, d))), 2)
+        return ops.concat((moments, right), 3)

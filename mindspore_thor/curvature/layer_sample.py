@@ -1,0 +1,307 @@
+"""LNGD: Fisher factors of layer-wise samples and a learning rate per layer (methods section 3).
+
+F ~= E[a a^T (x) diag(g g^T)] is replaced by Phi (x) diag(psi) with Phi = E[||g||^2 a a^T] and
+psi = E[||a||^2 g o g] / E[||a||^2 ||g||^2], where g = -phi'(s) o eps belongs to a sample from the
+layer's own Gaussian N(phi(s), I): neither needs a backward pass through the loss. Positions of a
+convolution, and tokens, are summed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.base import state
+from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKind
+from mindspore_thor.curvature.kronecker import trace
+from mindspore_thor.linalg.blocks import block_layout
+from mindspore_thor.linalg.inverse import damped_inverse
+from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
+from mindspore_thor.linalg.random import squared_normal
+
+_TINY = 1e-30
+FLOOR = 1e-5
+"""Damping of the second attempt, as a share of tr(Phi), which bounds the largest eigenvalue."""
+
+
+@dataclass(frozen=True)
+class LayerSampleSettings:
+    """What all layers of one optimizer share.
+
+    Attributes:
+        gaussian: draw eps, or else take the expectation over it.
+        true_gradients: g is the gradient of the loss instead of a sample.
+        adaptive_rate: multiply the direction by alpha_l; else alpha_l = 1.
+        per_sample: d^T F d as the mean over samples; else <d, grad>^2.
+        rate_samples: how many samples that mean is over; 0 for all.
+        mu: added to d^T F d.
+        bounds: (nu1, nu2), limits of the damping.
+        ema_old_weight: weight of the old factors; the first collection overwrites.
+    """
+
+    gaussian: bool
+    true_gradients: bool
+    adaptive_rate: bool
+    per_sample: bool
+    rate_samples: int
+    mu: float
+    bounds: tuple[float, float]
+    ema_old_weight: float
+
+
+class LayerSampleRule(DirectRule):
+    """Backward rule: the factors' numerators for the probe, and alpha_l d_l for the weights.
+
+    The two have nothing in common but the layer's input: a graph that differentiates by probes
+    alone holds no gradient, and one that differentiates by weights alone no statistics. The
+    statistics are linear in the samples, so that they may be averaged before :class:`LayerSample`
+    normalises them. The state is Phi^-1, psi^-1, the step's number, and a tensor not used.
+
+    Args:
+        rows: the layer's geometry.
+        has_bias: whether a one is appended to a.
+        inverse_scale: what undoes the loss scale.
+        activation: phi, or None for the identity.
+        key: of the layer's random numbers.
+        settings: what all layers share.
+    """
+
+    keeps_apart = True
+
+    def __init__(
+        self,
+        rows: nn.Cell,
+        has_bias: bool,
+        inverse_scale: float,
+        activation: nn.Cell | None,
+        key: int,
+        settings: LayerSampleSettings,
+    ) -> None:
+        super().__init__(rows, has_bias, inverse_scale)
+        self.has_activation = activation is not None
+        self.activation = activation if activation is not None else nn.Identity()
+        self.slope_of = ops.GradOperation(sens_param=True)
+        self.key = key
+        self.gaussian = settings.gaussian
+        self.true_gradients = settings.true_gradients
+        self.adaptive_rate = settings.adaptive_rate
+        self.per_sample = settings.per_sample
+        self.rate_samples = settings.rate_samples
+        self.mu = settings.mu
+        self.d_in = rows.d_in + int(has_bias)
+        self.layout = block_layout(self.d_in, None)
+        self.size = sample_length(rows, has_bias) + 3
+
+    # -- statistics ---------------------------------------------------------------------------
+
+    def phi(self, s: Tensor) -> Tensor:
+        """The activation; a method, because GradOperation differentiates those exactly."""
+        return self.activation(s)
+
+    def squared_gradients(self, out: Tensor, dout: Tensor, step: Tensor) -> Tensor:
+        """G o g as [N, groups, d_out, T]."""
+        if self.true_gradients:
+            g = self.rows.output_columns(dout)
+            return g * g
+        squares = ops.ones(out.shape, ms.float32)
+        if self.has_activation:
+            slope = self.slope_of(self.phi)(ops.cast(out, ms.float32), squares)
+            squares = slope * slope
+        if self.gaussian:
+            n = out.shape[0]
+            squares = squares * squared_normal(n, out.size // n, self.key, step).reshape(out.shape)
+        return self.rows.output_positions(squares)
+
+    def factors(self, x: Tensor, squares: Tensor) -> Tensor:
+        """Phi and E[||a||^2 g o g], flat."""
+        a = self.rows.input_columns(ops.cast(x, ms.float32))
+        if self.has_bias:
+            a = with_ones(a)
+        phi = block_moments(a * ops.sqrt(feature_sums(squares)), self.layout) * a.shape[3]
+        psi = weighted_means(squares, feature_sums(a * a))
+        return ops.concat((phi.reshape(-1), psi.reshape(-1)))
+
+    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """All statistics of a collecting step, then (1, T, N)."""
+        fresh = self.factors(x, self.squared_gradients(out, dout, state[2]))
+        meta = Tensor([1.0, self.rows.positions(out), x.shape[0]], ms.float32)
+        return ops.concat((fresh, meta))
+
+    def idle(self, x: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        """Nothing collected."""
+        return ops.zeros((self.size,), ms.float32)
+
+    def stored(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """The inverses in use."""
+        return state[0], state[1]
+
+    # -- the update ---------------------------------------------------------------------------
+
+    def along(self, x: Tensor, direction: Tensor, g: Tensor) -> Tensor:
+        """d^T F d with the empirical Fisher of the loss; g is dL/ds of the mean loss."""
+        scale = x.shape[0]
+        if 0 < self.rate_samples < scale:
+            x, g = x[: self.rate_samples], g[: self.rate_samples]
+        weight = self.rows.from_matrix(direction[:, :, : self.rows.d_in])
+        y = self.rows.apply(x, ops.cast(weight, x.dtype))
+        if self.has_bias:
+            bias = direction[:, :, self.rows.d_in].reshape(-1)
+            y = self.rows.add_bias(y, ops.cast(bias, x.dtype))
+        # d^T u_n = g_n^T Dd a_n, summed over the sample's positions, with g_n = N dL/ds_n.
+        products = (ops.cast(y, ms.float32) * g).reshape((x.shape[0], -1)).sum(1) * scale
+        return (products * products).mean()
+
+    def rate(self, x: Tensor, direction: Tensor, matrix: Tensor, g: Tensor) -> Tensor:
+        """alpha_l = <d, grad> / (d^T F d + mu)."""
+        overlap = (direction * matrix).sum()
+        along = self.along(x, direction, g) if self.per_sample else overlap * overlap
+        # Zero gradients have no curvature either: 0 / tiny is the right step.
+        return overlap / ops.maximum(along + self.mu, _TINY)
+
+    def gradients(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        dout: Tensor,
+        inverses: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """alpha_l Psi^-1 D Phi^-1 (times the loss scale), split into weight and bias."""
+        rows = self.rows
+        g = self.unscaled(dout)
+        matrix = rows.to_matrix(self.unscaled(self.weight_gradient(x, weight, dout)))
+        if self.has_bias:
+            column = self.per_sample_sums(g).sum(0).reshape((rows.groups, rows.d_out, 1))
+            matrix = ops.concat((matrix, column), 2)
+        inverse_phi = inverses[0].reshape((rows.groups, self.d_in, self.d_in))
+        inverse_psi = inverses[1].reshape((rows.groups, rows.d_out, 1))
+        direction = inverse_psi * ops.bmm(matrix, inverse_phi)
+        if self.adaptive_rate:
+            direction = direction * self.rate(x, direction, matrix, g)
+        if self.inverse_scale != 1.0:
+            direction = direction / self.inverse_scale
+        dweight = ops.cast(rows.from_matrix(direction[:, :, : rows.d_in]), weight.dtype)
+        if not self.has_bias:
+            return dweight, ops.zeros_like(bias)
+        return dweight, ops.cast(direction[:, :, rows.d_in].reshape(bias.shape), bias.dtype)
+
+
+def sample_length(rows: nn.Cell, has_bias: bool) -> int:
+    """Entries of Phi and psi of all groups."""
+    d_in = rows.d_in + int(has_bias)
+    return int(rows.groups * (d_in * d_in + rows.d_out))
+
+
+class LayerSample(DirectCurvature):
+    """One layer's averaged factors and their damped inverses.
+
+    Args:
+        name: prefix of the parameters' names.
+        rows: the layer's geometry.
+        graph: what the graph being compiled is for.
+        has_bias: whether the bias is part of the block.
+        activation: phi, or None for the identity.
+        key: of the layer's random numbers.
+        settings: what all layers share.
+        step: int32 [1] parameter, the number of finished steps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: nn.Cell,
+        graph: GraphKind,
+        has_bias: bool,
+        activation: nn.Cell | None,
+        key: int,
+        settings: LayerSampleSettings,
+        step: Tensor,
+    ) -> None:
+        super().__init__(name, sample_length(rows, has_bias), graph, settings.ema_old_weight)
+        self.rows = rows
+        self.d_in, self.d_out, self.groups = rows.d_in + int(has_bias), rows.d_out, rows.groups
+        self.end_phi = self.groups * self.d_in * self.d_in
+        self.settings = (activation, key, settings)
+        self.low, self.high = settings.bounds
+        self.step = step
+        # Until the first inversion: no preconditioning.
+        eye = np.broadcast_to(
+            np.eye(self.d_in, dtype=np.float32), (self.groups, self.d_in, self.d_in)
+        )
+        self.inverse_phi = state(eye.copy(), f"{name}.inverse_phi")
+        self.inverse_psi = state(
+            np.ones((self.groups, self.d_out), np.float32), f"{name}.inverse_psi"
+        )
+
+    def make_direct_rule(self, has_bias: bool, inverse_scale: float) -> LayerSampleRule:
+        """The rule that measures the factors and makes the update's direction."""
+        return LayerSampleRule(self.rows, has_bias, inverse_scale, *self.settings)
+
+    def capture_state(self) -> tuple[Tensor, ...]:
+        """Phi^-1, psi^-1 and the step's number; the last is not used.
+
+        The reshapes make operators' results of them without a copy.
+        """
+        step = self.step.reshape(())
+        return self.inverse_phi.reshape((-1,)), self.inverse_psi.reshape((-1,)), step, step
+
+    def collect(self, fresh: Tensor) -> None:
+        """Let the batch's Phi, and its psi with trace 1, enter the moving average.
+
+        Means are taken over the layer's uses in this pass; no uses leave everything as it is.
+        There is no branch: one at the end of a method without result compiles to a Python call.
+        """
+        used = fresh[self.end] > 0
+        uses = ops.maximum(fresh[self.end], 1.0)
+        psi = fresh[self.end_phi : self.end].reshape((self.groups, self.d_out))
+        total = psi.sum(1, keepdims=True)
+        # A layer whose units are all dead says nothing about its outputs: treat them alike.
+        psi = ops.where(total > 0, psi / ops.maximum(total, _TINY), 1.0 / self.d_out)
+        tail = ops.stack((ops.ones_like(uses), fresh[self.end + 1], fresh[self.end + 2] / uses))
+        mean = ops.concat((fresh[: self.end_phi] / uses, psi.reshape(-1), tail))
+        keep = self.kept_weight()
+        mean = keep * self.statistics + (1.0 - keep) * mean
+        ops.assign(self.statistics, ops.where(used, mean, self.statistics))
+
+    def factor_phi(self) -> Tensor:
+        """Phi, [groups, d_in, d_in]."""
+        return self.statistics[: self.end_phi].reshape((self.groups, self.d_in, self.d_in))
+
+    def factor_psi(self) -> Tensor:
+        """The diagonal of Psi, [groups, d_out]."""
+        return self.statistics[self.end_phi : self.end].reshape((self.groups, self.d_out))
+
+    def clipped(self, mean: Tensor) -> Tensor:
+        """The damping for a mean eigenvalue."""
+        return ops.maximum(ops.minimum(mean, self.high), self.low)
+
+    def derive(self, damping: Tensor) -> None:
+        """Invert Phi and psi, each with lam = clip(trace / dimension, nu1, nu2).
+
+        Factors in float32 carry errors of some 1e-7 of their largest eigenvalue. Where these drown
+        the clipped damping, Phi is inverted once more with at least ``damping`` times
+        :data:`FLOOR` of its trace. ``damping`` is 1, and more when a failed refresh is retried.
+        """
+        phi, psi = self.factor_phi(), self.factor_psi()
+        total = trace(phi.expand_dims(1)).reshape((-1, 1, 1))
+        clipped = self.clipped(total / self.d_in)
+        raised = ops.maximum(clipped, damping * FLOOR * total)
+        inverse, ok = self.inverted(phi, clipped, raised)
+        inverse_psi = 1.0 / (psi + self.clipped(psi.sum(1, keepdims=True) / self.d_out))
+        # Where both attempts fail the inverses in use stay.
+        ops.assign(self.inverse_phi, ops.where(ok, inverse, self.inverse_phi))
+        ops.assign(self.inverse_psi, ops.where(ok, inverse_psi, self.inverse_psi))
+        done = ops.cast(ok, ms.int32)
+        self.count(done, 0, 1 - done)
+
+    def inverted(self, phi: Tensor, damping: Tensor, raised: Tensor) -> tuple[Tensor, Tensor]:
+        """Phi's inverse and whether it is good, with more damping where the first attempt fails."""
+        inverse, ok = damped_inverse(phi, damping)
+        if ok:
+            result, good = inverse, ok
+        else:
+            result, good = damped_inverse(phi, raised)
+        return result, good

@@ -1,0 +1,267 @@
+"""The refresh of all layers: their matrices are solved together, one batch for every size.
+
+Layer by layer the graph would hold two small inversions each, behind a branch each; that costs
+seconds of compile time and leaves the cores idle. Here the layers only pose their problems and take
+the solutions. Loops over layers are ``ops.Map`` over their bound methods: the compiler unrolls a
+loop into nested functions, and its time then grows with the square of their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.linalg.blocks import part
+from mindspore_thor.linalg.inverse import solution_width, solve_each
+
+_MAX = ops.ReduceMax()
+_MIN = ops.ReduceMin()
+
+
+class Piece(NamedTuple):
+    """Where a layer's solutions are found: ``count`` matrices from ``start`` on in ``batch``."""
+
+    batch: int
+    start: int
+    count: int
+
+
+class Batch(NamedTuple):
+    """All matrices of one size that are solved alike.
+
+    The stacks that it consists of are numbered: their layers, and where a layer's problems hold
+    the matrices and the shifts.
+    """
+
+    kind: str
+    size: int
+    width: int
+    count: int
+    layers: tuple[int, ...]
+    matrices: tuple[int, ...]
+    shifts: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+def batches_of(layers: Sequence[LayerCurvature]) -> tuple[Batch, ...]:
+    """Every stack of every layer, grouped by job and size in the order of first appearance."""
+    found: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
+    for k, layer in enumerate(layers):
+        for i, (count, size) in enumerate(layer.stacks()):
+            found.setdefault((layer.solver, size), []).append((k, i, count))
+    return tuple(
+        Batch(
+            kind,
+            size,
+            solution_width(kind, size),
+            sum(n for _, _, n in stacks),
+            tuple(k for k, _, _ in stacks),
+            tuple(2 * i for _, i, _ in stacks),
+            tuple(2 * i + 1 for _, i, _ in stacks),
+            tuple(n for _, _, n in stacks),
+        )
+        for (kind, size), stacks in found.items()
+    )
+
+
+def pieces_of(batches: Sequence[Batch], layers: int) -> tuple[tuple[Piece, ...], ...]:
+    """For every layer, in the order of its stacks, where their solutions are found."""
+    found: list[dict[int, Piece]] = [{} for _ in range(layers)]
+    for b, batch in enumerate(batches):
+        start = 0
+        for k, i, n in zip(batch.layers, batch.matrices, batch.counts):
+            found[k][i] = Piece(b, start, n)
+            start += n
+    return tuple(tuple(of_layer[i] for i in sorted(of_layer)) for of_layer in found)
+
+
+# What ops.Map calls: the arguments that all layers share come first, by ops.partial.
+
+
+def _decide(damping: Tensor, decide: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+    return decide(damping)
+
+
+def _pose(damping: Tensor, problems: Callable[..., Any]) -> tuple[Tensor, ...]:
+    return problems(damping)
+
+
+def _first(pair: tuple[Tensor, Tensor]) -> Tensor:
+    return pair[0]
+
+
+def _second(pair: tuple[Tensor, Tensor]) -> Tensor:
+    return pair[1]
+
+
+def _failed(counts: Tensor) -> Tensor:
+    return ops.cast(part(counts, 3, 1).reshape(()) > 0, ms.int32)
+
+
+def _pick(problems: tuple[tuple[Tensor, ...], ...], layer: int, item: int) -> Tensor:
+    return problems[layer][item]
+
+
+def _choose(values: tuple[Tensor, ...], layer: int) -> Tensor:
+    return values[layer]
+
+
+def _solutions(
+    solved: tuple[tuple[Tensor, Tensor], ...], pieces: tuple[Piece, ...]
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """One layer's solutions, and int32 whether all are sound."""
+    found: tuple[Tensor, ...] = ()
+    checks: tuple[Tensor, ...] = ()
+    for batch, start, count in pieces:
+        found += (part(solved[batch][0], start, count),)
+        checks += (part(solved[batch][1], start, count),)
+    return found, ops.cast(_MIN(ops.concat(checks)) > 0, ms.int32)
+
+
+def _install(
+    damping: Tensor,
+    install: Callable[..., Any],
+    decision: Tensor,
+    solutions: tuple[tuple[Tensor, ...], Tensor],
+) -> tuple[Tensor, ...]:
+    return install(decision * solutions[1] > 0, damping, solutions[0])
+
+
+def _settle(
+    again: bool,
+    sound: Tensor,
+    settle: Callable[..., Any],
+    k: int,
+    decision: Tensor,
+    candidate: Tensor,
+) -> tuple[Tensor, ...]:
+    return settle(decision, part(sound, k, 1).reshape(()), candidate, again)
+
+
+def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> bool:
+    for i in range(len(parameters)):
+        ops.assign(parameters[i], values[i])
+    return True
+
+
+class Refresh(nn.Cell):
+    """Refreshes the curvature of all layers.
+
+    Where layers may skip a refresh (THOR's trace rule), a batch is solved only if one of its
+    layers accepts, and nothing is touched if none does. The inverses of a layer that skips, or one
+    of whose matrices failed, stay bit-identical.
+
+    Args:
+        curvatures: one per covered layer.
+    """
+
+    def __init__(self, curvatures: Sequence[LayerCurvature]) -> None:
+        super().__init__(auto_prefix=False)
+        base = LayerCurvature
+        layers = [c for c in curvatures if c.solver]
+        alone = [
+            c
+            for c in curvatures
+            if not c.solver
+            and (type(c).derive is not base.derive or type(c).refresh is not base.refresh)
+        ]
+        self.alone = nn.CellList(alone, auto_prefix=False)
+        self.alone_count = len(alone)
+        self.layer_count = len(layers)
+        self.selective = any(c.selective for c in layers)
+        self.map = ops.Map()
+        self.decide = tuple(c.decide for c in layers)
+        self.problems = tuple(c.problems for c in layers)
+        self.install = tuple(c.install for c in layers)
+        self.settle = tuple(c.settle for c in layers)
+        self.counts = ParameterTuple([c.counts for c in layers])
+        self.derived = tuple(ParameterTuple(c.derived()) for c in layers)
+        self.counters = tuple(ParameterTuple(c.counters()) for c in layers)
+        self.numbers = tuple(range(len(layers)))
+        self.batches = batches_of(layers)
+        self.batch_numbers = tuple(range(len(self.batches)))
+        self.pieces = pieces_of(self.batches, len(layers))
+
+    def refresh(self, damping: Tensor) -> None:
+        """Solve where the layers decide so, and count what became of it."""
+        for k in range(self.alone_count):
+            self.alone[k].refresh(damping)
+        if self.layer_count > 0:
+            judged = self.map(ops.partial(_decide, damping), self.decide)
+            decisions = self.map(_first, judged)
+            sound = self.run(decisions, damping, self.selective)
+            self.finish(decisions, self.map(_second, judged), sound, False)
+
+    def retry(self, damping: Tensor) -> None:
+        """Solve once more, with this damping, for the layers whose last refresh failed."""
+        for k in range(self.alone_count):
+            self.alone[k].retry(damping)
+        if self.layer_count > 0:
+            judged = self.map(ops.partial(_decide, damping), self.decide)
+            decisions = self.map(_failed, self.counts)
+            sound = self.run(decisions, damping, True)
+            self.finish(decisions, self.map(_second, judged), sound, True)
+
+    def finish(
+        self,
+        decisions: tuple[Tensor, ...],
+        candidates: tuple[Tensor, ...],
+        sound: Tensor,
+        again: bool,
+    ) -> None:
+        """Count successes and failures; ``sound`` is int32 [layers]."""
+        values = self.map(
+            ops.partial(_settle, again, sound), self.settle, self.numbers, decisions, candidates
+        )
+        self.map(_store, self.counters, values)
+
+    def run(self, decisions: tuple[Tensor, ...], damping: Tensor, selective: bool) -> Tensor:
+        """Solve and install where a decision is positive.
+
+        Returns:
+            int32 [layers]: whether all matrices of the layer were solved.
+        """
+        if not selective:
+            return self.work(decisions, damping, False)
+        sound = ops.zeros((self.layer_count,), ms.int32)
+        if _MAX(ops.stack(decisions)) > 0:
+            sound = self.work(decisions, damping, True)
+        return sound
+
+    def work(self, decisions: tuple[Tensor, ...], damping: Tensor, selective: bool) -> Tensor:
+        """The same without a look at whether there is anything to do."""
+        problems = self.map(ops.partial(_pose, damping), self.problems)
+        solved = self.map(
+            ops.partial(self.solve, problems, decisions, selective), self.batch_numbers
+        )
+        found = self.map(ops.partial(_solutions, solved), self.pieces)
+        values = self.map(ops.partial(_install, damping), self.install, decisions, found)
+        # All is read before anything is written: that keeps the graph's chain of effects short.
+        self.map(_store, self.derived, values)
+        return ops.stack(self.map(_second, found))
+
+    def solve(
+        self,
+        problems: tuple[tuple[Tensor, ...], ...],
+        decisions: tuple[Tensor, ...],
+        selective: bool,
+        b: int,
+    ) -> tuple[Tensor, Tensor]:
+        """The solutions of one batch; zeros, which no layer takes, where none is wanted."""
+        batch = self.batches[b]
+        pick = ops.partial(_pick, problems)
+        matrices = ops.concat(self.map(pick, batch.layers, batch.matrices))
+        shifts = ops.concat(self.map(pick, batch.layers, batch.shifts))
+        if not selective:
+            return solve_each(batch.kind, matrices, shifts)
+        wanted = ops.stack(self.map(ops.partial(_choose, decisions), batch.layers))
+        if _MAX(wanted) > 0:
+            solved, ok = solve_each(batch.kind, matrices, shifts)
+        else:
+            solved = ops.zeros((batch.count, batch.size, batch.width), ms.float32)
+            ok = ops.zeros((batch.count,), ms.float32)
+        return solved, ok

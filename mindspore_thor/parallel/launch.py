@@ -1,0 +1,269 @@
+"""Starting one process per device: ``python -m mindspore_thor.parallel.launch 2 train.py ...``.
+
+The processes are started by MindSpore's ``msrun``. What it must be told comes from a rank table or
+is worked out for this machine; the waiting is done here (see ``job.py`` for why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from mindspore_thor.errors import UserError
+from mindspore_thor.parallel.host import free_port, host_addresses, visible_devices
+from mindspore_thor.parallel.job import Job
+from mindspore_thor.parallel.rank_table import RankTable, find_server, read_rank_table
+
+LOCALHOST = "127.0.0.1"
+# msrun's own default; the servers of one job cannot agree on a free port beforehand.
+SHARED_PORT = 8118
+DEFAULT_LOGS = Path("runs") / "logs"
+_VISIBLE_OF = {"Ascend": "ASCEND_RT_VISIBLE_DEVICES", "GPU": "CUDA_VISIBLE_DEVICES"}
+_TARGET_FLAG = "--train.device_target"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``msrun`` has to be told on this server.
+
+    Attributes:
+        worker_num: Ranks of the whole job.
+        local_worker_num: Ranks on this server.
+        node_rank: Number of this server.
+        master_addr: Address of the server that has rank 0.
+        master_port: Port of the scheduler there.
+        environment: Variables to set for the processes.
+    """
+
+    worker_num: int
+    local_worker_num: int
+    node_rank: int
+    master_addr: str
+    master_port: int
+    environment: Mapping[str, str]
+
+    @property
+    def first_rank(self) -> int:
+        """The first rank on this server."""
+        return self.node_rank * self.local_worker_num
+
+
+def plan_for_number(count: int, target: str, environment: Mapping[str, str]) -> Plan:
+    """Plan a job of ``count`` processes on this machine alone.
+
+    Args:
+        count: Number of processes.
+        target: Device target: CPU, GPU or Ascend.
+        environment: The environment variables.
+
+    Returns:
+        The plan; device number i of the visible ones goes to rank i.
+
+    Raises:
+        UserError: If fewer devices are visible, or MASTER_PORT is no port.
+    """
+    if count < 1:
+        raise UserError(f"DEVICE_NUM is {count}; give a whole number of at least 1")
+    name = _VISIBLE_OF.get(target)
+    seen = visible_devices(environment, name) if name else None
+    if name and seen is not None and len(seen) < count:
+        raise UserError(
+            f"{name} shows {len(seen)} devices, {count} are asked for; ask for fewer or show more"
+        )
+    return Plan(count, count, 0, LOCALHOST, master_port(environment) or free_port(), {})
+
+
+def plan_for_table(
+    table: RankTable, environment: Mapping[str, str], addresses: Iterable[str]
+) -> Plan:
+    """Plan this server's part of a job that a rank table describes.
+
+    Args:
+        table: The table.
+        environment: The environment variables; SERVER_ID, MASTER_ADDR and MASTER_PORT count.
+        addresses: This host's addresses and names.
+
+    Returns:
+        The plan; the devices are shown to the processes in the order of their ranks, because msrun
+        numbers the devices of a server from 0.
+
+    Raises:
+        UserError: If this server is not in the table, or its devices are hidden.
+    """
+    node = find_server(table, environment.get("SERVER_ID"), addresses)
+    devices = [str(device.device_id) for device in table.servers[node].devices]
+    name = _VISIBLE_OF["Ascend"]
+    seen = visible_devices(environment, name)
+    hidden = [device for device in devices if seen is not None and device not in seen]
+    if hidden:
+        raise UserError(
+            f"{name} hides device {hidden[0]}, which the rank table uses; unset it or change it"
+        )
+    alone = len(table.servers) == 1
+    port = master_port(environment)
+    return Plan(
+        worker_num=table.size,
+        local_worker_num=len(devices),
+        node_rank=node,
+        master_addr=(
+            LOCALHOST if alone else environment.get("MASTER_ADDR") or table.servers[0].address
+        ),
+        master_port=port or (free_port() if alone else SHARED_PORT),
+        environment={name: ",".join(devices)},
+    )
+
+
+def master_port(environment: Mapping[str, str]) -> int | None:
+    """Return the port in MASTER_PORT, or None where it is not set.
+
+    Args:
+        environment: The environment variables.
+
+    Raises:
+        UserError: If it is no port.
+    """
+    text = environment.get("MASTER_PORT", "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()) or not 1024 <= int(text) <= 65535:
+        raise UserError(f"MASTER_PORT is {text!r}; give a port from 1024 to 65535 or unset it")
+    return int(text)
+
+
+def msrun_command(
+    plan: Plan, log_dir: Path, timeout: int, script: str, arguments: Sequence[str]
+) -> list[str]:
+    """Return the command line of msrun.
+
+    Args:
+        plan: The plan for this server.
+        log_dir: Folder of the logs.
+        timeout: Seconds that the ranks wait for each other at the start.
+        script: The Python script that every rank runs.
+        arguments: Its arguments.
+    """
+    return [
+        *(sys.executable, "-m", "mindspore.parallel.cluster.run"),
+        f"--worker_num={plan.worker_num}",
+        f"--local_worker_num={plan.local_worker_num}",
+        f"--node_rank={plan.node_rank}",
+        f"--master_addr={plan.master_addr}",
+        f"--master_port={plan.master_port}",
+        f"--log_dir={log_dir}",
+        f"--cluster_time_out={timeout}",
+        "--join=False",
+        script,
+        *arguments,
+    ]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m mindspore_thor.parallel.launch",
+        description="Run a script in one process per device, wait, and end all when one fails.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--log_dir", type=Path, help="folder of the logs [a fresh one in runs/logs]"
+    )
+    parser.add_argument(
+        "--cluster_time_out",
+        type=int,
+        default=600,
+        help="seconds that the ranks wait for each other at the start [600]",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print msrun's command line only")
+    parser.add_argument("devices", metavar="RANK_TABLE_FILE|DEVICE_NUM")
+    parser.add_argument("script", help="the Python script")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the script's arguments")
+    return parser
+
+
+def make_plan(devices: str, target: str, environment: Mapping[str, str]) -> Plan:
+    """Plan a job from the first argument of the command line.
+
+    Args:
+        devices: A rank table's path, or a number of processes.
+        target: Device target: CPU, GPU or Ascend.
+        environment: The environment variables.
+
+    Raises:
+        UserError: If it is neither, or does not fit this machine.
+    """
+    if devices.lstrip("-").isdigit() and devices.isascii():
+        return plan_for_number(int(devices), target, environment)
+    return plan_for_table(read_rank_table(Path(devices)), environment, host_addresses())
+
+
+def device_target(arguments: Sequence[str]) -> str:
+    """Return the device target: the one that the script is given, else MindSpore's default.
+
+    Args:
+        arguments: The script's arguments.
+    """
+    for number, word in enumerate(arguments):
+        flag, has_value, value = word.partition("=")
+        if flag == _TARGET_FLAG:
+            return value if has_value else "".join(arguments[number + 1 : number + 2])
+    import mindspore as ms
+
+    return str(ms.get_context("device_target"))
+
+
+def _fresh_logs(requested: Path | None) -> Path:
+    if requested is None:
+        return DEFAULT_LOGS / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    if requested.exists() and not requested.is_dir():
+        raise UserError(f"{requested}: not a folder; give another --log_dir")
+    if any(requested.glob("worker_*.log")):
+        raise UserError(f"{requested}: holds the logs of another job; give another --log_dir")
+    return requested
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    options = _parser().parse_args(argv)
+    if not Path(options.script).is_file():
+        raise UserError(f"{options.script}: no such script")
+    plan = make_plan(options.devices, device_target(options.arguments), os.environ)
+    log_dir = _fresh_logs(options.log_dir)
+    command = msrun_command(
+        plan, log_dir, options.cluster_time_out, options.script, options.arguments
+    )
+    if options.dry_run:
+        print(shlex.join([*(f"{k}={v}" for k, v in plan.environment.items()), *command]))
+        return 0
+    ranks = range(plan.first_rank, plan.first_rank + plan.local_worker_num)
+    return Job(command, plan.environment, ranks, log_dir).run()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code.
+
+    Args:
+        argv: Arguments without the program's name; None for the process's own.
+
+    Returns:
+        0 when every rank ended well, 2 for wrong input, else the code of the rank that failed first
+        (128 + n where signal n ended it).
+    """
+    try:
+        return _run(argv)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What becomes of a step whose loss or gradients are not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import ParameterTuple, Tensor, nn, ops
+
+from mindspore_thor.curvature.base import state
+from mindspore_thor.optim.base import SecondOrder
+
+_RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Guard(nn.Cell):
+    """Applies an update only where the step was finite; otherwise counts it and undoes its trace.
+
+    A bad batch also poisons BatchNorm's running statistics during the forward pass, so their last
+    good values are kept beside them.
+
+    Args:
+        net: the network.
+        optimizer: any ``nn.Optimizer``.
+    """
+
+    def __init__(self, net: nn.Cell, optimizer: nn.Optimizer) -> None:
+        super().__init__(auto_prefix=False)
+        self.optimizer = optimizer
+        self.second_order = isinstance(optimizer, SecondOrder)
+        running = [
+            p
+            for _, cell in net.cells_and_names()
+            if isinstance(cell, _RUNNING)
+            for p in (cell.moving_mean, cell.moving_variance)
+        ]
+        self.running_count = len(running)
+        self.running = ParameterTuple(running)
+        self.good = ParameterTuple([state(p.asnumpy(), f"last_good.{p.name}") for p in running])
+        self.skipped = state(np.zeros((), np.int32), "skipped")
+        self.skipped_in_a_row = state(np.zeros((), np.int32), "skipped_in_a_row")
+
+    def remember(self) -> None:
+        """Copy the running statistics outside of any graph."""
+        for good, running in zip(self.good, self.running):
+            good.set_data(Tensor(running.asnumpy()))
+
+    def rewind(self) -> None:
+        """Put the running statistics back to where they were before this step's forward pass."""
+        for i in range(self.running_count):
+            ops.assign(self.running[i], self.good[i])
+
+    def accept(self) -> None:
+        """Remember the running statistics of a good step."""
+        for i in range(self.running_count):
+            ops.assign(self.good[i], self.running[i])
+        ops.assign(self.skipped_in_a_row, ops.zeros_like(self.skipped_in_a_row))
+
+    def reject(self) -> None:
+        """Count a bad step and put the running statistics back."""
+        self.rewind()
+        # The step counts for every schedule all the same, so that epochs stay aligned.
+        if self.second_order:
+            self.optimizer.advance()
+        else:
+            ops.assign_add(self.optimizer.global_step, ops.ones_like(self.optimizer.global_step))
+        ops.assign_add(self.skipped, ops.ones_like(self.skipped))
+        ops.assign_add(self.skipped_in_a_row, ops.ones_like(self.skipped_in_a_row))
