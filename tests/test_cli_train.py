@@ -137,13 +137,13 @@ SECOND_ORDER = ["--optimizer.factor_interval", "2", "--optimizer.inverse_interva
     [
         ["--optimizer.momentum", "0.9"],
         ["--optimizer.name", "thor", *SECOND_ORDER],
-        ["--optimizer.name", "kfac", *SECOND_ORDER],
     ],
-    ids=["sgd", "thor", "kfac"],
+    ids=["sgd", "thor"],
 )
 def test_resuming_from_any_step_changes_no_bit(
     arguments: Arguments, tmp_path: Path, optimizer: Arguments
 ) -> None:
+    """The whole program; tests/test_resume.py has the state of every method."""
     every_step = [*optimizer, "--train.checkpoint_every_steps=1", "--train.keep_checkpoints=99"]
     assert train.main([*arguments, *every_step]) == 0
     whole = tmp_path / "run"

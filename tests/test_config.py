@@ -6,12 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import pytest
 import yaml
+from mindspore import Tensor, nn
 
 import models
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim.schedules import create_schedule
+from mindspore_thor.optim import METHODS
+from mindspore_thor.train.build import build_optimizer
 from mindspore_thor.train.config import Config, load_config, parse_overrides
 
 RECIPES = sorted((Path(__file__).parent.parent / "models").glob("*/*.yaml"))
@@ -187,27 +190,64 @@ def test_missing_and_unreadable_recipes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_every_recipe_is_valid_and_named_after_its_content(path: Path) -> None:
+    """Its optimizer is built too, for another net: that checks every value and compiles nothing."""
     config = load_config(path, models)
     model, data = config.model.name, config.data.name
     assert path.stem.startswith(f"{model}_{data}_{config.optimizer.name}")
-    for choice in (config.learning_rate, config.damping):
-        if choice is not None:
-            create_schedule(choice.name, 10, config.train.epochs, **choice.options)
-    if model in ("mlp", "resnet20", "resnet18"):
+    net = nn.SequentialCell(nn.Dense(3, 2))
+    optimizer, rate = build_optimizer(config, net, steps_per_epoch=10)
+    assert isinstance(optimizer, nn.Optimizer)
+    last = rate(Tensor(10 * config.train.epochs - 2, ms.int32)).asnumpy()
+    assert 0 < last < 1
+    if model in ("mlp", "resnet20", "resnet18", "vgg11"):
         models.create_model(model, **config.model.options)
 
 
 def test_there_is_a_recipe_for_every_pair_with_thor_and_with_sgd() -> None:
-    names = {path.stem for path in RECIPES}
     small = [f"resnet{depth}" for depth in (20, 32, 56)]
     large = [f"resnet{depth}" for depth in (18, 34)]
-    pairs = [("resnet20", "fashion_mnist_sample")]
-    pairs += [(m, d) for m in small for d in ("fashion_mnist", "cifar10", "cifar100")]
+    pairs = [(m, d) for m in small for d in ("fashion_mnist", "cifar10", "cifar100")]
     pairs += [(m, d) for m in large for d in ("cifar10", "cifar100", "imagenet")]
-    pairs += [(m, "imagenet") for m in ("resnet50", "resnet101")]
-    pairs += [("mlp", "mnist"), ("mlp", "fashion_mnist")]
+    pairs += [("resnet101", "imagenet"), ("mlp", "mnist"), ("mlp", "fashion_mnist")]
     wanted = {f"{m}_{d}_{o}" for m, d in pairs for o in ("thor", "sgd")}
-    assert wanted <= names
+    assert wanted <= {path.stem for path in RECIPES}
+
+
+def test_there_is_a_recipe_for_every_method_on_the_main_pairs() -> None:
+    pairs = [f"{m}_cifar10" for m in ("resnet20", "resnet32", "vgg11", "resnet18")]
+    pairs += ["resnet20_fashion_mnist_sample", "resnet50_imagenet"]
+    wanted = {f"{pair}_{method}" for pair in pairs for method in METHODS}
+    thor = ["resnet20_fashion_mnist_sample", "resnet18_cifar10", "resnet50_imagenet"]
+    wanted |= {f"{pair}_thor_{variant}" for pair in thor for variant in ("stop", "nt")}
+    assert wanted <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize(
+    ("stem", "batch", "epochs", "milestones"),
+    [
+        # The FNGD paper: batch 128, x0.1 at 50 % and 75 % of 200 (SGD) or 100 epochs (the others).
+        *[(f"{net}_cifar10_sgd", 128, 200, [100, 150]) for net in ("resnet32", "vgg11")],
+        *[
+            (f"{net}_cifar10_{method}", 128, 100, [50, 75])
+            for net in ("resnet32", "vgg11")
+            for method in ("fngd", "kfac", "eva", "shampoo")
+        ],
+        ("resnet50_imagenet_fngd", 128, 55, [27.5, 41.25]),
+        # The LNGD paper: batch 256, x0.1 every 40 of 200 epochs.
+        *[
+            (f"resnet18_cifar10_{method}", 256, 200, [40, 80, 120, 160])
+            for method in ("adamw", "ekfac", "tkfac")
+        ],
+    ],
+)
+def test_recipes_hold_the_published_schedules(
+    stem: str, batch: int, epochs: int, milestones: list[float]
+) -> None:
+    path = next(path for path in RECIPES if path.stem == stem)
+    config = load_config(path, models)
+    assert (config.data.batch_size, config.train.epochs) == (batch, epochs)
+    assert config.learning_rate.options["milestones"] == milestones
+    assert config.learning_rate.options["factor"] == 0.1
 
 
 @pytest.mark.parametrize(

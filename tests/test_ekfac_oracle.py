@@ -11,6 +11,7 @@ from oracle.bridge import randomise
 from oracle.layers import Conv, Dense
 from oracle.nets import batches, conv_net, mlp, token_net
 from oracle.training import compare, cross_entropy
+from steps import Outer, assert_close
 
 from mindspore_thor import EKFAC, TrainStep
 from mindspore_thor.linalg import moments
@@ -41,11 +42,6 @@ def run(problem, data=None, **options):
     options.setdefault("lr", 1.0)
     known = {k: v for k, v in options.items() if k not in ("lr", "rate", "schedule", "lam")}
     return compare(net, data or [(x, labels)], make_step, make_oracle)
-
-
-def assert_close(errors: dict[str, float], tolerance: float) -> None:
-    bad = {name: error for name, error in errors.items() if not error < tolerance}
-    assert not bad, bad
 
 
 def assert_same_spectra(oracle: Oracle, step: nn.Cell, tolerance: float) -> None:
@@ -127,15 +123,6 @@ def test_intervals_averages_and_schedules() -> None:
     assert_close(errors, 2e-4)
     assert_same_spectra(oracle, step, 1e-3)
     assert [row.accepted for row in step.optimizer.layer_report() if row.covered] == [3, 3, 3]
-
-
-class Outer(nn.Cell):
-    def __init__(self, step: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.step = step
-
-    def construct(self, x, labels):
-        return self.step(x, labels)
 
 
 def states(wrap, data, **options) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""FNGD in training: what later epochs compile to, resume, other training cells, what is refused."""
+"""FNGD in training: what later epochs compile to, other training cells, what is refused."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from oracle.bridge import oracle_net, randomise
 from oracle.natural import Fngd
 from oracle.nets import batches, mlp
 from oracle.training import compare, cross_entropy
+from steps import Outer, train
 
 from mindspore_thor import FNGD, THOR, TrainStep, UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
@@ -37,10 +38,6 @@ def small_net() -> tuple[nn.SequentialCell, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((N, 2, 4, 4)).astype(np.float32)
     return randomise(net, 5), x, rng.integers(0, 3, N).astype(np.int32)
-
-
-def train(step: nn.Cell, data) -> list[float]:
-    return [float(step(Tensor(x), Tensor(labels)).asnumpy()) for x, labels in data]
 
 
 PROOF = """
@@ -92,17 +89,6 @@ def test_later_epochs_hold_no_gram_matrix_no_solve_and_no_per_sample_gradient(tm
     assert fresh["PyExecute"] == 0
 
 
-class Outer(nn.Cell):
-    """Compiles ``TrainStep.construct`` into its own graph, as data sinking does."""
-
-    def __init__(self, step: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.step = step
-
-    def construct(self, x, labels):
-        return self.step(x, labels)
-
-
 @pytest.mark.parametrize("way", ["one graph", "nn.TrainOneStepCell"])
 def test_other_ways_to_run_it_give_the_same_weights(way) -> None:
     net, x, labels = small_net()
@@ -119,37 +105,6 @@ def test_other_ways_to_run_it_give_the_same_weights(way) -> None:
         )
     for a, b in zip(net.get_parameters(), other.get_parameters()):
         np.testing.assert_allclose(a.asnumpy(), b.asnumpy(), atol=2e-6, err_msg=a.name)
-
-
-@pytest.mark.parametrize("share", ["slot", "mean"])
-def test_resume_in_the_middle_of_the_first_epoch_is_bitwise_exact(share) -> None:
-    """After step 2 of 3: all state is in the parameters, the coefficients so far among them."""
-
-    def build() -> TrainStep:
-        net = mlp()[0]
-        optimizer = FNGD(
-            net,
-            [0.3 * 0.9**k for k in range(9)],
-            weight_decay=0.1,
-            share=share,
-            steps_per_epoch=3,
-            batch_size=N,
-        )
-        return TrainStep(net, cross_entropy(), optimizer)
-
-    data = batches(*mlp()[1:], 7)
-    straight = build()
-    train(straight, data[:2])
-    saved = {name: p.asnumpy().copy() for name, p in straight.parameters_dict().items()}
-    train(straight, data[2:])
-    resumed = build()
-    for name, p in resumed.parameters_dict().items():
-        p.set_data(Tensor(saved[name]))
-    train(resumed, data[2:])
-    for name, p in straight.parameters_dict().items():
-        np.testing.assert_array_equal(
-            p.asnumpy(), resumed.parameters_dict()[name].asnumpy(), err_msg=name
-        )
 
 
 def test_a_bad_batch_in_the_first_epoch_leaves_its_slot_plain() -> None:

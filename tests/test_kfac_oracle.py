@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import steps
 from mindspore import Tensor, nn
 from oracle import curvature as c
 from oracle.bridge import oracle_net
 from oracle.nets import batches, conv_net, mlp, token_net
 from oracle.optimizers import Kfac
 from oracle.training import compare, cross_entropy
+from steps import assert_close
 
 from mindspore_thor import KFAC, TrainStep
 
 TOLERANCE = 1e-5
 
-
-def run(problem, data=None, **options):
-    net, x, labels = problem
-    lr = options.pop("lr", 1.0)
-    options.setdefault("momentum", 0.0)
-    return compare(
-        net,
-        data or [(x, labels)],
-        lambda n: TrainStep(n, cross_entropy(), KFAC(n, lr, **options)),
-        lambda o: Kfac(o, lr=lr, **options),
-    )
-
-
-def assert_close(errors: dict[str, float], tolerance: float = TOLERANCE) -> None:
-    bad = {name: error for name, error in errors.items() if not error < tolerance}
-    assert not bad, bad
+run = partial(steps.run, KFAC, Kfac)
 
 
 @pytest.mark.slow

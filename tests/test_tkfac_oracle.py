@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import steps
 from mindspore import nn
 from oracle import curvature as c
 from oracle.baselines import Tkfac as Oracle
 from oracle.nets import batches, conv_net, mlp, token_net
 from oracle.training import compare, cross_entropy
+from steps import assert_close
 
 from mindspore_thor import TKFAC, TrainStep
 
-
-def run(problem, data=None, **options):
-    net, x, labels = problem
-    lr = options.pop("lr", 1.0)
-    options.setdefault("momentum", 0.0)
-    return compare(
-        net,
-        data or [(x, labels)],
-        lambda n: TrainStep(n, cross_entropy(), TKFAC(n, lr, **options)),
-        lambda o: Oracle(o, lr=lr, **options),
-    )
-
-
-def assert_close(errors: dict[str, float], tolerance: float) -> None:
-    bad = {name: error for name, error in errors.items() if not error < tolerance}
-    assert not bad, bad
+run = partial(steps.run, TKFAC, Oracle)
 
 
 def test_one_step_on_every_convolution() -> None:

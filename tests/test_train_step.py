@@ -6,50 +6,16 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import nn
 from mindspore.train import Callback, CheckpointConfig, LossMonitor, Model, ModelCheckpoint
 from oracle.bridge import oracle_net
-from oracle.nets import batches, mlp, token_net
+from oracle.nets import token_net
 from oracle.optimizers import Thor
 from oracle.training import compare, cross_entropy
+from steps import INTERVALS, STEPS, Outer, problem, same, thor, train, weights
 
 from mindspore_thor import THOR, TrainStep
 from mindspore_thor.optim import create_optimizer
-
-INTERVALS = {"factor_interval": 2, "inverse_interval": 3}
-STEPS = 7
-
-
-def problem(steps: int = STEPS) -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndarray]]]:
-    net, x, labels = mlp()
-    return net, batches(x, labels, steps)
-
-
-def thor(net: nn.Cell, **options) -> THOR:
-    return THOR(
-        net,
-        [0.1 * 0.9**k for k in range(20)],
-        weight_decay=0.01,
-        split_dim=4,
-        **{**INTERVALS, **options},
-    )
-
-
-def weights(net: nn.Cell) -> list[np.ndarray]:
-    return [p.asnumpy().copy() for p in net.get_parameters()]
-
-
-def same(a: list[np.ndarray], b: list[np.ndarray], tolerance: float = 0.0) -> None:
-    assert len(a) == len(b)
-    for x, y in zip(a, b):
-        if tolerance:
-            np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.abs(y).max())
-        else:
-            np.testing.assert_array_equal(x, y)
-
-
-def train(step: nn.Cell, data) -> list[float]:
-    return [float(step(Tensor(x), Tensor(labels)).asnumpy()) for x, labels in data]
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +45,6 @@ def test_pynative_mode(reference) -> None:
     losses = train(TrainStep(net, cross_entropy(), thor(net)), data)
     same(weights(net), reference["weights"], 1e-6)
     assert losses == pytest.approx(reference["losses"], rel=1e-6)
-
-
-class Outer(nn.Cell):
-    """Compiles ``TrainStep.construct`` into its own graph, as data sinking does."""
-
-    def __init__(self, step: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.step = step
-
-    def construct(self, x, labels):
-        return self.step(x, labels)
 
 
 def test_compiled_into_another_graph(reference) -> None:

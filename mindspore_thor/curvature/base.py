@@ -38,11 +38,8 @@ def tally(counts: Tensor, active: Tensor, decision: Tensor, sound: Tensor, again
     wanted = ops.cast(decision > 0, ms.int32)
     accepted = wanted * sound
     failed = wanted - accepted
-    if again:
-        # Both attempts are one failure.
-        counts = counts - wanted * _FAILED
-    else:
-        counts = counts + (1 - wanted) * active * _KEPT
+    # Both attempts are one failure.
+    counts = counts - wanted * _FAILED if again else counts + (1 - wanted) * active * _KEPT
     counts = counts + failed * _FAILED
     return counts * (1 - accepted * _ROW) + accepted * _ACCEPTED
 

@@ -1,8 +1,8 @@
 """Second moments of convolution patches without building the patches.
 
-For two rows i, j of a kernel with row stride 1 the moment of a patch's rows is a sum over image rows
-r of u_r u_{r + j - i}^T, where u_r holds row r unfolded along the width only. But for rows at the
-border it depends on j - i alone, so kh products take the place of kh^2, and of kh kw times the
+For two rows i, j of a kernel with row stride 1 the moment of a patch's rows is a sum over image
+rows r of u_r u_{r + j - i}^T, where u_r holds row r unfolded along the width only. But for rows at
+the border it depends on j - i alone, so kh products take the place of kh^2, and of kh kw times the
 input only kw times is ever written. The border rows are subtracted, which makes the result exact.
 """
 

@@ -10,3 +10,9 @@ from mindspore import ops
 def on_ascend() -> bool:
     """Whether the device target is Ascend; folded to a constant when the graph is compiled."""
     return bool(ms.get_context("device_target") == "Ascend")
+
+
+@ops.constexpr
+def on_cpu() -> bool:
+    """Whether the device target is the CPU; folded to a constant when the graph is compiled."""
+    return bool(ms.get_context("device_target") == "CPU")

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, ops
+from mindspore.ops.operations.math_ops import SelfAdjointEig
 from mindspore.scipy.linalg import eigh as _eigh
+
+from mindspore_thor.linalg.device import on_cpu
 
 RESIDUAL_LIMIT = 1e-2
 """Largest accepted entry of ``|M M^-1 - I|``: beyond it a float32 inverse has lost all meaning."""
@@ -16,11 +19,15 @@ RESIDUAL_LIMIT = 1e-2
 EIGENVALUE_FLOOR = 1e-7
 """Smallest eigenvalue of a root as a share of the largest one: float32 resolves nothing below."""
 
+UNROLLED_LIMIT = 64
+"""Without a batched operator, up to so many matrices are decomposed without a loop in the graph."""
+
 INVERSE, EIGEN, FOURTH_ROOT = "inverse", "eigen", "fourth_root"
 """What :func:`solve_each` can make of a matrix."""
 
-
 _MAP = ops.Map()
+# Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
+_EIGH_CPU = SelfAdjointEig(True)
 
 
 def _values(pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -56,7 +63,7 @@ def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Ten
         values, vectors, ok = eigen_each(matrices)
         solved = ops.concat((values.expand_dims(2), vectors), 2)
     else:
-        solved, ok = inverse_root(matrices, shifts, 4)
+        solved, ok = inverse_fourth_root(matrices, shifts)
     return solved, ops.cast(ok, ms.float32)
 
 
@@ -124,26 +131,45 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     finite = ops.isfinite(matrices.sum((1, 2)))
     eye = identity_like(matrices)
     matrices = ops.where(finite.reshape((-1, 1, 1)), matrices, eye)
-    if matrices.shape[-1] == 1:
-        w, q = matrices.reshape((-1, 1)), ops.ones_like(matrices)
-    else:
-        # eigh takes one matrix. Map instead of a loop: unrolled loops compile very slowly.
-        pairs = _MAP(_eigh, ops.unstack(matrices))
-        w, q = ops.stack(_MAP(_values, pairs)), ops.stack(_MAP(_vectors, pairs))
+    w, q = _EIGH_CPU(matrices) if on_cpu() else eigh_each(matrices)
     w = ops.relu(w)
     ok = ops.logical_and(_sound(ops.bmm(q.transpose((0, 2, 1)), q) - eye), finite)
     return w, q, ops.logical_and(ok, ops.isfinite(w.sum(1)))
 
 
-def inverse_root(matrices: Tensor, shifts: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """``(matrices + shift I)^(-1/order)`` by eigendecomposition.
+def eigh_each(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [n, d] and eigenvectors of [n, d, d] by an operator that takes one matrix."""
+    if matrices.shape[-1] == 1:
+        return matrices.reshape((-1, 1)), ops.ones_like(matrices)
+    if matrices.shape[0] > UNROLLED_LIMIT:
+        return _eigh_loop(matrices)
+    # Map instead of a loop: unrolled loops compile very slowly.
+    pairs = _MAP(_eigh, ops.unstack(matrices))
+    return ops.stack(_MAP(_values, pairs)), ops.stack(_MAP(_vectors, pairs))
+
+
+def _eigh_loop(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """A loop in the graph, whose size does not grow with the number of matrices."""
+    values = ops.zeros(matrices.shape[:-1], ms.float32)
+    vectors = ops.zeros(matrices.shape, ms.float32)
+    i = Tensor([0], ms.int32)
+    while i < matrices.shape[0]:
+        value, vector = _eigh(ops.gather(matrices, i, 0)[0])
+        at = i.reshape((1, 1))
+        values = ops.tensor_scatter_update(values, at, value.expand_dims(0))
+        vectors = ops.tensor_scatter_update(vectors, at, vector.expand_dims(0))
+        i = i + 1
+    return values, vectors
+
+
+def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """``(matrices + shift I)^(-1/4)`` by eigendecomposition.
 
     The shift is added to the eigenvalues, so it survives beside entries 1e7 times as large.
 
     Args:
         matrices: float32 symmetric positive semi-definite [n, d, d].
         shifts: positive, in the matrices' unit, [n].
-        order: 4 for the inverse fourth root.
 
     Returns:
         The symmetric roots [n, d, d], and for each whether the decomposition succeeded.
@@ -151,6 +177,8 @@ def inverse_root(matrices: Tensor, shifts: Tensor, order: int) -> tuple[Tensor, 
     values, vectors, ok = eigen_each(matrices)
     values = values + shifts.reshape((-1, 1))
     values = ops.maximum(values, EIGENVALUE_FLOOR * values.max(-1, keepdims=True))
-    roots = ops.pow(values, -1.0 / order).expand_dims(1)
+    # Not pow(): its last bit depends on how MindSpore splits the work among threads on CPU, which
+    # it tries out during the first calls. A resumed run must compute the same bits.
+    roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
     root = ops.bmm(vectors * roots, vectors.transpose((0, 2, 1)))
     return root, ops.logical_and(ok, ops.isfinite(root.sum((1, 2))))

@@ -9,12 +9,12 @@ from mindspore import nn
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.eva import RankOne
 from mindspore_thor.nn import CoveredLayer
-from mindspore_thor.optim.base import Schedule, SecondOrder
-from mindspore_thor.optim.checks import check_decay
+from mindspore_thor.optim.averaged import AveragedStatistics
+from mindspore_thor.optim.base import Schedule
 from mindspore_thor.optim.intervals import IntervalLike
 
 
-class Eva(SecondOrder):
+class Eva(AveragedStatistics):
     """Rank-one curvature from averaged mean inputs and mean output gradients, KL clipping.
 
     A bias is preconditioned together with its weight: a~ = [a; 1].
@@ -37,6 +37,7 @@ class Eva(SecondOrder):
         UserError: for values out of range.
     """
 
+    label = "eva"
     derives = False
 
     def __init__(
@@ -52,23 +53,18 @@ class Eva(SecondOrder):
         kl_clip: float | None = 0.001,
         **options: Any,
     ) -> None:
-        self._decay = check_decay(factor_decay)
         super().__init__(
             net,
             learning_rate,
-            label="eva",
-            damping=damping,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            factor_interval=factor_interval,
-            inverse_interval=inverse_interval,
-            kl_clip=kl_clip,
+            damping,
+            momentum,
+            weight_decay,
+            factor_decay,
+            factor_interval,
+            inverse_interval,
+            kl_clip,
             **options,
         )
-
-    def homogeneous(self, layer: CoveredLayer) -> bool:
-        """A trained bias is the last column of the layer's matrix."""
-        return layer.bias >= 0
 
     def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
         """One pair of mean vectors."""

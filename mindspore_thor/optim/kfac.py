@@ -10,13 +10,14 @@ from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.eigen_factors import EigenFactors
 from mindspore_thor.curvature.inverse_factors import InverseFactors
 from mindspore_thor.nn import CoveredLayer
-from mindspore_thor.optim.base import Schedule, SecondOrder
-from mindspore_thor.optim.checks import check_choice, check_decay
+from mindspore_thor.optim.averaged import AveragedStatistics
+from mindspore_thor.optim.base import Schedule
+from mindspore_thor.optim.checks import check_choice
 from mindspore_thor.optim.intervals import IntervalLike
 from mindspore_thor.optim.thor import DAMPING_MODES
 
 
-class KFAC(SecondOrder):
+class KFAC(AveragedStatistics):
     """Averaged factors, whole inverses or eigendecompositions, KL clipping (methods section 4).
 
     A bias is preconditioned together with its weight: a~ = [a; 1].
@@ -40,6 +41,8 @@ class KFAC(SecondOrder):
         UserError: for values out of range.
     """
 
+    label = "kfac"
+
     def __init__(
         self,
         net: nn.Cell,
@@ -55,25 +58,20 @@ class KFAC(SecondOrder):
         damping_mode: str = "pi",
         **options: Any,
     ) -> None:
-        self._decay = check_decay(factor_decay)
         self._method = check_choice("method", method, ("eigen", "inverse"))
         self._damping_mode = check_choice("damping_mode", damping_mode, DAMPING_MODES)
         super().__init__(
             net,
             learning_rate,
-            label="kfac",
-            damping=damping,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            factor_interval=factor_interval,
-            inverse_interval=inverse_interval,
-            kl_clip=kl_clip,
+            damping,
+            momentum,
+            weight_decay,
+            factor_decay,
+            factor_interval,
+            inverse_interval,
+            kl_clip,
             **options,
         )
-
-    def homogeneous(self, layer: CoveredLayer) -> bool:
-        """A trained bias is the last column of the layer's matrix."""
-        return layer.bias >= 0
 
     def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
         """Whole factors, inverted or decomposed."""

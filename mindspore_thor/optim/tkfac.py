@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from mindspore import nn
-
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.tkfac import TraceFactors
 from mindspore_thor.nn import CoveredLayer
-from mindspore_thor.optim.base import Schedule, SecondOrder
-from mindspore_thor.optim.checks import check_decay
-from mindspore_thor.optim.intervals import IntervalLike
+from mindspore_thor.optim.averaged import AveragedStatistics
 
 
-class TKFAC(SecondOrder):
+class TKFAC(AveragedStatistics):
     """Factors weighted by the other side's norm: F ~= delta Phi (x) Psi with tr F = delta.
 
     A bias is preconditioned together with its weight: a~ = [a; 1].
@@ -37,36 +31,7 @@ class TKFAC(SecondOrder):
         UserError: for values out of range.
     """
 
-    def __init__(
-        self,
-        net: nn.Cell,
-        learning_rate: Any,
-        damping: Schedule = 0.03,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        factor_decay: float = 0.95,
-        factor_interval: IntervalLike = 1,
-        inverse_interval: IntervalLike = 1,
-        kl_clip: float | None = None,
-        **options: Any,
-    ) -> None:
-        self._decay = check_decay(factor_decay)
-        super().__init__(
-            net,
-            learning_rate,
-            label="tkfac",
-            damping=damping,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            factor_interval=factor_interval,
-            inverse_interval=inverse_interval,
-            kl_clip=kl_clip,
-            **options,
-        )
-
-    def homogeneous(self, layer: CoveredLayer) -> bool:
-        """A trained bias is the last column of the layer's matrix."""
-        return layer.bias >= 0
+    label = "tkfac"
 
     def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
         """Two whole factors and their inverses."""

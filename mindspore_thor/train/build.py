@@ -151,17 +151,35 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
     net = models.create_model(config.model.name, **config.model.options)
     # Before the optimizer may convert the net: these are the names a checkpoint is known by.
     weight_names = tuple(net.parameters_dict())
-    steps = train_data.steps_per_epoch
-    rate = _schedule(config.learning_rate, steps, config)
-    options = {key: _tuples(value) for key, value in config.optimizer.options.items()}
-    if config.damping is not None:
-        options["damping"] = _schedule(config.damping, steps, config)
-    options = {**_from_run(config, steps), **options, **_loss_scale(config)}
-    optimizer = create_optimizer(config.optimizer.name, net, rate, **options)
+    optimizer, rate = build_optimizer(config, net, train_data.steps_per_epoch)
     loss = config.task.loss(config.train.label_smoothing)
     step = TrainStep(net, loss, optimizer)
     step.set_train()
     return Session(config, train_data, eval_data, net, weight_names, optimizer, rate, step)
+
+
+def build_optimizer(
+    config: Config, net: nn.Cell, steps_per_epoch: int
+) -> tuple[nn.Optimizer, EpochSchedule]:
+    """Build the configured optimizer for a net.
+
+    Args:
+        config: The configuration.
+        net: The net; the optimizer may convert it.
+        steps_per_epoch: Updates per epoch.
+
+    Returns:
+        The optimizer and its learning-rate schedule.
+
+    Raises:
+        UserError: If a value does not fit.
+    """
+    rate = _schedule(config.learning_rate, steps_per_epoch, config)
+    options = {key: _tuples(value) for key, value in config.optimizer.options.items()}
+    if config.damping is not None:
+        options["damping"] = _schedule(config.damping, steps_per_epoch, config)
+    options = {**_from_run(config, steps_per_epoch), **options, **_loss_scale(config)}
+    return create_optimizer(config.optimizer.name, net, rate, **options), rate
 
 
 def _schedule(choice: ChoiceConfig, steps_per_epoch: int, config: Config) -> EpochSchedule:
