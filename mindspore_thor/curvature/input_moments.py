@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -24,9 +26,9 @@ class InputMoments(nn.Cell):
         self.rows = rows
         self.homogeneous = homogeneous
         self.layout = layout
-        self.geometry = getattr(rows, "geometry", None)
+        self.geometry: Any = getattr(rows, "geometry", None)
         self.inner = block_layout(rows.d_in, None) if homogeneous else layout
-        self.plan = None
+        self.plan: Any = None
         # A ragged last block that ends in the appended one is left to the general way.
         if self.geometry is not None and (not homogeneous or layout.blocks == 1):
             self.plan = row_plan(self.geometry, self.inner)
