@@ -146,9 +146,7 @@ class CorrectedFactors(EigenFactors):
         stand_in = ops.concat((head, values.reshape(-1), tail))
         one = ops.ones_like(self.provisional)
         stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
-        return take(
-            good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional)
-        )
+        return take(good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Divide by S + lam in the eigenbasis; lam is this step's."""

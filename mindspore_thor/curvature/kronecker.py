@@ -102,9 +102,7 @@ class KroneckerCurvature(LayerCurvature):
         self.right = right
         self.end_a = length_a
         self.end_g = length_a + length_g
-        self.layout = KroneckerLayout(
-            rows.groups, left, right, self.end_a, self.end_g, self.end
-        )
+        self.layout = KroneckerLayout(rows.groups, left, right, self.end_a, self.end_g, self.end)
 
     def make_rule(self) -> nn.Cell:
         """Blocks of A and G from one backward pass."""
@@ -117,6 +115,11 @@ class KroneckerCurvature(LayerCurvature):
     def factor_g(self) -> Tensor:
         """Blocks of G, [groups, blocks, size, size]."""
         return factors_of(self.statistics, self.layout)[1]
+
+    def symmetric(self) -> tuple[tuple[int, int, int], ...]:
+        """The blocks of A and of G."""
+        (count_a, size_a), (count_g, size_g) = KroneckerCurvature.stacks(self)
+        return (0, count_a, size_a), (self.end_a, count_g, size_g)
 
     def stacks(self) -> tuple[tuple[int, int], ...]:
         """The blocks of A, then those of G."""

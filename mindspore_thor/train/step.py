@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
@@ -13,6 +14,12 @@ from mindspore_thor.curvature.base import SPECTRUM, state
 from mindspore_thor.curvature.direct import PLAIN
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.parallel.communication import (
+    FusedSum,
+    MeanAcrossRanks,
+    Symmetric,
+    world,
+)
 
 _RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -25,10 +32,17 @@ class Backward(nn.Cell):
         loss_fn: (output, label) -> mean loss, or None where the network returns the loss.
         weights: what to differentiate by: parameters, or parameters and probes.
         loss_scale: factor on the loss during the backward pass.
+        traffic: with several ranks, what of ``weights`` is averaged and how; see
+            :class:`~mindspore_thor.parallel.communication.MeanAcrossRanks`. Default: all.
     """
 
     def __init__(
-        self, net: nn.Cell, loss_fn: nn.Cell | None, weights: ParameterTuple, loss_scale: float
+        self,
+        net: nn.Cell,
+        loss_fn: nn.Cell | None,
+        weights: ParameterTuple,
+        loss_scale: float,
+        traffic: Sequence[Symmetric | None] | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
@@ -36,6 +50,9 @@ class Backward(nn.Cell):
         self.weights = weights
         self.sens = float(loss_scale)
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
+        self.distributed = world()[1] > 1
+        if self.distributed:
+            self.mean = MeanAcrossRanks(weights, traffic or [()] * len(weights))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The mean loss of a batch."""
@@ -48,6 +65,9 @@ class Backward(nn.Cell):
         loss = self.forward(*inputs)
         sens = ops.fill(loss.dtype, loss.shape, self.sens)
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
+        if self.distributed:
+            # Before the check, so that all ranks come to the same result.
+            loss, gradients = self.mean(loss, gradients)
         finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
         return loss, gradients, finite
 
@@ -76,6 +96,13 @@ class Guard(nn.Cell):
         self.running_count = len(running)
         self.running = ParameterTuple(running)
         self.good = ParameterTuple([state(p.asnumpy(), f"last_good.{p.name}") for p in running])
+        _, ranks = world()
+        self.averages = ranks > 1 and len(running) > 0
+        if self.averages:
+            # Each rank normalises by its own shard. Running statistics are linear in the batches'
+            # own, so their mean over ranks, taken in every step, is what averaging those would
+            # give, and every rank holds the same ones.
+            self.mean = FusedSum([int(np.prod(p.shape)) for p in running], 1.0 / ranks)
         self.skipped = state(np.zeros((), np.int32), "skipped")
         self.skipped_in_a_row = state(np.zeros((), np.int32), "skipped_in_a_row")
 
@@ -90,7 +117,11 @@ class Guard(nn.Cell):
             ops.assign(self.running[i], self.good[i])
 
     def accept(self) -> None:
-        """Remember the running statistics of a good step."""
+        """Remember the running statistics of a good step, averaged over ranks."""
+        if self.averages:
+            means = self.mean(self.running)
+            for i in range(self.running_count):
+                ops.assign(self.running[i], means[i])
         for i in range(self.running_count):
             ops.assign(self.good[i], self.running[i])
         ops.assign(self.skipped_in_a_row, ops.zeros_like(self.skipped_in_a_row))
@@ -113,7 +144,7 @@ class WholeStep(nn.Cell):
     Args:
         backward: loss and gradients.
         guard: what becomes of a non-finite step.
-        samples: parameter that receives the batch size, or None.
+        samples: parameter that receives the batch size over all ranks, or None.
         update_only: use the optimizer's ``update`` (a plain step) instead of all its phases.
     """
 
@@ -128,6 +159,7 @@ class WholeStep(nn.Cell):
         self.update_only = update_only
         self.all_phases = guard.second_order and not update_only
         self.remeasures = self.all_phases and guard.optimizer.remeasures
+        self.ranks = world()[1]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile; a plain step's graph holds nothing that only other steps need."""
@@ -140,7 +172,7 @@ class WholeStep(nn.Cell):
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
         if self.samples is not None:
-            ops.assign(self.samples, Tensor(inputs[0].shape[0], ms.int32))
+            ops.assign(self.samples, Tensor(inputs[0].shape[0] * self.ranks, ms.int32))
         loss, gradients, finite = self.backward(*inputs)
         if self.all_phases:
             self.optimizer.refresh_stored()
@@ -270,7 +302,8 @@ class TrainStep(nn.Cell):
         self.skipped = self.guard.skipped
         self.skipped_in_a_row = self.guard.skipped_in_a_row
         samples = optimizer.samples if self.second_order else None
-        backward = Backward(net, loss_fn, optimizer.parameters, scale)
+        traffic = optimizer.traffic() if self.second_order else None
+        backward = Backward(net, loss_fn, optimizer.parameters, scale, traffic)
         self.whole = WholeStep(backward, self.guard, samples, False)
         if self.second_order:
             plain = Backward(net, loss_fn, optimizer.weights, scale)
@@ -312,7 +345,7 @@ class TrainStep(nn.Cell):
                 capture = True
                 loss, gradients, finite = self.capture.compile_and_run(*inputs)
         if capture:
-            samples = Tensor(inputs[0].shape[0], ms.int32)
+            samples = Tensor(inputs[0].shape[0] * world()[1], ms.int32)
             self.apply_update.compile_and_run(finite, samples, *gradients)
         else:
             loss = self.plain.compile_and_run(*inputs)

@@ -1,0 +1,1 @@
+"""Ranks: rank tables, launching, and who inverts what."""
