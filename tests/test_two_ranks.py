@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from oracle.bridge import oracle_net
 from oracle.natural import Fngd
+from ranks import equality
 
 from mindspore_thor.parallel.communication import world
-from ranks import equality
 
 pytestmark = pytest.mark.slow
 
