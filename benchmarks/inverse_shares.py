@@ -22,7 +22,7 @@ from models import create_model
 
 
 def matrix_sizes(net: nn.Cell, split_dim: int | None) -> list[int]:
-    """d of every matrix that THOR (None: KFAC without biases) inverts in a net."""
+    """Size d of every matrix that THOR (None: KFAC without biases) inverts in a net."""
     optimizer = THOR(net, 0.1, split_dim=split_dim)
     return list(optimizer.refresher.assignment.sizes)
 
