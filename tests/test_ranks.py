@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
 
 import models
 from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.parallel import agreement
-from mindspore_thor.train import build, ranks
+from mindspore_thor.train import build
 from mindspore_thor.train.config import Config, load_config, parse_overrides
-from mindspore_thor.train.step import TrainStep
 
 
 @pytest.fixture
@@ -117,23 +115,3 @@ def test_one_rank_agrees_with_itself() -> None:
     assert agreement.any_rank(True) and not agreement.any_rank(False)
     np.testing.assert_array_equal(agreement.sum_over_ranks(np.array([3, 4])), [3, 4])
     agreement.check_equal({"x": ["y"]})
-
-
-def test_running_statistics_become_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(0)
-    net = nn.SequentialCell(nn.Dense(3, 4), nn.BatchNorm1d(4), nn.Dense(4, 2), nn.BatchNorm1d(2))
-    step = TrainStep(net, None, nn.Momentum(net.trainable_params(), 0.1, 0.9))
-    mine, theirs = (generator.random(12).astype(np.float32) for _ in range(2))
-    place = 0
-    for parameter in step.guard.running:
-        size = parameter.size
-        parameter.set_data(Tensor(mine[place : place + size]))
-        place += size
-    monkeypatch.setattr(ranks, "world", lambda: (0, 2))
-    monkeypatch.setattr(ranks, "sum_over_ranks", lambda values: values + theirs)
-    ranks.average_running_statistics(step.guard)
-    expected = (mine.astype(np.float64) + theirs) / 2
-    for parameters in (step.guard.running, step.guard.good):
-        got = np.concatenate([parameter.asnumpy() for parameter in parameters])
-        np.testing.assert_allclose(got, expected, rtol=1e-6)
-    assert [p.shape for p in step.guard.running] == [(4,), (4,), (2,), (2,)]

@@ -47,7 +47,7 @@ def _draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(study.title)
-    colours = colormaps["tab20"].colors
+    colours = colormaps["tab20"](range(20))
     worst = math.inf if study.task.lower_is_better else -math.inf
     for name, item in summaries.items():
         # By its place in the study, so that a method keeps its colour in every figure.

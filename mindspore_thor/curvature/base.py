@@ -38,9 +38,9 @@ def tally(counts: Tensor, active: Tensor, decision: Tensor, sound: Tensor, again
     wanted = ops.cast(decision > 0, ms.int32)
     accepted = wanted * sound
     failed = wanted - accepted
-    # Both attempts are one failure.
-    counts = counts - wanted * _FAILED if again else counts + (1 - wanted) * active * _KEPT
-    counts = counts + failed * _FAILED
+    # A first failure and that of the second attempt are one.
+    change = -wanted * _FAILED if again else (1 - wanted) * active * _KEPT
+    counts = counts + change + failed * _FAILED
     return counts * (1 - accepted * _ROW) + accepted * _ACCEPTED
 
 
@@ -76,6 +76,8 @@ class LayerCurvature(nn.Cell):
     """Whether the backward pass itself returns the final gradient (see curvature/direct.py)."""
     solver = ""
     """The job of this layer's matrices; empty where it has none."""
+    shared = True
+    """Whether the statistics of all ranks are averaged."""
     selective = False
     """Whether :meth:`decide` may skip a refresh."""
 
@@ -138,6 +140,10 @@ class LayerCurvature(nn.Cell):
     def positions(self) -> Tensor:
         """T, the number of shared positions."""
         return part(self.statistics, self.end + 1, 1).reshape(())
+
+    def symmetric(self) -> tuple[tuple[int, int, int], ...]:
+        """(start, count, size) of the symmetric matrices in the statistics."""
+        return ()
 
     def stacks(self) -> tuple[tuple[int, int], ...]:
         """(number of matrices, their size) of every stack that :meth:`problems` returns."""

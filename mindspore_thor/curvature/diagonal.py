@@ -51,6 +51,10 @@ class EmbeddingCurvature(LayerCurvature):
         """Counts and G from one backward pass."""
         return EmbeddingRule(self.rows)
 
+    def symmetric(self) -> tuple[tuple[int, int, int], ...]:
+        """G, behind the counts."""
+        return ((self.rows.d_in, 1, self.rows.d_out),)
+
     def stacks(self) -> tuple[tuple[int, int], ...]:
         """G alone."""
         return ((1, self.rows.d_out),)

@@ -113,6 +113,11 @@ class KroneckerCurvature(LayerCurvature):
         """Blocks of G, [groups, blocks, size, size]."""
         return factors_of(self.statistics, self.layout)[1]
 
+    def symmetric(self) -> tuple[tuple[int, int, int], ...]:
+        """The blocks of A and of G."""
+        (count_a, size_a), (count_g, size_g) = KroneckerCurvature.stacks(self)
+        return (0, count_a, size_a), (self.end_a, count_g, size_g)
+
     def stacks(self) -> tuple[tuple[int, int], ...]:
         """The blocks of A, then those of G."""
         groups = self.rows.groups

@@ -12,22 +12,26 @@ from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.linalg.blocks import part
 from mindspore_thor.linalg.inverse import solution_width, solve_each
+from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
+from mindspore_thor.parallel.assignment import Share, assign, packed_length
+from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
 _MAX = ops.ReduceMax()
 _MIN = ops.ReduceMin()
 
 
 class Piece(NamedTuple):
-    """Where a layer's solutions are found: ``count`` matrices from ``start`` on in ``batch``."""
+    """Where a layer's solutions are found: ``number`` matrices from ``start`` on in ``batch``."""
 
     batch: int
     start: int
-    count: int
+    number: int
 
 
 class Batch(NamedTuple):
@@ -40,7 +44,7 @@ class Batch(NamedTuple):
     kind: str
     size: int
     width: int
-    count: int
+    number: int
     layers: tuple[int, ...]
     matrices: tuple[int, ...]
     shifts: tuple[int, ...]
@@ -148,6 +152,16 @@ def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> boo
     return True
 
 
+def _travelling(solved: Tensor) -> Tensor:
+    # A NaN, which only a failed solution has, stays with its own matrix.
+    return pack_triangles(solved) if solved.shape[1] == solved.shape[2] else solved
+
+
+def _arrived(came: Tensor, ok: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    whole = came.shape[1] == size and came.shape[2] == size + 1  # eigenvalues and eigenvectors
+    return (came if whole else unpack_triangles(came, size)), ok
+
+
 class Refresh(nn.Cell):
     """Refreshes the curvature of all layers.
 
@@ -155,11 +169,19 @@ class Refresh(nn.Cell):
     layers accepts, and nothing is touched if none does. The inverses of a layer that skips, or one
     of whose matrices failed, stay bit-identical.
 
+    With several ranks each solves its own matrices of every batch and fills in zeros for the
+    others; their sum over the ranks that share the work is the whole, down to the last bit. It is
+    one AllReduce rather than an AllGather because shares are not equal, and because MindSpore's CPU
+    back end gathers equal ones only; symmetric solutions travel as triangles, which makes up for
+    it. Whether a solution is sound travels with it. The statistics are the same on all ranks, so
+    their decisions are, too, and no rank waits for another in vain.
+
     Args:
         curvatures: one per covered layer.
+        share: on how many ranks each matrix is solved.
     """
 
-    def __init__(self, curvatures: Sequence[LayerCurvature]) -> None:
+    def __init__(self, curvatures: Sequence[LayerCurvature], share: Share = "one") -> None:
         super().__init__(auto_prefix=False)
         base = LayerCurvature
         layers = [c for c in curvatures if c.solver]
@@ -183,8 +205,41 @@ class Refresh(nn.Cell):
         self.counters = tuple(ParameterTuple(c.counters()) for c in layers)
         self.numbers = tuple(range(len(layers)))
         self.batches = batches_of(layers)
+        self.batch_sizes = tuple(batch.size for batch in self.batches)
         self.batch_numbers = tuple(range(len(self.batches)))
         self.pieces = pieces_of(self.batches, len(layers))
+        rank, ranks = world()
+        sizes = [batch.size for batch in self.batches for _ in range(batch.number)]
+        self.assignment = assign(sizes, ranks, share)
+        self.exchanges = self.assignment.workers > 1 and len(layers) > 0
+        if self.exchanges:
+            self._divide(rank, ranks)
+
+    def _divide(self, rank: int, ranks: int) -> None:
+        """Prepare what this rank solves and how results are exchanged."""
+        mine = set(self.assignment.of(rank))
+        start = 0
+        own: list[Tensor] = []
+        places: list[Tensor] = []
+        counts: list[int] = []
+        for batch in self.batches:
+            held = [i for i in range(batch.number) if start + i in mine]
+            start += batch.count
+            # A row of zeros behind the own solutions stands for all that others solve.
+            place = np.full(batch.number, len(held), np.int32)
+            place[held] = np.arange(len(held))
+            own.append(Tensor(np.array(held or [0], np.int32)))
+            places.append(Tensor(place))
+            counts.append(len(held))
+        self.own, self.places, self.own_counts = tuple(own), tuple(places), tuple(counts)
+        lengths = []
+        for batch in self.batches:
+            length = batch.size * batch.width
+            if batch.width == batch.size:
+                length = packed_length(batch.size)
+            lengths.append(batch.number * length)
+        lengths += [batch.number for batch in self.batches]
+        self.sum = FusedSum(lengths, group=team_group(self.assignment.team(rank), ranks))
 
     def refresh(self, damping: Tensor) -> None:
         """Solve where the layers decide so, and count what became of it."""
@@ -238,6 +293,8 @@ class Refresh(nn.Cell):
         solved = self.map(
             ops.partial(self.solve, problems, decisions, selective), self.batch_numbers
         )
+        if self.exchanges:
+            solved = self.exchange(solved)
         found = self.map(ops.partial(_solutions, solved), self.pieces)
         values = self.map(ops.partial(_install, damping), self.install, decisions, found)
         # All is read before anything is written: that keeps the graph's chain of effects short.
@@ -257,11 +314,35 @@ class Refresh(nn.Cell):
         matrices = ops.concat(self.map(pick, batch.layers, batch.matrices))
         shifts = ops.concat(self.map(pick, batch.layers, batch.shifts))
         if not selective:
-            return solve_each(batch.kind, matrices, shifts)
+            return self.solve_own(b, matrices, shifts)
         wanted = ops.stack(self.map(ops.partial(_choose, decisions), batch.layers))
         if _MAX(wanted) > 0:
-            solved, ok = solve_each(batch.kind, matrices, shifts)
+            solved, ok = self.solve_own(b, matrices, shifts)
         else:
-            solved = ops.zeros((batch.count, batch.size, batch.width), ms.float32)
-            ok = ops.zeros((batch.count,), ms.float32)
+            solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
+            ok = ops.zeros((batch.number,), ms.float32)
         return solved, ok
+
+    def solve_own(self, b: int, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """This rank's solutions of one batch, all others zero."""
+        batch = self.batches[b]
+        if not self.exchanges or self.own_counts[b] == batch.number:
+            return solve_each(batch.kind, matrices, shifts)
+        if self.own_counts[b] == 0:
+            empty = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
+            return empty, ops.zeros((batch.number,), ms.float32)
+        own = self.own[b]
+        solved, ok = solve_each(
+            batch.kind, ops.gather(matrices, own, 0), ops.gather(shifts, own, 0)
+        )
+        solved = ops.concat((solved, ops.zeros((1, batch.size, batch.width), ms.float32)))
+        ok = ops.concat((ok, ops.zeros((1,), ms.float32)))
+        place = self.places[b]
+        return ops.gather(solved, place, 0), ops.gather(ok, place, 0)
+
+    def exchange(self, solved: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[Tensor, ...], ...]:
+        """Everybody's solutions from everybody's own."""
+        sent = self.map(_travelling, self.map(_first, solved))
+        came = self.sum(sent + self.map(_second, solved))
+        count = len(self.batches)
+        return self.map(_arrived, came[:count], came[count:], self.batch_sizes)

@@ -161,6 +161,9 @@ class SampleWeights(DirectCurvature):
         memory: bytes for the Gram matrix's chunks.
     """
 
+    # Every rank solves for its own samples: nothing travels but the gradient.
+    shared = False
+
     def __init__(
         self,
         name: str,

@@ -18,6 +18,8 @@ from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layer
 from mindspore_thor.optim.checks import check_count, check_learning_rate, check_number
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.report import LayerReport
+from mindspore_thor.parallel.assignment import Share, check_share
+from mindspore_thor.parallel.communication import Symmetric
 
 Schedule = Union[float, nn.Cell]
 RETRY_DAMPING = 10.0
@@ -62,6 +64,8 @@ class SecondOrder(nn.Optimizer):
         kl_clip: bound on lr^2 sum <V, D> (KFAC), or None.
         token_mode: how Dense layers treat [N, S, d] inputs, "expand" or "reduce".
         max_failures: failed inversions of one layer in a row before training stops.
+        inverse_share: with several ranks, on how many of them each matrix is inverted: "one", "all"
+            or a number that divides the ranks (see :mod:`mindspore_thor.parallel.assignment`).
 
     Raises:
         UserError: for values out of range.
@@ -94,6 +98,7 @@ class SecondOrder(nn.Optimizer):
         kl_clip: float | None = None,
         token_mode: str = "expand",
         max_failures: int = 10,
+        inverse_share: Share = "one",
     ) -> None:
         if not isinstance(net, nn.Cell):
             raise UserError(
@@ -111,6 +116,7 @@ class SecondOrder(nn.Optimizer):
         if kl_clip is not None:
             check_number("kl_clip", kl_clip, 0.0, open_low=True)
         check_count("max_failures", max_failures)
+        self._inverse_share = check_share(inverse_share)
         check_learning_rate(learning_rate)
         trained = list(net.trainable_params() if params is None else params)
         if not trained:
@@ -155,7 +161,7 @@ class SecondOrder(nn.Optimizer):
         curvatures = [self.build_curvature(f"{label}.{layer.name}", layer) for layer in layers]
         self.layer_names = tuple(layer.name for layer in layers)
         self.curvatures = nn.CellList(curvatures, auto_prefix=False)
-        self.refresher = Refresh(curvatures)
+        self.refresher = Refresh(curvatures, self._inverse_share)
         self.captured = nn.CellList([c for c in curvatures if c.captures], auto_prefix=False)
         probes = [c.statistics for c in curvatures if c.captures]
         self.probe_count = len(probes)
@@ -196,6 +202,11 @@ class SecondOrder(nn.Optimizer):
     def homogeneous(self, layer: CoveredLayer) -> bool:
         """Whether the layer's bias is preconditioned together with its weight."""
         return False
+
+    def traffic(self) -> tuple[Symmetric | None, ...]:
+        """For each of ``parameters`` the symmetric matrices in it; None where it stays local."""
+        probes = [c.symmetric() if c.shared else None for c in self.curvatures if c.captures]
+        return (*[()] * len(self.weights), *probes)
 
     # -- one step, inside compiled graphs -----------------------------------------------------
 

@@ -58,7 +58,7 @@ class FNGD(SecondOrder):
         UserError: for values out of range, or a missing ``steps_per_epoch``.
     """
 
-    without = ("token_mode", "max_failures")
+    without = ("token_mode", "max_failures", "inverse_share")
 
     def __init__(
         self,

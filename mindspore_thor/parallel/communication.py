@@ -1,33 +1,198 @@
-"""Which rank this process is, and means over the ranks."""
+"""What ranks exchange, in few messages; with one rank nothing of it enters a graph.
+
+Everything travels as float32 in an AllReduce with SUM: the one collective that every device has
+(MindSpore's CPU back end knows no other reduction), and its result has the same bits on all ranks.
+Tensors are laid end to end in messages of at most :data:`MESSAGE_BYTES`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Optional
 
+import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
-from mindspore.communication import GlobalComm, get_group_size, get_rank
+from mindspore.amp import all_finite
+from mindspore.communication import GlobalComm, create_group, get_group_size, get_rank
+
+from mindspore_thor.linalg.blocks import part
+from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
+from mindspore_thor.parallel.assignment import packed_length
+
+MESSAGE_BYTES = 2**26
+"""Largest message, 64 MiB: few enough messages that their latency does not count."""
+
+SMALLEST_PACKED = 32
+"""Smallest matrices that travel as triangles: packing smaller ones saves less than it costs."""
+
+Symmetric = tuple[tuple[int, int, int], ...]
+"""(start, count, size) of the symmetric matrices in a statistics vector."""
+
+_MAP = ops.Map()
 
 
 def world() -> tuple[int, int]:
-    """Return (rank, number of ranks); (0, 1) unless the processes have been joined."""
-    if not GlobalComm.INITED:
-        return 0, 1
-    return int(get_rank()), int(get_group_size())
+    """(rank, number of ranks); (0, 1) where communication was not initialised.
+
+    A graph that is only compiled, never run, may be given a place without devices by
+    ``ms.set_auto_parallel_context(device_num=..., global_rank=...)``.
+    """
+    if GlobalComm.INITED:
+        return get_rank(), get_group_size()
+    size = int(ms.get_auto_parallel_context("device_num"))
+    return (int(ms.get_auto_parallel_context("global_rank")), size) if size > 1 else (0, 1)
 
 
-class Mean(nn.Cell):
-    """The mean of tensors over the ranks; for one rank the tensors themselves."""
+def team_group(team: Sequence[int], ranks: int) -> str:
+    """The communication group of some ranks, made where it is not that of all."""
+    if len(team) == ranks:
+        return str(GlobalComm.WORLD_COMM_GROUP or "hccl_world_group")
+    name = f"mindspore_thor_{team[0]}_{team[-1]}"
+    if GlobalComm.INITED:
+        create_group(name, list(team))
+    return name
 
-    def __init__(self) -> None:
+
+def messages(lengths: Sequence[int], limit: int = MESSAGE_BYTES) -> tuple[tuple[int, int], ...]:
+    """Consecutive (first, end) ranges of tensors that share a message.
+
+    Args:
+        lengths: entries of every tensor, four bytes each.
+        limit: bytes; a larger tensor has a message of its own.
+    """
+    found, start, held = [], 0, 0
+    for i, length in enumerate(lengths):
+        if i > start and 4 * (held + length) > limit:
+            found.append((start, i))
+            start, held = i, 0
+        held += length
+    if lengths:
+        found.append((start, len(lengths)))
+    return tuple(found)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return ops.cast(x, ms.float32).reshape((-1,))
+
+
+def _like(flat: Tensor, start: int, length: int, like: Tensor) -> Tensor:
+    return ops.cast(part(flat, start, length).reshape(like.shape), like.dtype)
+
+
+class FusedSum(nn.Cell):
+    """Sum of tensors across ranks.
+
+    Args:
+        lengths: entries of every tensor.
+        scale: factor on the sums.
+        group: communication group; all ranks where it is empty.
+    """
+
+    def __init__(self, lengths: Sequence[int], scale: float = 1.0, group: str = "") -> None:
         super().__init__(auto_prefix=False)
-        self.size = world()[1]
-        self.reduce: Any = ops.AllReduce() if self.size > 1 else None
+        self.messages = messages(lengths)
+        self.scale = scale
+        self.lengths = tuple(tuple(lengths[a:b]) for a, b in self.messages)
+        self.starts = tuple(
+            tuple(int(s) for s in np.cumsum((0, *of_message))[:-1]) for of_message in self.lengths
+        )
+        self.all_reduce = ops.AllReduce(ops.ReduceOp.SUM, group) if group else ops.AllReduce()
 
-    def construct(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Each tensor's mean over the ranks."""
-        if self.size == 1:
-            return tensors
-        means: tuple[Tensor, ...] = ()
-        for tensor in tensors:
-            means += (self.reduce(tensor) / self.size,)
-        return means
+    def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Tensors of the stated lengths -> their sums, in the same shapes and types."""
+        result: tuple[Tensor, ...] = ()
+        for m in range(len(self.messages)):
+            first, end = self.messages[m]
+            sent = tensors[first:end]
+            flat = self.all_reduce(ops.concat(_MAP(_flat, sent)))
+            if self.scale != 1.0:
+                flat = flat * self.scale
+            result += _MAP(ops.partial(_like, flat), self.starts[m], self.lengths[m], sent)
+        return result
+
+
+def _packed(spec: Symmetric) -> Symmetric:
+    return tuple(s for s in spec if s[2] >= SMALLEST_PACKED)
+
+
+def _pack(spec: Symmetric, statistics: Tensor) -> Tensor:
+    """A statistics vector with its symmetric matrices as triangles."""
+    if len(spec) == 0:
+        return statistics
+    pieces: tuple[Tensor, ...] = ()
+    end = 0
+    for start, count, size in spec:
+        if start > end:
+            pieces += (part(statistics, end, start - end),)
+        matrices = part(statistics, start, count * size * size).reshape((count, size, size))
+        pieces += (pack_triangles(matrices).reshape((-1,)),)
+        end = start + count * size * size
+    if end < statistics.shape[0]:
+        pieces += (part(statistics, end, statistics.shape[0] - end),)
+    return ops.concat(pieces)
+
+
+def _unpack(spec: Symmetric, packed: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`_pack`."""
+    if len(spec) == 0:
+        return packed
+    pieces: tuple[Tensor, ...] = ()
+    end, at = 0, 0
+    for start, count, size in spec:
+        if start > end:
+            pieces += (part(packed, at, start - end),)
+            at = at + start - end
+        h = (size + 1) // 2
+        length = count * h * (2 * h + 1)
+        triangles = part(packed, at, length).reshape((count, h, 2 * h + 1))
+        pieces += (unpack_triangles(triangles, size).reshape((-1,)),)
+        at = at + length
+        end = start + count * size * size
+    if end < like.shape[0]:
+        pieces += (part(packed, at, like.shape[0] - end),)
+    return ops.concat(pieces)
+
+
+class MeanAcrossRanks(nn.Cell):
+    """Mean over ranks of the loss, the gradients and the statistics.
+
+    With equal shards the means over ranks are the means over the whole batch, statistics included:
+    g = N dL/ds has the rank's own N and mean loss in it, so it is the per-sample gradient whatever
+    the shard. A NaN or an infinity on one rank reaches the sums of all, so every rank makes the
+    same of a bad step.
+
+    Args:
+        tensors: what arrives: parameters, and the probes behind them.
+        specs: for each of them where its symmetric matrices lie, () for none; None where it stays
+            on its rank.
+    """
+
+    def __init__(self, tensors: Sequence[Any], specs: Sequence[Optional[Symmetric]]) -> None:
+        super().__init__(auto_prefix=False)
+        _, size = world()
+        self.specs = tuple(_packed(spec) for spec in specs if spec is not None)
+        self.count = len(self.specs)
+        self.total = len(specs)
+        shared = [t for t, spec in zip(tensors, specs) if spec is not None]
+        if any(spec is None for spec in specs[: self.count]):
+            raise ValueError("what stays on its rank must come last")
+        lengths = []
+        for tensor, spec in zip(shared, self.specs):
+            saved = sum(n * (d * d - packed_length(d)) for _, n, d in spec)
+            lengths.append(int(np.prod(tensor.shape)) - saved)
+        self.sum = FusedSum([1, *lengths], 1.0 / size)
+
+    def construct(
+        self, loss: Tensor, gradients: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Loss, gradients and statistics of this rank -> their means."""
+        shared = gradients[: self.count]
+        if self.count < self.total:
+            # What does not travel must be able to stop the others all the same.
+            fine = all_finite(gradients[self.count :])
+            loss = ops.where(fine, loss, ops.full_like(loss, float("nan")))
+        packed = _MAP(_pack, self.specs, shared)
+        means = self.sum((loss, *packed))
+        result = _MAP(_unpack, self.specs, means[1:], shared)
+        return means[0], result + gradients[self.count :]

@@ -7,6 +7,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import state
 from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.parallel.communication import FusedSum, world
 
 _RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -35,6 +36,13 @@ class Guard(nn.Cell):
         self.running_count = len(running)
         self.running = ParameterTuple(running)
         self.good = ParameterTuple([state(p.asnumpy(), f"last_good.{p.name}") for p in running])
+        _, ranks = world()
+        self.averages = ranks > 1 and len(running) > 0
+        if self.averages:
+            # Each rank normalises by its own shard. Running statistics are linear in the batches'
+            # own, so their mean over ranks, taken in every step, is what averaging those would
+            # give, and every rank holds the same ones.
+            self.mean = FusedSum([int(np.prod(p.shape)) for p in running], 1.0 / ranks)
         self.skipped = state(np.zeros((), np.int32), "skipped")
         self.skipped_in_a_row = state(np.zeros((), np.int32), "skipped_in_a_row")
 
@@ -49,7 +57,11 @@ class Guard(nn.Cell):
             ops.assign(self.running[i], self.good[i])
 
     def accept(self) -> None:
-        """Remember the running statistics of a good step."""
+        """Remember the running statistics of a good step, averaged over ranks."""
+        if self.averages:
+            means = self.mean(self.running)
+            for i in range(self.running_count):
+                ops.assign(self.running[i], means[i])
         for i in range(self.running_count):
             ops.assign(self.good[i], self.running[i])
         ops.assign(self.skipped_in_a_row, ops.zeros_like(self.skipped_in_a_row))

@@ -23,7 +23,6 @@ from mindspore_thor.train.checkpoint import (
 from mindspore_thor.train.curves import draw_curves
 from mindspore_thor.train.evaluate import Evaluator
 from mindspore_thor.train.progress import Progress
-from mindspore_thor.train.ranks import average_running_statistics
 from mindspore_thor.train.run_folder import RunFolder
 from mindspore_thor.train.signals import StopRequest
 
@@ -170,7 +169,6 @@ class Trainer:
         }
         last = position.epoch == options.epochs
         if last or (options.eval_every and position.epoch % options.eval_every == 0):
-            average_running_statistics(self._session.step.guard)
             # Only together could the ranks stop in the middle of it.
             measured = self._evaluate(self._stop.requested if self._alone else None)
             if measured is None:
@@ -215,7 +213,6 @@ class Trainer:
         if self._saved_at == (position.epoch, position.step, len(position.metrics)):
             return
         position.wall_clock = time.monotonic() - self._clock
-        average_running_statistics(self._session.step.guard)
         if self._folder is not None:
             save_checkpoint(
                 self._folder.checkpoint(position.epoch, position.step),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
@@ -12,7 +13,7 @@ from mindspore_thor.curvature.base import SPECTRUM
 from mindspore_thor.curvature.direct import PLAIN
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
-from mindspore_thor.parallel.communication import Mean
+from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
 from mindspore_thor.train.guard import Guard
 
 
@@ -24,10 +25,17 @@ class Backward(nn.Cell):
         loss_fn: (output, label) -> mean loss, or None where the network returns the loss.
         weights: what to differentiate by: parameters, or parameters and probes.
         loss_scale: factor on the loss during the backward pass.
+        traffic: with several ranks, what of ``weights`` is averaged and how; see
+            :class:`~mindspore_thor.parallel.communication.MeanAcrossRanks`. Default: all.
     """
 
     def __init__(
-        self, net: nn.Cell, loss_fn: nn.Cell | None, weights: ParameterTuple, loss_scale: float
+        self,
+        net: nn.Cell,
+        loss_fn: nn.Cell | None,
+        weights: ParameterTuple,
+        loss_scale: float,
+        traffic: Sequence[Symmetric | None] | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
@@ -35,7 +43,9 @@ class Backward(nn.Cell):
         self.weights = weights
         self.sens = float(loss_scale)
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
-        self.mean = Mean()
+        self.distributed = world()[1] > 1
+        if self.distributed:
+            self.mean = MeanAcrossRanks(weights, traffic or [()] * len(weights))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The mean loss of a batch."""
@@ -48,9 +58,9 @@ class Backward(nn.Cell):
         loss = self.forward(*inputs)
         sens = ops.fill(loss.dtype, loss.shape, self.sens)
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
-        # The loss too: all ranks must agree on whether the step was finite.
-        loss = self.mean(loss)[0]
-        gradients = self.mean(*gradients)
+        if self.distributed:
+            # Before the check, so that all ranks come to the same result.
+            loss, gradients = self.mean(loss, gradients)
         finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
         return loss, gradients, finite
 
@@ -61,7 +71,7 @@ class WholeStep(nn.Cell):
     Args:
         backward: loss and gradients.
         guard: what becomes of a non-finite step.
-        samples: parameter that receives the batch size, or None.
+        samples: parameter that receives the batch size over all ranks, or None.
         update_only: use the optimizer's ``update`` (a plain step) instead of all its phases.
     """
 
@@ -76,6 +86,7 @@ class WholeStep(nn.Cell):
         self.update_only = update_only
         self.all_phases = guard.second_order and not update_only
         self.remeasures = self.all_phases and guard.optimizer.remeasures
+        self.ranks = world()[1]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile; a plain step's graph holds nothing that only other steps need."""
@@ -88,7 +99,7 @@ class WholeStep(nn.Cell):
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
         if self.samples is not None:
-            ops.assign(self.samples, Tensor(inputs[0].shape[0], ms.int32))
+            ops.assign(self.samples, Tensor(inputs[0].shape[0] * self.ranks, ms.int32))
         loss, gradients, finite = self.backward(*inputs)
         if self.all_phases:
             self.optimizer.refresh_stored()
@@ -265,11 +276,13 @@ class TrainStep(nn.Cell):
             plain = Backward(net, loss_fn, optimizer.weights, scale)
             self.plain = WholeStep(plain, self.guard, samples, True)
         if self.measures_first:
-            probes = Backward(net, loss_fn, optimizer.probes, scale)
+            statistics = optimizer.traffic()[len(optimizer.weights) :]
+            probes = Backward(net, loss_fn, optimizer.probes, scale, statistics)
             self.measure = MeasureStep(probes, self.guard)
             self.whole = MeasuredStep(self.measure, self.plain)
         else:
-            backward = Backward(net, loss_fn, optimizer.parameters, scale)
+            traffic = optimizer.traffic() if self.second_order else None
+            backward = Backward(net, loss_fn, optimizer.parameters, scale, traffic)
             self.whole = WholeStep(backward, self.guard, samples, False)
         if self.second_order:
             if not self.measures_first:
@@ -314,7 +327,7 @@ class TrainStep(nn.Cell):
                 capture = True
                 loss, gradients, finite = self.capture.compile_and_run(*inputs)
         if capture:
-            samples = Tensor(inputs[0].shape[0], ms.int32)
+            samples = Tensor(inputs[0].shape[0] * world()[1], ms.int32)
             self.apply_update.compile_and_run(finite, samples, *gradients)
         else:
             loss = self.plain.compile_and_run(*inputs)

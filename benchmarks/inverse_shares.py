@@ -1,0 +1,62 @@
+"""What every choice of ``inverse_share`` costs for a net, as a Markdown table.
+
+    python benchmarks/inverse_shares.py MODEL [--ranks 8,128,256] [--split_dim 128]
+
+Only the shapes of the net's layers enter: nothing is compiled or run, and no device is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mindspore import nn
+
+from mindspore_thor.optim.thor import THOR
+from mindspore_thor.parallel.assignment import Choice, Share, choices
+from models import create_model
+
+
+def matrix_sizes(net: nn.Cell, split_dim: int | None) -> list[int]:
+    """Size d of every matrix that THOR (None: KFAC without biases) inverts in a net."""
+    optimizer = THOR(net, 0.1, split_dim=split_dim)
+    return list(optimizer.refresher.assignment.sizes)
+
+
+def table(rows: Sequence[Choice]) -> str:
+    """The choices as Markdown, in MB (10^6 bytes) and 10^9 d^3."""
+    lines = [
+        "| ranks | inverse_share | largest share of a rank, 10^9 d^3 | speed-up | "
+        "its matrices, MB | sent per refresh and rank, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.ranks} | {row.share} | {row.largest / 1e9:.2f} | {row.speedup:.1f} | "
+            f"{row.workspace / 1e6:.1f} | {row.traffic / 1e6:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables for block factors and for whole ones."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="a model's name, for example resnet50")
+    parser.add_argument("--ranks", default="8,128,256", help="numbers of ranks")
+    parser.add_argument("--split_dim", type=int, default=128, help="THOR's block size")
+    given = parser.parse_args(arguments)
+    ranks = [int(count) for count in given.ranks.split(",")]
+    shares: tuple[Share, ...] = ("all", 8, "one")
+    for split in (given.split_dim, None):
+        sizes = matrix_sizes(create_model(given.model), split)
+        title = f"blocks of at most {split}" if split else "whole factors"
+        print(f"\n{given.model}, {title}: {len(sizes)} matrices\n")
+        print(table(choices(sizes, ranks, shares)))
+
+
+if __name__ == "__main__":
+    main()

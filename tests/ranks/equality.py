@@ -1,0 +1,126 @@
+"""Training a small net with every method on this rank's share of the batches.
+
+Run by ``msrun`` with the folder for the results as its argument, and imported by the test for the
+same training in one process.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from oracle.bridge import randomise
+
+import mindspore_thor  # noqa: F401
+from mindspore_thor.optim import create_optimizer
+from mindspore_thor.parallel.communication import world
+from mindspore_thor.train.step import TrainStep
+
+STEPS = 20
+BATCH = 8
+BAD_STEP = 7
+RESUMED, MORE = "thor", 5
+INTERVALS = {"factor_interval": 2, "inverse_interval": 4}
+METHODS = {
+    "sgd": ("sgd", {"weight_decay": 0.01}),
+    "adamw": ("adamw", {}),
+    "thor": ("thor", {**INTERVALS, "split_dim": 8, "trace_thresholds": (0.05, 0.0)}),
+    "thor_all": ("thor", {**INTERVALS, "inverse_share": "all"}),
+    "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
+    "kfac_eigen": ("kfac", {**INTERVALS, "method": "eigen"}),
+    "ekfac": ("ekfac", INTERVALS),
+    "tkfac": ("tkfac", INTERVALS),
+    "eva": ("eva", {"factor_interval": 2}),
+    "shampoo": ("shampoo", {**INTERVALS, "max_preconditioner_dim": 8}),
+    "fngd": ("fngd", {"share": "none"}),
+}
+
+
+def problem() -> nn.SequentialCell:
+    """A convolution and two Dense layers; leaky ReLUs are exact on CPU, tanh is not."""
+    net = nn.SequentialCell(
+        nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1, has_bias=True),
+        nn.LeakyReLU(),
+        nn.Flatten(),
+        nn.Dense(48, 6, activation="leakyrelu"),
+        nn.Dense(6, 3),
+    )
+    return randomise(net, 11)
+
+
+def data(steps: int = STEPS) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(4)
+    return [
+        (
+            rng.standard_normal((BATCH, 2, 4, 4)).astype(np.float32),
+            rng.integers(0, 3, BATCH).astype(np.int32),
+        )
+        for _ in range(steps)
+    ]
+
+
+def share(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+    """This rank's consecutive part of a batch."""
+    rank, size = world()
+    part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
+    return Tensor(batch[0][part]), Tensor(batch[1][part])
+
+
+def make(name: str, net: nn.Cell) -> TrainStep:
+    method, options = METHODS[name]
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    return TrainStep(net, loss, create_optimizer(method, net, 0.02, **options))
+
+
+def run(step: TrainStep, batches: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    return [float(step(*share(batch)).asnumpy()) for batch in batches]
+
+
+def state_of(cell: nn.Cell) -> dict[str, np.ndarray]:
+    return {p.name: p.asnumpy().copy() for p in cell.get_parameters()}
+
+
+def train(name: str, bad: bool = True, more: int = 0) -> dict[str, np.ndarray]:
+    """All state after STEPS steps, and the losses; one step is bad on the last rank.
+
+    With ``more`` also the weights after so many further steps, as ``continued.NAME``.
+    """
+    net = problem()
+    step = make(name, net)
+    batches = data()
+    if bad:
+        batches[BAD_STEP][0][-1, 0, 0, 0] = np.nan
+    losses = run(step, batches)
+    found = {**state_of(step), "losses": np.array(losses)}
+    run(step, data(more))
+    later = {f"continued.{k}": v for k, v in state_of(net).items()} if more else {}
+    return {**found, **later}
+
+
+def resume(name: str, state: dict[str, np.ndarray], steps: int = MORE) -> dict[str, np.ndarray]:
+    """All of the net after some more steps from a state."""
+    net = problem()
+    step = make(name, net)
+    for p in step.get_parameters():
+        ops.assign(p, Tensor(state[p.name]))
+    run(step, data(steps))
+    return state_of(net)
+
+
+if __name__ == "__main__":
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("CPU")
+    ms.communication.init()
+    rank, _ = world()
+    names = sys.argv[2:] or list(METHODS)
+    for name in names:
+        result = train(name, more=MORE if name == RESUMED else 0)
+        if name == RESUMED:
+            result.update({f"resumed.{k}": v for k, v in resume(name, result).items()})
+        np.savez(Path(sys.argv[1]) / f"{name}.{rank}.npz", **result)
+    print("rank", rank, "done", flush=True)
