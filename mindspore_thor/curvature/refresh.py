@@ -224,7 +224,7 @@ class Refresh(nn.Cell):
         counts: list[int] = []
         for batch in self.batches:
             held = [i for i in range(batch.number) if start + i in mine]
-            start += batch.count
+            start += batch.number
             # A row of zeros behind the own solutions stands for all that others solve.
             place = np.full(batch.number, len(held), np.int32)
             place[held] = np.arange(len(held))
