@@ -30,7 +30,7 @@ _TICK = 0.2
 # Seconds that the other ranks get after the first one failed: they may have found the same error,
 # or be on their way out after a stop signal. What has to be saved is saved before any of them ends.
 _GRACE = 5.0
-_TAIL_LINES = 20
+_TAIL_LINES = 40
 # What a process leaves with that was asked to stop, by SIGINT or SIGTERM, and has done so.
 _STOPPED = (130, 143)
 # msrun starts `python` from PATH. This one is the present interpreter, and tells which process
