@@ -154,8 +154,10 @@ def test_a_dry_run_only_prints(
 # ---- jobs of small scripts, started by something that behaves like msrun
 
 FAKE_MSRUN = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
 folder, script, *arguments = sys.argv[1:]
+if arguments[0] == "early":
+    os.kill(int(os.environ["LAUNCHER"]), signal.SIGINT)
 for name, role, rank in [("scheduler", "MS_SCHED", 0), ("worker_0", "MS_WORKER", 0),
                          ("worker_1", "MS_WORKER", 1)]:
     environment = {**os.environ, "MS_ROLE": role, "RANK_ID": str(rank)}
@@ -193,7 +195,7 @@ if case == "stopped":
     if rank == 1:
         wait_for("up0False")
         os.kill(launcher, signal.SIGTERM)
-elif rank == 1:
+elif rank == 1 and case != "early":
     wait_for("up0False")
     print("[INFO] noise")
     if case == "wrong":
@@ -227,7 +229,7 @@ for case in sys.argv[2:]:
 def test_how_a_job_ends(tmp_path: Path) -> None:
     for name, text in (("msrun.py", FAKE_MSRUN), ("worker.py", WORKER), ("driver.py", DRIVER)):
         (tmp_path / name).write_text(text)
-    cases = ["good", "failed", "killed", "wrong", "stopped"]
+    cases = ["good", "failed", "killed", "wrong", "stopped", "early"]
     done = subprocess.run(
         [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), *cases],
         env={**launch.os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -243,15 +245,16 @@ def test_how_a_job_ends(tmp_path: Path) -> None:
         ["killed", str(128 + 9)],
         ["wrong", "2"],
         ["stopped", str(128 + 15)],
+        ["early", str(128 + 2)],  # stopped before the ranks had started
     ]
     # Rank 0 is shown, by this very interpreter, without the launcher's `python` in its PATH.
     shown = [line for line in done.stdout.splitlines() if line.startswith("rank ")]
     path = launch.os.environ["PATH"].split(":")[0]
-    assert shown == [f"rank 0 {sys.executable} {path}"] * len(cases)
+    assert shown[:5] == [f"rank 0 {sys.executable} {path}"] * 5
 
     parts = re.split(r"^case \w+\n", done.stderr, flags=re.MULTILINE)
     errors = dict(zip(cases, parts))
-    assert errors["good"] == errors["stopped"] == ""
+    assert errors["good"] == errors["stopped"] == errors["early"] == ""
     for case, how in (("failed", "ended with exit code 7"), ("killed", "was killed by signal 9")):
         log = tmp_path / case / "logs" / "worker_1.log"
         first, second, *rest = errors[case].splitlines()

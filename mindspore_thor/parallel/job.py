@@ -30,7 +30,7 @@ _TICK = 0.2
 # Seconds that the other ranks get after the first one failed: they may have found the same error,
 # or be on their way out after a stop signal. What has to be saved is saved before any of them ends.
 _GRACE = 5.0
-_TAIL_LINES = 20
+_TAIL_LINES = 40
 # What a process leaves with that was asked to stop, by SIGINT or SIGTERM, and has done so.
 _STOPPED = (130, 143)
 # msrun starts `python` from PATH. This one is the present interpreter, and tells which process
@@ -69,7 +69,8 @@ class Job:
         self._living: set[str] = {str(rank) for rank in ranks}
         self._failed: tuple[str, int] | None = None
         self._deadline: float | None = None
-        self._signal: int | None = None
+        self._signals: list[int] = []
+        self._delivered: dict[str, int] = {}
 
     def run(self) -> int:
         """Start the ranks, wait for all of them, and say what went wrong.
@@ -109,12 +110,22 @@ class Job:
             signal.signal(signal.SIGHUP, self._forward)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        """Pass a signal on; the scheduler must live until the ranks have ended."""
-        number = signal.SIGTERM if number == signal.SIGHUP else number
-        self._signal = self._signal or number
+        """Remember a signal for the ranks."""
+        self._signals.append(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def _deliver(self) -> None:
+        """Pass each signal on once to each rank, also to one that started after it arrived.
+
+        Not done in the handler: a rank that got a signal twice would leave without saving. The
+        scheduler gets none, it must live until the ranks have ended.
+        """
+        if not self._signals:
+            return
         for name, pid in self._processes().items():
-            if name != SCHEDULER:
-                _send(pid, number)
+            if name in self._living:
+                for number in self._signals[self._delivered.get(name, 0) :]:
+                    _send(pid, number)
+                self._delivered[name] = len(self._signals)
 
     def _start(self) -> bool:
         shim = self._shims / "python"
@@ -161,6 +172,7 @@ class Job:
         """Return when all ranks have ended, or when the rest of them has to be killed."""
         while self._living:
             log.read()
+            self._deliver()
             if not self._reap():
                 # No process is left. A rank that was never seen to end could not be started.
                 if self._living:
@@ -186,7 +198,7 @@ class Job:
         if name is None:
             return
         self._living.discard(name)
-        if code and name == SCHEDULER and self._failed is None and self._signal is None:
+        if code and name == SCHEDULER and self._failed is None and not self._signals:
             # It noticed a dead rank, maybe of another server: the ranks here cannot go on.
             self._failed = (name, code)
         elif code and name != SCHEDULER and (self._failed is None or self._failed[0] == SCHEDULER):
@@ -207,6 +219,8 @@ class Job:
         if self._failed is None:
             return 0
         name, code = self._failed
+        if self._signals and -code in (signal.SIGINT, signal.SIGTERM):
+            return 128 - code  # it came before the run could do anything about it
         if code in _STOPPED:
             return code  # the run has said so itself
         who = SCHEDULER if name == SCHEDULER else f"rank {name}"

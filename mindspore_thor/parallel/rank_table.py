@@ -256,7 +256,7 @@ def _get_list(tree: Any, key: str, source: str, where: str) -> list[Any]:
 
 def _number(value: Any, key: str, source: str) -> int:
     text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdigit()):
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 10):
         raise UserError(f"{source}: {key} is {value!r}; it must be a whole number")
     return int(text)
 
