@@ -8,15 +8,20 @@ input only kw times is ever written. The border rows are subtracted, which makes
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.blocks import BlockLayout
 from mindspore_thor.linalg.patches import ConvGeometry, resolve_padding
 
+# Operators and ops.Map, not indexing and loops: the compiler unrolls those into far larger graphs.
 _OUTER = ops.BatchMatMul(transpose_b=True)
+_SLICE = ops.Slice()
+_STRIDED = ops.StridedSlice()
+_MAP = ops.Map()
 
 
 class RowPlan(NamedTuple):
@@ -79,22 +84,24 @@ def conv_moments(x: Tensor, geometry: ConvGeometry, layout: BlockLayout, plan: R
     if not plan.whole:
         x = ops.gather(x, Tensor(plan.channels, ms.int32), 1)
     n, _, height, width = x.shape
-    padding = resolve_padding(geometry, height, width)
+    top, bottom, left, right = resolve_padding(geometry, height, width)
     kh, kw = geometry.kernel
-    reach = geometry.dilation[0] * (kh - 1)
-    out_height = height + padding[0] + padding[1] - reach
+    out_height = height + top + bottom - geometry.dilation[0] * (kh - 1)
     batch = geometry.groups * layout.blocks
-    columns = _width_taps(x, geometry, padding[2], padding[3])
+    columns = _width_taps(x, geometry, left, right)
     out_width = columns.shape[-1]
-    size = plan.width * kw
-    columns = columns.reshape((n * batch, size, height * out_width))
-    products = _row_products(columns, n, geometry, height, out_height, padding[0])
-    grid = products.reshape((kh, kh, batch, plan.width, kw, plan.width, kw))
+    columns = columns.reshape((n * batch, plan.width * kw, height * out_width))
+    firsts, counts, shifts = _row_ranges(geometry, height, out_height, top)
+    lagged = ops.partial(_lagged, columns, n, out_width)
+    products = ops.stack(_MAP(lagged, firsts, counts, shifts))
+    weights = _row_weights(geometry, height, out_height, top)
+    half = ops.matmul(weights, products).reshape((kh, kh, batch, plan.width, kw, plan.width, kw))
+    half = half.transpose((2, 3, 0, 4, 5, 1, 6))
     size = plan.width * kh * kw
-    blocks = grid.transpose((2, 3, 0, 4, 5, 1, 6)).reshape((batch, size, size))
+    half = half.reshape((batch, size, size))
+    blocks = (half + half.transpose((0, 2, 1))) * (1.0 / (n * out_height * out_width))
     if not plan.whole:
         blocks = _cut(blocks, plan, layout, geometry.groups)
-    blocks = blocks * (1.0 / (n * out_height * out_width))
     return blocks.reshape((geometry.groups, layout.blocks, layout.size, layout.size))
 
 
@@ -107,81 +114,73 @@ def _width_taps(x: Tensor, geometry: ConvGeometry, left: int, right: int) -> Ten
         x = ops.concat((x, ops.zeros((n, channels, height, right), x.dtype)), 3)
     kw, stride, dilation = geometry.kernel[1], geometry.stride[1], geometry.dilation[1]
     span = width + left + right - dilation * (kw - 1)
-    taps: tuple[Tensor, ...] = ()
-    for k in range(kw):
-        taps += (x[:, :, :, k * dilation : k * dilation + span : stride],)
-    return ops.stack(taps, 2)
+    starts = tuple(range(0, dilation * kw, dilation))
+    return ops.stack(_MAP(ops.partial(_tap, x, span, stride), starts), 2)
 
 
-def _row_products(
-    columns: Tensor, n: int, geometry: ConvGeometry, height: int, out_height: int, top: int
-) -> Tensor:
-    """Sums over samples and positions for every pair of kernel rows.
+def _tap(x: Tensor, span: int, stride: int, start: int) -> Tensor:
+    n, channels, height, _ = x.shape
+    end = (n, channels, height, start + span)
+    return _STRIDED(x, (0, 0, 0, start), end, (1, 1, 1, stride))
 
-    Args:
-        columns: [N * blocks, size, H * W'].
-        n: number of samples N.
-        geometry: the convolution's constants.
-        height: H.
-        out_height: H', rows of the output.
-        top: zero rows above the image.
 
-    Returns:
-        [kh * kh, blocks * size * size].
-    """
+def _row_pairs(
+    geometry: ConvGeometry, height: int, out_height: int, top: int
+) -> list[list[tuple[int, int, tuple[int, int, int], float]]]:
+    """For kernel rows j >= i: (i, j, image rows (first, count, shift), sign) of what adds up."""
     kh, dilation = geometry.kernel[0], geometry.dilation[0]
-    complete: tuple[Tensor, ...] = ()
-    for lag in range(kh):
-        shift = dilation * lag
-        complete += (_lagged(columns, n, height, 0, height - shift, shift),)
-    # above[i][j - i] for j >= i; the rest is its transpose.
-    above: tuple[Tensor, ...] = ()
+    found = []
     for i in range(kh):
-        for lag in range(kh - i):
-            shift = dilation * lag
+        for j in range(i, kh):
+            shift = dilation * (j - i)
             rows = max(height - shift, 0)
-            # Kernel row i sees image rows first .. last - 1, and so does row i + lag further down.
+            # Kernel row i sees image rows first .. last - 1; row j sees those shift further down.
             first = min(max(dilation * i - top, 0), rows)
             last = max(min(dilation * i - top + out_height, rows), first)
-            total = complete[lag]
-            if first > 0:
-                total = total - _lagged(columns, n, height, 0, first, shift)
-            if last < rows:
-                total = total - _lagged(columns, n, height, last, rows - last, shift)
-            above += (total,)
-    size = columns.shape[1]
-    result: tuple[Tensor, ...] = ()
-    for i in range(kh):
-        for j in range(kh):
-            if j >= i:
-                result += (above[_position(kh, i, j)],)
-            else:
-                mirrored = above[_position(kh, j, i)].reshape((-1, size, size))
-                result += (mirrored.transpose((0, 2, 1)).reshape(-1),)
-    return ops.stack(result)
+            terms = [(0, rows, 1.0), (0, first, -1.0), (last, rows - last, -1.0)]
+            found.append([(i, j, (start, n, shift), sign) for start, n, sign in terms if n > 0])
+    return found
 
 
-def _position(kh: int, i: int, j: int) -> int:
-    """Where the pair (i, j), j >= i, stands in a list of all of them, row by row."""
-    return i * kh - i * (i - 1) // 2 + j - i
+def _ranges(geometry: ConvGeometry, height: int, out_height: int, top: int) -> list[Any]:
+    pairs = _row_pairs(geometry, height, out_height, top)
+    # Complete products are shared by all pairs of the same lag; so are equal border rows.
+    return list(dict.fromkeys(rows for terms in pairs for _, _, rows, _ in terms))
 
 
-def _lagged(columns: Tensor, n: int, height: int, first: int, count: int, shift: int) -> Tensor:
+@ops.constexpr
+def _row_ranges(geometry: ConvGeometry, height: int, out_height: int, top: int) -> Any:
+    """Every range of image rows whose product is needed: firsts, counts, shifts."""
+    return tuple(zip(*_ranges(ConvGeometry(*geometry), height, out_height, top)))
+
+
+@ops.constexpr
+def _row_weights(geometry: ConvGeometry, height: int, out_height: int, top: int) -> Tensor:
+    """float32 [kh * kh, ranges]: the weights of the products in the pairs' upper half.
+
+    The lower half is its transpose; half of the diagonal counts, because it is added twice.
+    """
+    geometry = ConvGeometry(*geometry)
+    ranges = _ranges(geometry, height, out_height, top)
+    kh = geometry.kernel[0]
+    weights = np.zeros((kh * kh, len(ranges)), np.float32)
+    for terms in _row_pairs(geometry, height, out_height, top):
+        for i, j, rows, sign in terms:
+            weights[i * kh + j, ranges.index(rows)] += sign * (0.5 if i == j else 1.0)
+    return Tensor(weights)
+
+
+def _lagged(columns: Tensor, n: int, width: int, first: int, count: int, shift: int) -> Tensor:
     """Sum over samples and image rows first .. first + count - 1 of u_r u_{r + shift}^T, flat."""
-    size = columns.shape[1]
-    width = columns.shape[2] // height
-    if count <= 0:
-        return ops.zeros((columns.shape[0] // n * size * size,), columns.dtype)
-    if count == height:
-        product = _OUTER(columns, columns)
-    else:
-        end = first + count
-        left = columns[:, :, first * width : end * width]
+    batch, size, length = columns.shape
+    left = columns
+    right = columns
+    if count * width < length:
+        left = _SLICE(columns, (0, 0, first * width), (batch, size, count * width))
         right = left
         if shift > 0:
-            right = columns[:, :, (first + shift) * width : (end + shift) * width]
-        product = _OUTER(left, right)
-    return product.reshape((n, -1)).sum(0)
+            right = _SLICE(columns, (0, 0, (first + shift) * width), (batch, size, count * width))
+    return _OUTER(left, right).reshape((n, -1)).sum(0)
 
 
 def _cut(blocks: Tensor, plan: RowPlan, layout: BlockLayout, groups: int) -> Tensor:
