@@ -44,6 +44,7 @@ class EKFAC(SecondOrder):
     """
 
     remeasures = True
+    needs_whole_batch = "a new basis needs a second pass over the whole batch"
 
     def __init__(
         self,

@@ -43,12 +43,13 @@ class Session:
     step: TrainStep
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of one update.
+        """Return the learning rate of the update that a batch belongs to.
 
         Args:
-            step: Its number in the whole run, from 0.
+            step: The batch's number in the whole run, from 0.
         """
-        return float(self.learning_rate(Tensor(step, mstype.int32)).asnumpy())
+        update = step // self.config.train.accumulate
+        return float(self.learning_rate(Tensor(update, mstype.int32)).asnumpy())
 
 
 def prepare_device(config: Config) -> None:
@@ -133,7 +134,7 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
     net = models.create_model(config.model.name, **config.model.options)
     # Before the optimizer may convert the net: these are the names a checkpoint is known by.
     weight_names = tuple(net.parameters_dict())
-    steps = train_data.steps_per_epoch
+    steps = _updates_per_epoch(config, train_data.steps_per_epoch)
     rate = _schedule(config.learning_rate, steps, config)
     options = {key: _tuples(value) for key, value in config.optimizer.options.items()}
     if config.damping is not None:
@@ -141,9 +142,20 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
     options = {**_from_run(config, steps), **options, **_loss_scale(config)}
     optimizer = create_optimizer(config.optimizer.name, net, rate, **options)
     loss = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
-    step = TrainStep(net, loss, optimizer)
+    step = TrainStep(net, loss, optimizer, config.train.accumulate)
     step.set_train()
     return Session(config, train_data, eval_data, net, weight_names, optimizer, rate, step)
+
+
+def _updates_per_epoch(config: Config, batches: int) -> int:
+    count = config.train.accumulate
+    if batches % count:
+        divisors = [str(d) for d in range(1, batches + 1) if batches % d == 0]
+        raise UserError(
+            f"train.accumulate is {count}, which does not divide the {batches} batches of an "
+            f"epoch: use one of {', '.join(divisors)}, or another data.batch_size"
+        )
+    return batches // count
 
 
 def _schedule(choice: ChoiceConfig, steps_per_epoch: int, config: Config) -> EpochSchedule:

@@ -21,6 +21,7 @@ _FIXED_KEYS = (
     "data.image_size",
     "optimizer.name",
     "train.seed",
+    "train.accumulate",
 )
 # These never change what is computed.
 _FREE_KEYS = (
