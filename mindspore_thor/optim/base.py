@@ -77,6 +77,7 @@ class SecondOrder(nn.Optimizer):
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
     measures_first: bool = False  # whether statistics come from a pass before the step
     rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
+    needs_whole_batch: str = ""  # why gradients cannot be accumulated over micro-batches
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
 

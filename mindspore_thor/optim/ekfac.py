@@ -39,6 +39,7 @@ class EKFAC(AveragedStatistics):
 
     label = "ekfac"
     remeasures = True
+    needs_whole_batch = "a new basis needs a second pass over the whole batch"
 
     def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
         """Whole factors, their eigenbasis, and S in it."""

@@ -59,6 +59,7 @@ class FNGD(SecondOrder):
     """
 
     without = ("token_mode", "max_failures", "inverse_share")
+    needs_whole_batch = "its Gram matrix needs the whole batch at once"
 
     def __init__(
         self,

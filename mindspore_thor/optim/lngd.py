@@ -78,6 +78,7 @@ class LNGD(SecondOrder):
 
     without = ("token_mode",)
     measures_first = True
+    needs_whole_batch = "its rates need every sample's gradient beside the whole batch's"
     rate_inside_momentum = True
 
     def __init__(

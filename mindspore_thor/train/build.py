@@ -45,12 +45,13 @@ class Session:
     step: TrainStep
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of one update.
+        """Return the learning rate of the update that a batch belongs to.
 
         Args:
-            step: Its number in the whole run, from 0.
+            step: The batch's number in the whole run, from 0.
         """
-        return float(self.learning_rate(Tensor(step, mstype.int32)).asnumpy())
+        update = step // self.config.train.accumulate
+        return float(self.learning_rate(Tensor(update, mstype.int32)).asnumpy())
 
 
 def prepare_device(config: Config) -> None:
@@ -151,11 +152,23 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
     net = models.create_model(config.model.name, **config.model.options)
     # Before the optimizer may convert the net: these are the names a checkpoint is known by.
     weight_names = tuple(net.parameters_dict())
-    optimizer, rate = build_optimizer(config, net, train_data.steps_per_epoch)
+    steps = _updates_per_epoch(config, train_data.steps_per_epoch)
+    optimizer, rate = build_optimizer(config, net, steps)
     loss = config.task.loss(config.train.label_smoothing)
-    step = TrainStep(net, loss, optimizer)
+    step = TrainStep(net, loss, optimizer, config.train.accumulate)
     step.set_train()
     return Session(config, train_data, eval_data, net, weight_names, optimizer, rate, step)
+
+
+def _updates_per_epoch(config: Config, batches: int) -> int:
+    count = config.train.accumulate
+    if batches % count:
+        divisors = [str(d) for d in range(1, batches + 1) if batches % d == 0]
+        raise UserError(
+            f"train.accumulate is {count}, which does not divide the {batches} batches of an "
+            f"epoch: use one of {', '.join(divisors)}, or another data.batch_size"
+        )
+    return batches // count
 
 
 def build_optimizer(

@@ -87,6 +87,7 @@ class TrainConfig:
     epochs: int = option(10, int, "passes over the training images", low=1)
     seed: int = option(1, int, "seed of weights, order and augmentation", low=0, below=2**31)
     label_smoothing: float = option(0.0, float, "share of the uniform label", low=0.0, below=1.0)
+    accumulate: int = option(1, int, "batches per update", low=1)
     loss_scale: float = option(1.0, float, "factor on the loss in the backward pass", above=0.0)
     eval_every: int = option(1, int, "epochs between evaluations; 0: only at the end", low=0)
     keep_best: bool = option(True, bool, "also keep the weights with the best top-1 accuracy")

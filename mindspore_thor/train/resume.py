@@ -22,6 +22,7 @@ _FIXED_KEYS = (
     "optimizer.name",
     "train.seed",
     "train.task",
+    "train.accumulate",
 )
 # These never change what is computed.
 _FREE_KEYS = (

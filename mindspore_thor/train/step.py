@@ -13,8 +13,11 @@ from mindspore_thor.curvature.base import SPECTRUM
 from mindspore_thor.curvature.direct import PLAIN
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.optim.checks import check_count
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
+from mindspore_thor.train.accumulate import AccumulatedStep, refuse_one_graph
 from mindspore_thor.train.guard import Guard
+from mindspore_thor.train.measure import MeasuredStep, MeasureStep
 
 
 class Backward(nn.Cell):
@@ -143,47 +146,6 @@ class CaptureStep(nn.Cell):
         return loss, gradients[: self.count], finite
 
 
-class MeasureStep(nn.Cell):
-    """The pass before a step, by the probes alone: no weight gradient is in its graph.
-
-    Args:
-        backward: loss and gradients of the probes.
-        guard: undoes what the pass leaves behind in BatchNorm.
-    """
-
-    def __init__(self, backward: Backward, guard: Guard) -> None:
-        super().__init__(auto_prefix=False)
-        self.backward = backward
-        self.guard = guard
-        self.optimizer = guard.optimizer
-
-    def construct(self, *inputs: Tensor) -> Tensor:
-        """A batch -> whether all is finite; then its statistics have entered the optimizer."""
-        _, statistics, finite = self.backward(*inputs)
-        if finite:
-            self.optimizer.collect(statistics)
-        self.guard.rewind()
-        return finite
-
-
-class MeasuredStep(nn.Cell):
-    """The pass before a step, the refresh and the step in one graph, each where it is due."""
-
-    def __init__(self, measure: MeasureStep, plain: WholeStep) -> None:
-        super().__init__(auto_prefix=False)
-        self.measure = measure
-        self.plain = plain
-        self.optimizer = plain.optimizer
-
-    def construct(self, *inputs: Tensor) -> Tensor:
-        """A batch -> its loss."""
-        if self.optimizer.due > 0:
-            self.measure(*inputs)
-        if self.optimizer.refresh_due():
-            self.optimizer.refresh()
-        return self.plain(*inputs)
-
-
 class RefreshStep(nn.Cell):
     """The inverses alone."""
 
@@ -245,6 +207,9 @@ class TrainStep(nn.Cell):
         net: the network.
         loss_fn: (output, label) -> the batch's MEAN loss; None where ``net`` returns the loss.
         optimizer: THOR, KFAC, or any ``nn.Optimizer`` over the network's parameters.
+        accumulate: micro-batches per update, see
+            :class:`~mindspore_thor.train.accumulate.AccumulatedStep`. Every call is one of them;
+            the last one updates. Not with data sinking.
 
     Inputs:
         The network's inputs, then the label for ``loss_fn``. The first axis is the batch.
@@ -258,9 +223,16 @@ class TrainStep(nn.Cell):
 
     Raises:
         TrainingError: when a layer's inversion failed ``max_failures`` times in a row.
+        UserError: where the method cannot accumulate gradients.
     """
 
-    def __init__(self, net: nn.Cell, loss_fn: nn.Cell | None, optimizer: nn.Optimizer) -> None:
+    def __init__(
+        self,
+        net: nn.Cell,
+        loss_fn: nn.Cell | None,
+        optimizer: nn.Optimizer,
+        accumulate: int = 1,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
         self.loss_fn = loss_fn
@@ -290,12 +262,18 @@ class TrainStep(nn.Cell):
             self.renew = RefreshStep(self.guard)
             self.again = RetryStep(self.guard)
             self.apply_update = ApplyStep(self.guard, samples)
+        self.accumulates = check_count("accumulate", accumulate) > 1
+        if self.accumulates:
+            passes = [Backward(net, loss_fn, p, scale) for p in AccumulatedStep.passes(optimizer)]
+            self.micro = AccumulatedStep(self.guard, accumulate, *passes)
         self._plan: tuple[int, int, int] | None = None
         self._started = False
         self.set_train()
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss, all phases in one graph."""
+        if self.accumulates:
+            refuse_one_graph()
         return self.whole(*inputs)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -304,9 +282,12 @@ class TrainStep(nn.Cell):
             self.set_train()
         if not self._started:
             # Parameters may have been loaded since the step was built.
-            self.guard.remember()
+            if not (self.accumulates and self.micro.begun()):
+                self.guard.remember()
             self._started = True
         # compile_and_run, because ms.jit freezes parameters it closes over at their first value.
+        if self.accumulates:
+            return self._micro_batch(*inputs)
         if not self.second_order:
             return self.whole.compile_and_run(*inputs)
         self.optimizer.expect_batch(inputs[0].shape[0])
@@ -332,6 +313,22 @@ class TrainStep(nn.Cell):
         else:
             loss = self.plain.compile_and_run(*inputs)
         self._plan = None if changed else (step + 1, next_factor, next_inverse)
+        return loss
+
+    def _micro_batch(self, *inputs: Tensor) -> Tensor:
+        capture = refresh = False
+        if self.second_order:
+            # Nothing that the plan depends on changes before the update.
+            step, next_factor, next_inverse = self._read_plan()
+            capture, refresh = step >= next_factor, step >= next_inverse
+        loss = self.micro.add(inputs, capture)
+        if self.micro.complete():
+            if capture:
+                refresh = self.micro.collect() and refresh
+            if refresh:
+                self._refresh()
+            self.micro.update()
+            self._plan = None
         return loss
 
     def _read_plan(self) -> tuple[int, int, int]:
