@@ -1,6 +1,7 @@
 """Step time of every method as a ratio to SGD, interleaved in one process.
 
     python benchmarks/step_time.py [--methods sgd,thor,kfac_eigen] [--rounds 15] [--json FILE]
+    python benchmarks/step_time.py --model resnet50 --image_size 64 --batch_size 8
 
 One round runs one plain step of SGD and one step of every kind (plain, factor, inverse) of every
 method, so that a drift of the machine's speed hits all alike. The amortised time of a method is
@@ -17,7 +18,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -27,7 +28,7 @@ from mindspore import Tensor, nn
 
 from mindspore_thor.curvature.base import FACTORS, SPECTRUM
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim import create_optimizer
+from mindspore_thor.optim import create_optimizer, optimizer_options
 from mindspore_thor.train.step import TrainStep
 from models import create_model
 
@@ -35,9 +36,9 @@ INTERVALS = {"factor_interval": 10, "inverse_interval": 20}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {}),
     "adamw": ("adamw", {}),
-    "thor": ("thor", {**INTERVALS, "split_dim": 72}),
-    "thor_stop": ("thor", {**INTERVALS, "split_dim": 72, "trace_thresholds": (0.01, 0.001)}),
-    "thor_nt": ("thor", {**INTERVALS, "split_dim": 72, "trace_thresholds": (0.0, 0.0)}),
+    "thor": ("thor", INTERVALS),
+    "thor_stop": ("thor", {**INTERVALS, "trace_thresholds": (0.01, 0.001)}),
+    "thor_nt": ("thor", {**INTERVALS, "trace_thresholds": (0.0, 0.0)}),
     "kfac_eigen": ("kfac", {**INTERVALS, "method": "eigen"}),
     "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
     "tkfac": ("tkfac", INTERVALS),
@@ -53,6 +54,20 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         {"factor_interval": 100, "inverse_interval": 100, "rate_samples": 32},
     ),
     "lngd_batch": ("lngd", {"factor_interval": 100, "inverse_interval": 100, "fisher": "batch"}),
+}
+
+
+class Setting(NamedTuple):
+    """A benchmarked model: what it is called, its options, and THOR's split dimension for it."""
+
+    title: str
+    options: dict[str, Any]
+    split_dim: int
+
+
+MODELS = {
+    "resnet20": Setting("ResNet-20", {"num_classes": 10, "in_channels": 3}, 72),
+    "resnet50": Setting("ResNet-50", {}, 128),
 }
 
 
@@ -132,18 +147,40 @@ class Runner:
         return {**medians, "amortised": total}
 
 
-def build(name: str, batch_size: int) -> tuple[Runner, tuple[Tensor, ...]]:
-    """A method's runner and the common batch (CIFAR shapes, fixed random pixels)."""
-    if name not in METHODS:
-        raise UserError(f"unknown method {name!r}: use some of {','.join(METHODS)}")
-    rng = np.random.default_rng(0)
-    images = Tensor(rng.standard_normal((batch_size, 3, 32, 32)).astype(np.float32))
-    labels = Tensor(rng.integers(0, 10, batch_size).astype(np.int32))
-    net = create_model("resnet20", num_classes=10, in_channels=3)
+def make_optimizer(name: str, model: str, **run: Any) -> tuple[nn.Cell, nn.Optimizer]:
+    """A benchmarked model, and a method of :data:`METHODS` on it.
+
+    Args:
+        name: a key of :data:`METHODS`.
+        model: a key of :data:`MODELS`.
+        **run: further keywords, for the methods that have them.
+
+    Raises:
+        UserError: for an unknown method or model.
+    """
+    for kind, given, known in (("method", name, METHODS), ("model", model, MODELS)):
+        if given not in known:
+            raise UserError(f"unknown {kind} {given!r}: use some of {','.join(known)}")
+    setting = MODELS[model]
+    net = create_model(model, **setting.options)
     method, options = METHODS[name]
-    optimizer = create_optimizer(method, net, 1e-3, **options)
+    valid = optimizer_options(method)
+    run = {"split_dim": setting.split_dim, **run}
+    options = {**options, **{key: value for key, value in run.items() if key in valid}}
+    return net, create_optimizer(method, net, 1e-3, **options)
+
+
+def build(
+    name: str, model: str, batch_size: int, image_size: int
+) -> tuple[Runner, tuple[Tensor, ...]]:
+    """A method's runner and the common batch (fixed random pixels)."""
+    net, optimizer = make_optimizer(name, model)
+    rng = np.random.default_rng(0)
+    shape = (batch_size, 3, image_size, image_size)
+    images = Tensor(rng.standard_normal(shape).astype(np.float32))
+    labels = Tensor(rng.integers(0, 10, batch_size).astype(np.int32))
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
-    intervals = [options.get(key, 1) for key in INTERVALS]
+    intervals = [METHODS[name][1].get(key, 1) for key in INTERVALS]
     return Runner(name, TrainStep(net, loss, optimizer), *intervals), (images, labels)
 
 
@@ -152,13 +189,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--model", default="resnet20", choices=list(MODELS))
+    parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--json", type=Path, help="also write the medians here")
     args = parser.parse_args(argv)
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
         names = list(dict.fromkeys(["sgd", *args.methods.split(",")]))
-        built = [build(name, args.batch_size) for name in names]
+        built = [build(name, args.model, args.batch_size, args.image_size) for name in names]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -170,7 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     results = {runner.name: runner.summary(skip) for runner, _ in built}
     base = results["sgd"]["plain"]
     print(
-        f"ResNet-20, 32x32, batch {args.batch_size}, medians of {args.rounds} rounds; "
+        f"{MODELS[args.model].title}, {args.image_size}x{args.image_size}, "
+        f"batch {args.batch_size}, medians of {args.rounds} rounds; "
         f"SGD {1e3 * base:.0f} ms"
     )
     print(

@@ -236,7 +236,7 @@ def test_there_is_a_recipe_for_every_method_on_the_main_pairs() -> None:
         # The LNGD paper: batch 256, x0.1 every 40 of 200 epochs.
         *[
             (f"resnet18_cifar10_{method}", 256, 200, [40, 80, 120, 160])
-            for method in ("adamw", "ekfac", "tkfac")
+            for method in ("adamw", "ekfac", "lngd", "tkfac")
         ],
     ],
 )
