@@ -180,6 +180,7 @@ def test_a_run_that_was_cut_continues(
 
 
 def test_a_signal_is_passed_on_and_the_run_continues(tmp_path: Path, fake: Path) -> None:
+    assert run_study(tmp_path, "--only", "sgd", "--max_runs", "2") == 0
     (fake / "behaviour.txt").write_text("wait")
 
     def interrupt() -> None:
@@ -195,8 +196,11 @@ def test_a_signal_is_passed_on_and_the_run_continues(tmp_path: Path, fake: Path)
     thread.join()
     (fake / "behaviour.txt").unlink()
     assert run_study(tmp_path, "--only", "sgd", "--max_runs", "1") == 0
-    assert labels(fake)[-1] == "sgd/tuning-1"
-    assert (tmp_path / "out" / "sgd" / "tuning-1" / "metrics.jsonl").is_file()
+    again = calls(fake)[-1]
+    assert labels(fake)[2:] == ["sgd/seed-1", "sgd/seed-1"]
+    assert again["resume_ckpt"] == again["output_dir"]
+    rows = runs_module.read_rows(tmp_path / "out" / "sgd" / "seed-1")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
 
 
 def test_a_diverged_run_is_a_result_and_is_not_repeated(tmp_path: Path, fake: Path) -> None:
