@@ -228,6 +228,17 @@ def test_wrong_input_of_a_run_and_changed_settings_end_the_study(
     assert "other settings" in capfd.readouterr().err
 
 
+def test_a_folder_of_something_else_is_left_alone(
+    tmp_path: Path, fake: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "out" / "sgd" / "tuning-1" / "thesis.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("years of work")
+    assert run_study(tmp_path, "--only", "sgd") == 2
+    assert "not a run of a study" in capfd.readouterr().err
+    assert other.read_text() == "years of work" and not calls(fake)
+
+
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path))
     with (
