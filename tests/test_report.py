@@ -72,7 +72,9 @@ def small(tmp_path: Path) -> Study:
 def readme(tmp_path: Path) -> Path:
     path = tmp_path / "models" / "mlp" / "README.md"
     path.parent.mkdir(parents=True)
-    path.write_text("above\n<!-- results: small -->\nold\n<!-- end of results: small -->\nbelow\n")
+    path.write_text(
+        "above\n<!-- results: small -->\nstale words\n<!-- end of results: small -->\nbelow\n"
+    )
     return path
 
 
@@ -88,7 +90,7 @@ def test_both_factors_of_the_time_to_accuracy_are_shown(
     write_step_time(tmp_path / "logs" / "small")
     assert program.report(tmp_path, tmp_path / "logs", [small], check=False) == [readme]
     text = readme.read_text()
-    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert text.startswith("above\n") and text.endswith("below\n") and "stale words" not in text
     # Medians over the seeds: SGD .3 .5 .65 .8; THOR .5 .8 .85 .84, its third seed missing at the
     # end and so counted as the worst. 50 steps of 0.1 s and of 0.13 s are 5 s and 6.5 s.
     assert cells(text, "| sgd | 3 |") == [

@@ -180,6 +180,7 @@ def test_a_run_that_was_cut_continues(
 
 
 def test_a_signal_is_passed_on_and_the_run_continues(tmp_path: Path, fake: Path) -> None:
+    assert run_study(tmp_path, "--only", "sgd", "--max_runs", "2") == 0
     (fake / "behaviour.txt").write_text("wait")
 
     def interrupt() -> None:
@@ -195,8 +196,11 @@ def test_a_signal_is_passed_on_and_the_run_continues(tmp_path: Path, fake: Path)
     thread.join()
     (fake / "behaviour.txt").unlink()
     assert run_study(tmp_path, "--only", "sgd", "--max_runs", "1") == 0
-    assert labels(fake)[-1] == "sgd/tuning-1"
-    assert (tmp_path / "out" / "sgd" / "tuning-1" / "metrics.jsonl").is_file()
+    again = calls(fake)[-1]
+    assert labels(fake)[2:] == ["sgd/seed-1", "sgd/seed-1"]
+    assert again["resume_ckpt"] == again["output_dir"]
+    rows = runs_module.read_rows(tmp_path / "out" / "sgd" / "seed-1")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
 
 
 def test_a_diverged_run_is_a_result_and_is_not_repeated(tmp_path: Path, fake: Path) -> None:
@@ -222,6 +226,17 @@ def test_wrong_input_of_a_run_and_changed_settings_end_the_study(
     path = write_study(tmp_path, common=changed)
     assert program.main([str(path), "--output_dir", str(tmp_path / "out")]) == 2
     assert "other settings" in capfd.readouterr().err
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    tmp_path: Path, fake: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "out" / "sgd" / "tuning-1" / "thesis.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("years of work")
+    assert run_study(tmp_path, "--only", "sgd") == 2
+    assert "not a run of a study" in capfd.readouterr().err
+    assert other.read_text() == "years of work" and not calls(fake)
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -47,12 +47,16 @@ def _draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(study.title)
+<<<<<<< HEAD
     colours = colormaps["tab20"](range(20))
+=======
+    colours = colormaps["tab20"]
+>>>>>>> w-bench
     worst = math.inf if study.task.lower_is_better else -math.inf
     for name, item in summaries.items():
         # By its place in the study, so that a method keeps its colour in every figure.
         order = list(study.methods).index(name) if name in study.methods else len(study.methods)
-        colour = colours[(2 * order + (order >= 10)) % 20]
+        colour = colours((2 * order + (order >= 10)) % 20)
         scale = 1.0 if seconds is None else seconds[name]
         for run in item.runs if len(item.runs) > 1 else []:
             _line(axes, study, metric_curve(run.rows, study.metric, worst), scale, colour, None)

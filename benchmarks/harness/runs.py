@@ -185,6 +185,8 @@ class Runner:
         """Make the run's folder, or find its checkpoint; return the arguments of ``train.py``."""
         kept = list_checkpoints(folder) if folder.is_dir() else []
         if folder.is_dir() and not kept:
+            if any(folder.iterdir()) and not (folder / RECIPE_NAME).is_file():
+                raise UserError(f"{folder}: not a run of a study; give another --output_dir")
             # Cut before its first checkpoint: there is nothing to continue.
             shutil.rmtree(folder)
         if not kept:

@@ -114,7 +114,7 @@ class LayerCurvature(nn.Cell):
         over the uses, and the positions of all uses count. No uses means that nothing was
         collected (a stopped layer), and leaves everything as it is.
         """
-        if fresh[self.end] > 0:
+        if part(fresh, self.end, 1).reshape(()) > 0:
             mean = self.averaged(fresh)
             if self.decay > 0:
                 keep = self.kept_weight()
@@ -123,13 +123,15 @@ class LayerCurvature(nn.Cell):
 
     def averaged(self, fresh: Tensor) -> Tensor:
         """Statistics that were added up over the layer's uses, as their mean."""
-        uses = fresh[self.end]
-        tail = ops.stack((uses, fresh[self.end + 1] * uses, fresh[self.end + 2]))
-        return ops.concat((fresh[: self.end], tail)) / uses
+        uses = part(fresh, self.end, 1)
+        positions = part(fresh, self.end + 1, 1) * uses
+        samples = part(fresh, self.end + 2, 1)
+        return ops.concat((part(fresh, 0, self.end), uses, positions, samples)) / uses
 
     def kept_weight(self) -> Tensor:
         """The weight of the stored statistics: ``decay``, but 0 where nothing is stored yet."""
-        return self.decay * ops.cast(self.statistics[self.end] > 0, ms.float32)
+        stored = part(self.statistics, self.end, 1).reshape(()) > 0
+        return self.decay * ops.cast(stored, ms.float32)
 
     def observe(self, matrix: Tensor) -> None:
         """Let the step's gradient enter, [groups, d_out, d_in(+1)], where statistics come from it.
