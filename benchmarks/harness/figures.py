@@ -47,11 +47,7 @@ def _draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(study.title)
-<<<<<<< HEAD
-    colours = colormaps["tab20"](range(20))
-=======
     colours = colormaps["tab20"]
->>>>>>> w-bench
     worst = math.inf if study.task.lower_is_better else -math.inf
     for name, item in summaries.items():
         # By its place in the study, so that a method keeps its colour in every figure.
