@@ -11,6 +11,7 @@ from typing import Any
 
 from mindspore import Tensor, nn
 
+from mindspore_thor.curvature.direct import GraphKind
 from mindspore_thor.nn.capture import Capture, GatherHook, Hook
 from mindspore_thor.nn.coverage import CoveredLayer
 from mindspore_thor.nn.direct import DirectCapture, DirectHook, NoBias
@@ -52,7 +53,11 @@ def _derived_class(captured: type, original: type) -> type:
 
 
 def attach(
-    layer: CoveredLayer, curvature: nn.Cell, due: Tensor, inverse_scale: float = 1.0
+    layer: CoveredLayer,
+    curvature: nn.Cell,
+    due: Tensor,
+    graph: GraphKind,
+    inverse_scale: float = 1.0,
 ) -> None:
     """Make a layer's backward pass hand out statistics.
 
@@ -60,6 +65,7 @@ def attach(
         layer: the layer, as found by :func:`mindspore_thor.nn.find_layers`.
         curvature: the layer's curvature (probe, state and rule).
         due: int32 scalar parameter, 1 where the step collects statistics.
+        graph: what the graph being compiled is for.
         inverse_scale: what undoes the loss scale on output gradients.
     """
     cell = layer.cell
@@ -69,7 +75,10 @@ def attach(
         return
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
     hook = hook_type(
-        Capture(layer.rows, curvature.make_rule(), curvature.size, inverse_scale), curvature, due
+        Capture(layer.rows, curvature.make_rule(), curvature.size, inverse_scale),
+        curvature,
+        due,
+        graph,
     )
     _install(layer, hook)
 

@@ -13,6 +13,8 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.curvature.direct import PLAIN, GraphKind
+
 
 class Capture(nn.Cell):
     """One layer's linear map with a backward pass that also computes its statistics.
@@ -82,16 +84,21 @@ class Bound(nn.Cell):
         capture: the capture cell.
         curvature: the layer's curvature; supplies the probe, the state and the layer's own switch.
         due: int32 scalar parameter, 1 where this step collects statistics.
+        graph: what the graph being compiled is for.
     """
 
-    def __init__(self, capture: Capture, curvature: nn.Cell, due: Tensor) -> None:
+    def __init__(self, capture: Capture, curvature: nn.Cell, due: Tensor, graph: GraphKind) -> None:
         super().__init__(auto_prefix=False)
         self.capture = capture
         self.curvature = curvature
         self.due = due
+        self.graph = graph
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map."""
+        if self.graph.kind == PLAIN:
+            # The compiler would prune the capture, but only after seconds of compiling it.
+            return self.capture.run(x, weight)
         curvature = self.curvature
         flag = self.due * curvature.active
         return self.capture(x, weight, flag, curvature.capture_state(), curvature.statistics)

@@ -171,7 +171,7 @@ class SecondOrder(nn.Optimizer):
         roles = [(_PLAIN, 0)] * len(self.weights)
         for k, (layer, curvature) in enumerate(zip(layers, curvatures)):
             if curvature.direct:
-                attach(layer, curvature, self.due, self.inverse_scale)
+                attach(layer, curvature, self.due, self.graph, self.inverse_scale)
                 continue
             if layer.rows is None:
                 roles[layer.weight] = (_ELEMENTWISE, k)
@@ -182,7 +182,7 @@ class SecondOrder(nn.Optimizer):
             if self.homogeneous(layer):
                 roles[layer.bias] = (_BIAS, k)
             if curvature.captures:
-                attach(layer, curvature, self.due, self.inverse_scale)
+                attach(layer, curvature, self.due, self.graph, self.inverse_scale)
         self.roles = tuple(roles)
         self.matrices = tuple(
             (layer.weight, layer.bias if self.homogeneous(layer) else -1) for layer in layers
