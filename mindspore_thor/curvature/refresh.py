@@ -27,11 +27,11 @@ _MIN = ops.ReduceMin()
 
 
 class Piece(NamedTuple):
-    """Where a layer's solutions are found: ``count`` matrices from ``start`` on in ``batch``."""
+    """Where a layer's solutions are found: ``number`` matrices from ``start`` on in ``batch``."""
 
     batch: int
     start: int
-    count: int
+    number: int
 
 
 class Batch(NamedTuple):
@@ -44,11 +44,11 @@ class Batch(NamedTuple):
     kind: str
     size: int
     width: int
-    count: int
+    number: int
     layers: tuple[int, ...]
     matrices: tuple[int, ...]
     shifts: tuple[int, ...]
-    counts: tuple[int, ...]
+    numbers: tuple[int, ...]
 
 
 def batches_of(layers: Sequence[LayerCurvature]) -> tuple[Batch, ...]:
@@ -77,7 +77,7 @@ def pieces_of(batches: Sequence[Batch], layers: int) -> tuple[tuple[Piece, ...],
     found: list[dict[int, Piece]] = [{} for _ in range(layers)]
     for b, batch in enumerate(batches):
         start = 0
-        for k, i, n in zip(batch.layers, batch.matrices, batch.counts):
+        for k, i, n in zip(batch.layers, batch.matrices, batch.numbers):
             found[k][i] = Piece(b, start, n)
             start += n
     return tuple(tuple(of_layer[i] for i in sorted(of_layer)) for of_layer in found)
@@ -209,7 +209,7 @@ class Refresh(nn.Cell):
         self.batch_numbers = tuple(range(len(self.batches)))
         self.pieces = pieces_of(self.batches, len(layers))
         rank, ranks = world()
-        sizes = [batch.size for batch in self.batches for _ in range(batch.count)]
+        sizes = [batch.size for batch in self.batches for _ in range(batch.number)]
         self.assignment = assign(sizes, ranks, share)
         self.exchanges = self.assignment.workers > 1 and len(layers) > 0
         if self.exchanges:
@@ -223,10 +223,10 @@ class Refresh(nn.Cell):
         places: list[Tensor] = []
         counts: list[int] = []
         for batch in self.batches:
-            held = [i for i in range(batch.count) if start + i in mine]
-            start += batch.count
+            held = [i for i in range(batch.number) if start + i in mine]
+            start += batch.number
             # A row of zeros behind the own solutions stands for all that others solve.
-            place = np.full(batch.count, len(held), np.int32)
+            place = np.full(batch.number, len(held), np.int32)
             place[held] = np.arange(len(held))
             own.append(Tensor(np.array(held or [0], np.int32)))
             places.append(Tensor(place))
@@ -237,8 +237,8 @@ class Refresh(nn.Cell):
             length = batch.size * batch.width
             if batch.width == batch.size:
                 length = packed_length(batch.size)
-            lengths.append(batch.count * length)
-        lengths += [batch.count for batch in self.batches]
+            lengths.append(batch.number * length)
+        lengths += [batch.number for batch in self.batches]
         self.sum = FusedSum(lengths, group=team_group(self.assignment.team(rank), ranks))
 
     def refresh(self, damping: Tensor) -> None:
@@ -319,18 +319,18 @@ class Refresh(nn.Cell):
         if _MAX(wanted) > 0:
             solved, ok = self.solve_own(b, matrices, shifts)
         else:
-            solved = ops.zeros((batch.count, batch.size, batch.width), ms.float32)
-            ok = ops.zeros((batch.count,), ms.float32)
+            solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
+            ok = ops.zeros((batch.number,), ms.float32)
         return solved, ok
 
     def solve_own(self, b: int, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's solutions of one batch, all others zero."""
         batch = self.batches[b]
-        if not self.exchanges or self.own_counts[b] == batch.count:
+        if not self.exchanges or self.own_counts[b] == batch.number:
             return solve_each(batch.kind, matrices, shifts)
         if self.own_counts[b] == 0:
-            empty = ops.zeros((batch.count, batch.size, batch.width), ms.float32)
-            return empty, ops.zeros((batch.count,), ms.float32)
+            empty = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
+            return empty, ops.zeros((batch.number,), ms.float32)
         own = self.own[b]
         solved, ok = solve_each(
             batch.kind, ops.gather(matrices, own, 0), ops.gather(shifts, own, 0)
