@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     layers: tuple[int, ...]
     matrices: tuple[int, ...]
     shifts: tuple[int, ...]
-    counts: tuple[int, ...]
+    numbers: tuple[int, ...]
 
 
 def batches_of(layers: Sequence[LayerCurvature]) -> tuple[Batch, ...]:
@@ -77,7 +77,7 @@ def pieces_of(batches: Sequence[Batch], layers: int) -> tuple[tuple[Piece, ...],
     found: list[dict[int, Piece]] = [{} for _ in range(layers)]
     for b, batch in enumerate(batches):
         start = 0
-        for k, i, n in zip(batch.layers, batch.matrices, batch.counts):
+        for k, i, n in zip(batch.layers, batch.matrices, batch.numbers):
             found[k][i] = Piece(b, start, n)
             start += n
     return tuple(tuple(of_layer[i] for i in sorted(of_layer)) for of_layer in found)

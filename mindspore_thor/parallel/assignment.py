@@ -41,14 +41,14 @@ def workers_of(ranks: int, share: Share) -> int:
     Raises:
         UserError: where that many copies do not divide the ranks evenly.
     """
-    share = check_share(share)
-    copies = {"one": 1, "all": ranks}[share] if isinstance(share, str) else share
+    check_share(share)
+    copies = share if isinstance(share, int) else {"one": 1, "all": ranks}[share]
     if ranks % copies:
         raise UserError(
             f"inverse_share={share}: {ranks} ranks cannot be divided into {copies} equal teams; "
             "use a divisor of the number of ranks"
         )
-    return int(ranks // copies)
+    return ranks // copies
 
 
 @dataclass(frozen=True)

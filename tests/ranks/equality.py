@@ -33,7 +33,7 @@ METHODS = {
     "thor_all": ("thor", {**INTERVALS, "inverse_share": "all"}),
     "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
     "kfac_eigen": ("kfac", {**INTERVALS, "method": "eigen"}),
-    "ekfac": ("ekfac", INTERVALS),
+    "ekfac": ("ekfac", {}),
     "tkfac": ("tkfac", INTERVALS),
     "eva": ("eva", {"factor_interval": 2}),
     "shampoo": ("shampoo", {**INTERVALS, "max_preconditioner_dim": 8}),
