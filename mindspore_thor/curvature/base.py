@@ -143,6 +143,10 @@ class LayerCurvature(nn.Cell):
         """T, the number of shared positions."""
         return part(self.statistics, self.end + 1, 1).reshape(())
 
+    def rank_state(self) -> tuple[Parameter, ...]:
+        """State that belongs to the rank's own samples, which are its last axis."""
+        return ()
+
     def symmetric(self) -> tuple[tuple[int, int, int], ...]:
         """(start, count, size) of the symmetric matrices in the statistics."""
         return ()

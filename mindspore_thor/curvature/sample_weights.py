@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import META, state
 from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKind
@@ -205,6 +205,10 @@ class SampleWeights(DirectCurvature):
     def make_direct_rule(self, has_bias: bool, inverse_scale: float) -> WeightingRule:
         """The rule that solves for the weights and applies them."""
         return WeightingRule(self.rows, has_bias, inverse_scale, *self.settings)
+
+    def rank_state(self) -> tuple[Parameter, ...]:
+        """The stored weights."""
+        return () if self.share == "none" else (self.store,)
 
     def capture_state(self) -> tuple[Tensor, ...]:
         """This slot's stored weights [N]; the other three are not used."""

@@ -209,6 +209,14 @@ class SecondOrder(nn.Optimizer):
         probes = [c.symmetric() if c.shared else None for c in self.curvatures if c.captures]
         return (*[()] * len(self.weights), *probes)
 
+    def rank_state(self) -> tuple[Parameter, ...]:
+        """State that belongs to the rank's own samples, which are its last axis."""
+        return tuple(p for c in self.curvatures for p in c.rank_state())
+
+    def scratch(self) -> tuple[Parameter, ...]:
+        """Parameters that carry nothing from one step to the next: no checkpoint needs them."""
+        return tuple(c.statistics for c in self.curvatures if c.captures and not c.shared)
+
     # -- one step, inside compiled graphs -----------------------------------------------------
 
     def step_number(self) -> Tensor:

@@ -12,6 +12,7 @@ from mindspore import Tensor
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.parallel.agreement import any_rank
 from mindspore_thor.parallel.communication import world
+from mindspore_thor.parallel.rank_state import gather_state
 from mindspore_thor.train.build import Session
 from mindspore_thor.train.checkpoint import (
     Position,
@@ -213,11 +214,13 @@ class Trainer:
         if self._saved_at == (position.epoch, position.step, len(position.metrics)):
             return
         position.wall_clock = time.monotonic() - self._clock
+        session = self._session
+        state = gather_state(session.step.parameters_dict(), session.optimizer)
         if self._folder is not None:
             save_checkpoint(
                 self._folder.checkpoint(position.epoch, position.step),
-                self._session.weight_names,
-                self._session.step.parameters_dict(),
+                session.weight_names,
+                state,
                 position,
             )
             prune_checkpoints(self._folder.path, self._options.keep_checkpoints)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.parallel.rank_state import spread_state
 from mindspore_thor.train.build import Session
 from mindspore_thor.train.checkpoint import Position
 from mindspore_thor.train.ckpt_file import assign
@@ -69,6 +70,7 @@ def restore(
             f"{state_file}: all {epochs} epochs are done; evaluate it with eval.py, or train on "
             "with a larger --train.epochs"
         )
+    values = spread_state(values, session.optimizer)
     assign(session.step.parameters_dict(), values, state_file)
     position.config = session.config.to_dict()
     return changes
