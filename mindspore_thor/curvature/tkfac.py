@@ -64,19 +64,17 @@ class WeightedMomentsRule(nn.Cell):
         return ops.concat((phi.reshape(-1), psi.reshape(-1), meta))
 
 
-def normalised_factors(
-    statistics: Tensor, layout: KroneckerLayout, damping: Tensor
-) -> tuple[Tensor, ...]:
-    """sqrt(delta) Phi [n, d, d] and sqrt(lam) [n], and the same of Psi.
+def normalised_moments(
+    statistics: Tensor, layout: KroneckerLayout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The trace delta = E[sum_t |g|^2 |a|^2] of the Fisher block, per group [groups, 1, 1, 1].
 
-    delta = E[sum_t |g|^2 |a|^2] is the trace of the Fisher block, per group; Phi and Psi are the
-    moments scaled to trace 1.
+    And Phi and Psi, the moments scaled to trace 1, [groups, 1, d, d].
     """
     a, g, positions = factors_of(statistics, layout)
     delta = (trace(a) * positions).reshape((-1, 1, 1, 1))
-    scale = ops.sqrt(delta) * positions / ops.maximum(delta, _SMALLEST_TRACE)
-    root = ops.sqrt(damping)
-    return stack(scale * a), per_block(root, a), stack(scale * g), per_block(root, g)
+    scale = positions / ops.maximum(delta, _SMALLEST_TRACE)
+    return delta, scale * a, scale * g
 
 
 class TraceFactors(KroneckerCurvature):
@@ -107,9 +105,24 @@ class TraceFactors(KroneckerCurvature):
         """Both inverses."""
         return self.inverse_phi, self.inverse_psi
 
+    def delta(self) -> Tensor:
+        """The trace of the Fisher block, per group [groups, 1, 1, 1]."""
+        return normalised_moments(self.statistics, self.layout)[0]
+
+    def phi(self) -> Tensor:
+        """Phi with trace 1, [groups, 1, d_in(+1), d_in(+1)]."""
+        return normalised_moments(self.statistics, self.layout)[1]
+
+    def psi(self) -> Tensor:
+        """Psi with trace 1, [groups, 1, d_out, d_out]."""
+        return normalised_moments(self.statistics, self.layout)[2]
+
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """sqrt(delta) Phi and sqrt(delta) Psi, each with sqrt(lam)."""
-        return normalised_factors(self.statistics, self.layout, damping)
+        delta, phi, psi = normalised_moments(self.statistics, self.layout)
+        scale, root = ops.sqrt(delta), ops.sqrt(damping)
+        phi, psi = scale * phi, scale * psi
+        return stack(phi), per_block(root, phi), stack(psi), per_block(root, psi)
 
     def install(
         self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
