@@ -33,10 +33,22 @@ def rates() -> list[float]:
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda n: THOR(n, rates(), loss_scale=8.0, **INTERVALS), lambda: token_net(batch=6)),
+        pytest.param(
+            lambda n: THOR(n, rates(), loss_scale=8.0, **INTERVALS),
+            lambda: token_net(batch=6),
+            marks=pytest.mark.slow,
+        ),
         (lambda n: KFAC(n, rates(), **INTERVALS), lambda: mlp(batch=6)),
-        (lambda n: create_optimizer("tkfac", n, rates(), **INTERVALS), lambda: mlp(batch=6)),
-        (lambda n: create_optimizer("eva", n, rates()), lambda: mlp(batch=6)),
+        pytest.param(
+            lambda n: create_optimizer("tkfac", n, rates(), **INTERVALS),
+            lambda: mlp(batch=6),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda n: create_optimizer("eva", n, rates()),
+            lambda: mlp(batch=6),
+            marks=pytest.mark.slow,
+        ),
         (lambda n: create_optimizer("shampoo", n, rates(), **INTERVALS), lambda: mlp(batch=6)),
         (lambda n: create_optimizer("adamw", n, rates()), lambda: mlp(batch=6)),
     ],

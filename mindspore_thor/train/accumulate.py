@@ -93,11 +93,11 @@ class CollectStep(nn.Cell):
         self.optimizer = optimizer
 
     def construct(self) -> Tensor:
-        """Whether they have entered."""
-        good = self.sums.good > 0
-        if good:
+        """The step's number."""
+        if self.sums.good > 0:
             self.optimizer.collect(self.sums.mean(len(self.sums.means)))
-        return good
+        # Not the condition itself: where both branches return that, the compiler drops the branch.
+        return self.optimizer.step_number()
 
 
 class UpdateStep(nn.Cell):
@@ -202,7 +202,8 @@ class AccumulatedStep(nn.Cell):
 
     def collect(self) -> bool:
         """Let the statistics enter; returns whether they did."""
-        return bool(self.enter.compile_and_run().asnumpy())
+        self.enter.compile_and_run()
+        return bool(self.sums.good.asnumpy() > 0)
 
     def update(self) -> None:
         """Update the weights and begin the next accumulation."""
