@@ -7,7 +7,7 @@ are as few of them as the tests allow.
 
 from __future__ import annotations
 
-import math
+from statistics import NormalDist
 
 import mindspore as ms
 import numpy as np
@@ -26,6 +26,11 @@ _FACTORS = tuple(_constant(factor) for _, factor in _ROUNDS)
 _GOLDEN, _STEP, _SECOND = _constant(0x9E3779B9), _constant(0x85EBCA6B), _constant(0xC2B2AE35)
 
 
+QUANTILES = 2**14
+"""Entries of the table; the largest number in it is 4.2 standard deviations."""
+_HIGH, _LOW = _constant(32 - 14), _constant(QUANTILES - 1)
+
+
 def _hash(x: Tensor) -> Tensor:
     """A bijection of int32 that leaves no visible pattern of consecutive numbers."""
     for shift, mask, factor in zip(_SHIFTS, _MASKS, _FACTORS):
@@ -35,17 +40,24 @@ def _hash(x: Tensor) -> Tensor:
     return x
 
 
-def _uniform(bits: Tensor) -> Tensor:
-    """int32 as float32 in (0, 1)."""
-    return ops.maximum(ops.cast(bits, ms.float32) * 2.0**-32 + 0.5, 2.0**-25)
+def _quantiles() -> Tensor:
+    """float32 [QUANTILES]: squares of a standard normal number, equally likely, with mean 1."""
+    inverse = NormalDist().inv_cdf
+    squares = [inverse(0.5 + (k + 0.5) / (2 * QUANTILES)) ** 2 for k in range(QUANTILES)]
+    # The last interval's middle lies below its mean: without this the factors would be too small.
+    return Tensor(np.array(squares) / np.mean(squares), ms.float32)
+
+
+_TABLE = _quantiles()
 
 
 def squared_normal(rows: int, count: int, key: int, step: Tensor) -> Tensor:
-    """Squares of independent standard normal numbers (Box and Muller).
+    """Squares of independent standard normal numbers, drawn from a table of quantiles.
 
-    The squares of a pair are r^2 cos^2 and r^2 sin^2 with r^2 = -2 log u, so one logarithm and one
-    cosine of the doubled angle give both. A row's numbers depend on its index and on ``count``,
-    not on how many rows there are.
+    A table, because it has the same bits in every run: MindSpore's CPU kernels for logarithm and
+    cosine round differently with the number of threads, which they choose while they run.
+
+    A row's numbers depend on its index and on ``count``, not on how many rows there are.
 
     Args:
         rows: how many rows.
@@ -59,9 +71,7 @@ def squared_normal(rows: int, count: int, key: int, step: Tensor) -> Tensor:
     half = (count + 1) // 2
     start = _hash(_hash(step * _STEP) + key)
     bits = _hash(ops.cast(ops.arange(rows * half), ms.int32) * _GOLDEN + start)
-    half_square = -ops.log(_uniform(bits))
-    # The product's high bits come from all bits; the radius only shows the high ones.
-    cosine = ops.cos((2.0 * math.pi) * _uniform(bits * _SECOND))
-    first = half_square * (1.0 + cosine)
-    pairs = (first.reshape((rows, half)), (2.0 * half_square - first).reshape((rows, half)))
-    return ops.concat(pairs, 1)[:, :count]
+    # Two numbers of one hash: its high bits, and those of a product that mixes the low ones in.
+    indices = ops.concat((bits.reshape((rows, half)), (bits * _SECOND).reshape((rows, half))), 1)
+    indices = ops.bitwise_and(ops.bitwise_right_shift(indices, _HIGH), _LOW)
+    return ops.gather(_TABLE, indices, 0)[:, :count]
