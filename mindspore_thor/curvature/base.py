@@ -107,7 +107,7 @@ class LayerCurvature(nn.Cell):
         """
         return self.active * 1
 
-    def collect(self, fresh: Tensor) -> None:
+    def collect(self, fresh: Tensor) -> bool:
         """Let fresh statistics enter, averaged over the layer's uses in this pass.
 
         A layer used several times in one forward pass adds its statistics up: means are taken
@@ -120,6 +120,9 @@ class LayerCurvature(nn.Cell):
                 keep = self.kept_weight()
                 mean = keep * self.statistics + (1.0 - keep) * mean
             ops.assign(self.statistics, mean)
+        # A method that ends in a lazy branch without a result compiles to a call of the Python
+        # interpreter, on the host.
+        return True
 
     def averaged(self, fresh: Tensor) -> Tensor:
         """Statistics that were added up over the layer's uses, as their mean."""
@@ -200,12 +203,13 @@ class LayerCurvature(nn.Cell):
         """What happens every inverse interval in a layer without a solver."""
         self.derive(damping)
 
-    def retry(self, damping: Tensor) -> None:
+    def retry(self, damping: Tensor) -> bool:
         """Derive again with this larger damping if the last attempt failed."""
         if self.counts[3] > 0:
             # Both attempts are one failure.
             ops.assign(self.counts, self.counts - _FAILED)
             self.derive(damping)
+        return True
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The preconditioned gradient, [groups, d_out, d_in(+1)] -> the same shape."""

@@ -112,7 +112,7 @@ class CorrectedFactors(EigenFactors):
         """S, [groups, d_out, d_in(+1)]."""
         return self.statistics[self.end_g : self.end].reshape(self.shape)
 
-    def collect(self, fresh: Tensor) -> None:
+    def collect(self, fresh: Tensor) -> bool:
         """Let those of A, G and S enter that this step has collected."""
         if fresh[self.end] > 0:
             mean, old = self.averaged(fresh), self.statistics
@@ -132,6 +132,7 @@ class CorrectedFactors(EigenFactors):
             )
             ops.assign(self.statistics, blended)
             ops.assign(self.provisional, self.provisional * ops.cast(measured == 0, ms.int32))
+        return True
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both eigenbases, and what holds S."""

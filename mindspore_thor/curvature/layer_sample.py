@@ -248,11 +248,10 @@ class LayerSample(DirectCurvature):
         step = self.step.reshape(())
         return self.inverse_phi.reshape((-1,)), self.inverse_psi.reshape((-1,)), step, step
 
-    def collect(self, fresh: Tensor) -> None:
+    def collect(self, fresh: Tensor) -> bool:
         """Let the batch's Phi, and its psi with trace 1, enter the moving average.
 
         Means are taken over the layer's uses in this pass; no uses leave everything as it is.
-        There is no branch: one at the end of a method without result compiles to a Python call.
         """
         used = fresh[self.end] > 0
         uses = ops.maximum(fresh[self.end], 1.0)
@@ -265,6 +264,7 @@ class LayerSample(DirectCurvature):
         keep = self.kept_weight()
         mean = keep * self.statistics + (1.0 - keep) * mean
         ops.assign(self.statistics, ops.where(used, mean, self.statistics))
+        return True
 
     def factor_phi(self) -> Tensor:
         """Phi, [groups, d_in, d_in]."""

@@ -219,7 +219,7 @@ class SampleWeights(DirectCurvature):
             return ops.gather(self.store, self.slot, 0), none, none, none
         return self.store.reshape((-1,)), none, none, none
 
-    def collect(self, fresh: Tensor) -> None:
+    def collect(self, fresh: Tensor) -> bool:
         """Store the weights of this step, averaged over the layer's uses in this pass."""
         n = fresh.shape[0] - META
         used = fresh[n] > 0
@@ -229,6 +229,7 @@ class SampleWeights(DirectCurvature):
         solved = ops.cast(used, ms.int32)
         failed = solved * ops.cast(fresh[n + 1] > 0, ms.int32)
         self.count(solved - failed, 0, failed)
+        return True
 
     def keep(self, weights: Tensor, used: Tensor) -> None:
         """Store the weights [1, N] of one step if the layer was used in it."""

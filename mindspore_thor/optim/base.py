@@ -256,7 +256,7 @@ class SecondOrder(nn.Optimizer):
         if self.remeasures:
             ops.assign(self.due, SPECTRUM * ops.ones_like(self.due))
 
-    def refresh_stored(self) -> None:
+    def refresh_stored(self) -> bool:
         """Refresh where that is due and this step collects nothing.
 
         Such a refresh depends on stored statistics alone, so it happens even if the batch turns
@@ -264,6 +264,7 @@ class SecondOrder(nn.Optimizer):
         """
         if ops.logical_and(self.step_number() >= self.next_inverse, self.due == 0):
             self.refresh()
+        return True  # see LayerCurvature.collect
 
     def refresh_due(self) -> Tensor:
         """Whether inverses are due and the collection, if any was due, has happened."""
@@ -368,7 +369,7 @@ class SecondOrder(nn.Optimizer):
             due = ops.where(step >= self.next_inverse, due, due * (1 + SPECTRUM))
         ops.assign(self.due, due)
 
-    def prepare(self, gradients: Sequence[Tensor]) -> None:
+    def prepare(self, gradients: Sequence[Tensor]) -> bool:
         """All that comes before the update: gradients of ``parameters``, the statistics last."""
         count = len(self.roles)
         if len(gradients) != count + self.probe_count:
@@ -380,6 +381,7 @@ class SecondOrder(nn.Optimizer):
             self.collect(gradients)
         if self.step_number() >= self.next_inverse:
             self.refresh()
+        return True  # see LayerCurvature.collect
 
     def construct(self, gradients: Sequence[Tensor]) -> Tensor:
         """All phases in one graph: gradients of ``parameters``, the statistics last."""

@@ -121,12 +121,13 @@ class WholeStep(nn.Cell):
             self.guard.reject()
         return loss
 
-    def remeasure(self, *inputs: Tensor) -> None:
+    def remeasure(self, *inputs: Tensor) -> bool:
         """A second pass over the batch, whose statistics see what was refreshed."""
         self.guard.rewind()
         _, gradients, finite = self.backward(*inputs)
         if finite:
             self.optimizer.collect(gradients)
+        return True  # see LayerCurvature.collect
 
 
 class CaptureStep(nn.Cell):
