@@ -1,0 +1,54 @@
+"""No compiled graph may call back into the Python interpreter, which runs on the host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+import mindspore_thor as mt
+
+ms.set_context(mode=ms.GRAPH_MODE)
+x = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+batch = Tensor(x), Tensor(np.arange(8).astype(np.int32) % 3)
+loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+
+
+def make(method):
+    net = nn.SequentialCell(nn.Dense(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dense(4, 3))
+    return mt.TrainStep(net, loss, getattr(mt, method)(net, 0.1))
+
+
+for method in sys.argv[1:]:
+    make(method)(*batch)
+    make(method).whole(*batch)
+"""
+
+
+@pytest.mark.slow
+def test_no_graph_calls_python(tmp_path: Path) -> None:
+    """The graphs of the host's path, and the one that does everything, as data sinking needs it."""
+    environment = {
+        **os.environ,
+        "MS_DEV_SAVE_GRAPHS": "1",
+        "MS_DEV_SAVE_GRAPHS_PATH": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    }
+    methods = ["THOR", "EKFAC"]
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, *methods], env=environment, check=True, timeout=600
+    )
+    graphs = [path.read_text() for path in sorted(tmp_path.rglob("*_validate_*.ir"))]
+    # The capture, the refresh, the update and the whole step of each method.
+    assert len(graphs) >= 4 * len(methods)
+    assert sum("MatrixInverse" in text for text in graphs) >= 2
+    for text in graphs:
+        assert "PyExecute" not in text and "PyInterpret" not in text
