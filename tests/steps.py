@@ -67,20 +67,20 @@ class Outer(nn.Cell):
 
 
 def run(
-    method: Callable[..., nn.Cell],
+    optimizer: Callable[..., nn.Cell],
     oracle: Callable[..., Base],
     problem: Problem,
     data: Batches | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], Any, Any]:
-    """A method and its oracle side by side; ``options`` go to both, no momentum unless given."""
+    """An optimizer and its oracle side by side; ``options`` go to both, no momentum unless given."""
     net, x, labels = problem
     lr = options.pop("lr", 1.0)
     options.setdefault("momentum", 0.0)
     return compare(
         net,
         data or [(x, labels)],
-        lambda n: TrainStep(n, cross_entropy(), method(n, lr, **options)),
+        lambda n: TrainStep(n, cross_entropy(), optimizer(n, lr, **options)),
         lambda o: oracle(o, lr=lr, **options),
     )
 

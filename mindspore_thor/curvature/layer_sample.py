@@ -18,7 +18,7 @@ from mindspore_thor.curvature.base import state
 from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKind
 from mindspore_thor.curvature.kronecker import trace
 from mindspore_thor.linalg.blocks import block_layout
-from mindspore_thor.linalg.inverse import damped_inverse
+from mindspore_thor.linalg.inverse import inverse_each
 from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
 from mindspore_thor.linalg.random import squared_normal
 
@@ -299,9 +299,11 @@ class LayerSample(DirectCurvature):
 
     def inverted(self, phi: Tensor, damping: Tensor, raised: Tensor) -> tuple[Tensor, Tensor]:
         """Phi's inverse and whether it is good, with more damping where the first attempt fails."""
-        inverse, ok = damped_inverse(phi, damping)
+        inverse, sound = inverse_each(phi, damping.reshape((-1,)))
+        ok = sound.all()
         if ok:
             result, good = inverse, ok
         else:
-            result, good = damped_inverse(phi, raised)
+            result, sound_now = inverse_each(phi, raised.reshape((-1,)))
+            good = sound_now.all()
         return result, good
