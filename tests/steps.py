@@ -73,7 +73,7 @@ def run(
     data: Batches | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], Any, Any]:
-    """An optimizer and its oracle side by side; ``options`` go to both, no momentum unless given."""
+    """Optimizer and oracle side by side; ``options`` go to both, no momentum unless given."""
     net, x, labels = problem
     lr = options.pop("lr", 1.0)
     options.setdefault("momentum", 0.0)
