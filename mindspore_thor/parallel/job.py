@@ -69,7 +69,7 @@ class Job:
         self._living: set[str] = {str(rank) for rank in ranks}
         self._failed: tuple[str, int] | None = None
         self._deadline: float | None = None
-        self._signals: list[int] = []
+        self._signals: list[int] = []  # as they arrived; the ranks get SIGTERM for each
         self._delivered: dict[str, int] = {}
 
     def run(self) -> int:
@@ -116,6 +116,7 @@ class Job:
     def _deliver(self) -> None:
         """Pass each signal on once to each rank, also to one that started after it arrived.
 
+        Always as SIGTERM: SIGINT ends an interpreter that is still starting with a plain code 1.
         Not done in the handler: a rank that got a signal twice would leave without saving. The
         scheduler gets none, it must live until the ranks have ended.
         """
@@ -123,8 +124,8 @@ class Job:
             return
         for name, pid in self._processes().items():
             if name in self._living:
-                for number in self._signals[self._delivered.get(name, 0) :]:
-                    _send(pid, number)
+                for _ in self._signals[self._delivered.get(name, 0) :]:
+                    _send(pid, signal.SIGTERM)
                 self._delivered[name] = len(self._signals)
 
     def _start(self) -> bool:
@@ -219,10 +220,10 @@ class Job:
         if self._failed is None:
             return 0
         name, code = self._failed
-        if self._signals and -code in (signal.SIGINT, signal.SIGTERM):
-            return 128 - code  # it came before the run could do anything about it
+        if self._signals and code in (-signal.SIGTERM, *_STOPPED):
+            return 128 + self._signals[0]
         if code in _STOPPED:
-            return code  # the run has said so itself
+            return code  # somebody else stopped it, and the run has said so itself
         who = SCHEDULER if name == SCHEDULER else f"rank {name}"
         log = self._log(name)
         tail = _tail(log)
