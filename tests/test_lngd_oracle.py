@@ -436,6 +436,8 @@ def test_generator() -> None:
     # A row's numbers do not depend on the batch it is in.
     few = squared_normal(7, count, 77, Tensor(3, ms.int32)).asnumpy()
     np.testing.assert_allclose(few, z[:7], rtol=1e-5, atol=1e-6)
+    later = squared_normal(4, count, 77, Tensor(3, ms.int32), 3).asnumpy()
+    np.testing.assert_array_equal(later, few[3:])
     for key, step in ((78, 3), (77, 4), (-5, 3)):
         other = squared_normal(rows, count, key, Tensor(step, ms.int32)).asnumpy().ravel()
         other = np.array([math.erf(np.sqrt(v / 2)) for v in other])

@@ -16,8 +16,9 @@ from benchmarks import study as program
 from benchmarks.harness import runs as runs_module
 from benchmarks.harness.runs import Runner, best_candidate
 from benchmarks.harness.spec import STUDIES, Study, load_study
-from benchmarks.harness.steps import amortised_seconds, events
+from benchmarks.harness.steps import events
 from benchmarks.harness.store import load_runs
+from benchmarks.step_time import amortised_seconds
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import METHODS
 from mindspore_thor.optim.intervals import Interval
@@ -305,6 +306,9 @@ def test_amortised_time_counts_what_really_happens() -> None:
     # Ten steps: eight plain, two with factors, one inversion.
     assert amortised_seconds(medians, 0.2, 0.1) == pytest.approx((8 * 2 + 2 * 5 + 10) / 10)
     assert amortised_seconds({"plain": 2.0}, 0.0, 0.0) == 2.0
+    # Of 10 steps 8 are plain; one collects all, one the factors alone, and then there is a refresh.
+    brief = {**medians, "brief": 3.0}
+    assert amortised_seconds(brief, 0.2, 0.1) == pytest.approx((8 * 2 + 5 + 3 + 10) / 10)
 
 
 def shipped() -> list[Study]:

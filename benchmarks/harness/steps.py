@@ -12,7 +12,7 @@ from typing import Any
 import models
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.spec import Study
-from benchmarks.step_time import Runner
+from benchmarks.step_time import Runner, amortised_seconds
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.fngd import FNGD
 from mindspore_thor.train.build import Session, build_session
@@ -38,20 +38,6 @@ def events(interval: Any, steps: int) -> int:
         count += 1
         step += int(changes[starts <= step].sum())
     return count
-
-
-def amortised_seconds(medians: dict[str, float], factors: float, inverses: float) -> float:
-    """Mean seconds of a step of a run.
-
-    Args:
-        medians: Seconds of a plain step, a step that collects factors, and of the inverses alone.
-        factors: Share of the steps that collect.
-        inverses: Share of the steps that invert.
-    """
-    total = medians["plain"]
-    if "factor" in medians:
-        total += factors * (medians["factor"] - medians["plain"])
-    return total + inverses * medians.get("inverse", 0.0)
 
 
 def _shares(session: Session, epochs: int) -> tuple[float, float]:

@@ -13,11 +13,12 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_thor.curvature.base import FACTORS, META, SPECTRUM, state, take
 from mindspore_thor.curvature.eigen_factors import EigenFactors, eigen_parts
 from mindspore_thor.curvature.input_moments import InputMoments
+from mindspore_thor.curvature.rule import StatisticsRule
 from mindspore_thor.linalg.blocks import BlockLayout, part
-from mindspore_thor.linalg.moments import block_moments, projected_squares, with_ones
+from mindspore_thor.linalg.moments import block_moments, projected_squares
 
 
-class CorrectedRule(nn.Cell):
+class CorrectedRule(StatisticsRule):
     """Backward rule: A and G, then S in the current basis, then (1, T, N), as one float32 vector.
 
     What the step does not collect is zero, and not computed.
@@ -32,9 +33,7 @@ class CorrectedRule(nn.Cell):
     def __init__(
         self, rows: nn.Cell, homogeneous: bool, left: BlockLayout, right: BlockLayout
     ) -> None:
-        super().__init__()
-        self.rows = rows
-        self.homogeneous = homogeneous
+        super().__init__(rows, homogeneous)
         self.left = left
         self.right = right
         self.input_moments = InputMoments(rows, homogeneous, right)
@@ -49,9 +48,9 @@ class CorrectedRule(nn.Cell):
         vectors_g = state[groups * d_in * d_in : -1].reshape((groups, d_out, d_out))
         due = state[-1]
         g = self.rows.output_columns(dout)
-        meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
         factors = self.factors(x, g, due)
-        return ops.concat((factors, self.spectrum(x, g, due, vectors_a, vectors_g), meta))
+        spectrum = self.spectrum(x, g, due, vectors_a, vectors_g)
+        return ops.concat((factors, spectrum, self.meta(x, dout)))
 
     def factors(self, x: Tensor, g: Tensor, due: Tensor) -> Tensor:
         """A and G, flat."""
@@ -68,10 +67,7 @@ class CorrectedRule(nn.Cell):
     ) -> Tensor:
         """S, flat."""
         if due != FACTORS:
-            a = self.rows.input_columns(ops.cast(x, ms.float32))
-            if self.homogeneous:
-                a = with_ones(a)
-            result = projected_squares(a, g, vectors_a, vectors_g).reshape(-1)
+            result = projected_squares(self.inputs(x), g, vectors_a, vectors_g).reshape(-1)
         else:
             result = ops.zeros((self.spectrum_length,), ms.float32)
         return result

@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.rule import StatisticsRule
 
 
 def mean_columns(columns: Tensor) -> Tensor:
@@ -13,7 +14,7 @@ def mean_columns(columns: Tensor) -> Tensor:
     return columns.sum((0, 3)) * (1.0 / (columns.shape[0] * columns.shape[3]))
 
 
-class MeanRule(nn.Cell):
+class MeanRule(StatisticsRule):
     """Backward rule: the mean input, the mean output gradient, then (1, T, N), as one vector.
 
     Means are taken over samples and positions, for every group of a convolution.
@@ -22,11 +23,6 @@ class MeanRule(nn.Cell):
         rows: the layer's geometry.
         homogeneous: whether a one is appended to the mean input, so that it covers the bias.
     """
-
-    def __init__(self, rows: nn.Cell, homogeneous: bool) -> None:
-        super().__init__()
-        self.rows = rows
-        self.homogeneous = homogeneous
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
@@ -39,8 +35,7 @@ class MeanRule(nn.Cell):
         g = mean_columns(self.rows.output_columns(dout.sum(0, keepdims=True)))
         if self.homogeneous:
             a = ops.concat((a, ops.ones((a.shape[0], 1), ms.float32)), 1)
-        meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
-        return ops.concat((a.reshape(-1), g.reshape(-1), meta))
+        return ops.concat((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
 
 
 class RankOne(LayerCurvature):

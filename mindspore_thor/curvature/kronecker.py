@@ -15,11 +15,12 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.input_moments import InputMoments
+from mindspore_thor.curvature.rule import StatisticsRule
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout, part
 from mindspore_thor.linalg.moments import block_moments
 
 
-class KroneckerRule(nn.Cell):
+class KroneckerRule(StatisticsRule):
     """Backward rule: blocks of A and of G, then (1, T, N), as one float32 vector.
 
     Args:
@@ -32,8 +33,7 @@ class KroneckerRule(nn.Cell):
     def __init__(
         self, rows: nn.Cell, homogeneous: bool, left: BlockLayout, right: BlockLayout
     ) -> None:
-        super().__init__()
-        self.rows = rows
+        super().__init__(rows, homogeneous)
         self.left = left
         self.input_moments = InputMoments(rows, homogeneous, right)
 
@@ -41,8 +41,7 @@ class KroneckerRule(nn.Cell):
         """X and the gradient of the layer's output -> statistics."""
         a = self.input_moments(x)
         g = block_moments(self.rows.output_columns(dout), self.left)
-        meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
-        return ops.concat((a.reshape(-1), g.reshape(-1), meta))
+        return ops.concat((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
 
 
 class KroneckerLayout(NamedTuple):

@@ -21,6 +21,7 @@ from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.inverse import inverse_each
 from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
 from mindspore_thor.linalg.random import squared_normal
+from mindspore_thor.parallel.communication import world
 
 _TINY = 1e-30
 FLOOR = 1e-5
@@ -93,6 +94,8 @@ class LayerSampleRule(DirectRule):
         self.mu = settings.mu
         self.d_in = rows.d_in + int(has_bias)
         self.layout = block_layout(self.d_in, None)
+        self.rank, self.ranks = world()
+        self.all_reduce = ops.AllReduce() if self.ranks > 1 else nn.Identity()
         self.size = sample_length(rows, has_bias) + 3
 
     # -- statistics ---------------------------------------------------------------------------
@@ -111,8 +114,10 @@ class LayerSampleRule(DirectRule):
             slope = self.slope_of(self.phi)(ops.cast(out, ms.float32), squares)
             squares = slope * slope
         if self.gaussian:
+            # The ranks share a batch in their order: a sample's numbers are those of one process.
             n = out.shape[0]
-            squares = squares * squared_normal(n, out.size // n, self.key, step).reshape(out.shape)
+            drawn = squared_normal(n, out.size // n, self.key, step, self.rank * n)
+            squares = squares * drawn.reshape(out.shape)
         return self.rows.output_positions(squares)
 
     def factors(self, x: Tensor, squares: Tensor) -> Tensor:
@@ -140,11 +145,18 @@ class LayerSampleRule(DirectRule):
 
     # -- the update ---------------------------------------------------------------------------
 
+    def mean_of_ranks(self, x: Tensor) -> Tensor:
+        """The mean over all ranks, float32."""
+        if self.ranks == 1:
+            return x
+        return self.all_reduce(x) * (1.0 / self.ranks)
+
     def along(self, x: Tensor, direction: Tensor, g: Tensor) -> Tensor:
         """d^T F d with the empirical Fisher of the loss; g is dL/ds of the mean loss."""
         scale = x.shape[0]
-        if 0 < self.rate_samples < scale:
-            x, g = x[: self.rate_samples], g[: self.rate_samples]
+        count = -(-self.rate_samples // self.ranks)
+        if 0 < count < scale:
+            x, g = x[:count], g[:count]
         weight = self.rows.from_matrix(direction[:, :, : self.rows.d_in])
         y = self.rows.apply(x, ops.cast(weight, x.dtype))
         if self.has_bias:
@@ -152,7 +164,7 @@ class LayerSampleRule(DirectRule):
             y = self.rows.add_bias(y, ops.cast(bias, x.dtype))
         # d^T u_n = g_n^T Dd a_n, summed over the sample's positions, with g_n = N dL/ds_n.
         products = (ops.cast(y, ms.float32) * g).reshape((x.shape[0], -1)).sum(1) * scale
-        return (products * products).mean()
+        return self.mean_of_ranks((products * products).mean())
 
     def rate(self, x: Tensor, direction: Tensor, matrix: Tensor, g: Tensor) -> Tensor:
         """alpha_l = <d, grad> / (d^T F d + mu)."""
@@ -176,6 +188,9 @@ class LayerSampleRule(DirectRule):
         if self.has_bias:
             column = self.per_sample_sums(g).sum(0).reshape((rows.groups, rows.d_out, 1))
             matrix = ops.concat((matrix, column), 2)
+        if self.adaptive_rate:
+            # Now, because the rate needs the whole batch's direction while the samples are here.
+            matrix = self.mean_of_ranks(matrix)
         inverse_phi = inverses[0].reshape((rows.groups, self.d_in, self.d_in))
         inverse_psi = inverses[1].reshape((rows.groups, rows.d_out, 1))
         direction = inverse_psi * ops.bmm(matrix, inverse_phi)
@@ -225,6 +240,7 @@ class LayerSample(DirectCurvature):
         self.d_in, self.d_out, self.groups = rows.d_in + int(has_bias), rows.d_out, rows.groups
         self.end_phi = self.groups * self.d_in * self.d_in
         self.settings = (activation, key, settings)
+        self.reduced = settings.adaptive_rate
         self.low, self.high = settings.bounds
         self.step = step
         # Until the first inversion: no preconditioning.

@@ -7,7 +7,6 @@ and otherwise as far as positions are independent).
 
 from __future__ import annotations
 
-import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import state, take
@@ -20,15 +19,16 @@ from mindspore_thor.curvature.kronecker import (
     stack,
     trace,
 )
+from mindspore_thor.curvature.rule import StatisticsRule
 from mindspore_thor.linalg.blocks import BlockLayout, apply_blocks
 from mindspore_thor.linalg.inverse import INVERSE
-from mindspore_thor.linalg.moments import block_moments, with_ones
+from mindspore_thor.linalg.moments import block_moments
 
 _SMALLEST_TRACE = 1e-30
 """Stands for the trace of a dead layer, whose moments are all zero."""
 
 
-class WeightedMomentsRule(nn.Cell):
+class WeightedMomentsRule(StatisticsRule):
     """Backward rule: means of |g|^2 a a^T and |a|^2 g g^T, then (1, T, N), as one vector.
 
     They are not normalised, so that their moving average is that of the expectations; both have
@@ -44,24 +44,19 @@ class WeightedMomentsRule(nn.Cell):
     def __init__(
         self, rows: nn.Cell, homogeneous: bool, left: BlockLayout, right: BlockLayout
     ) -> None:
-        super().__init__()
-        self.rows = rows
-        self.homogeneous = homogeneous
+        super().__init__(rows, homogeneous)
         self.left = left
         self.right = right
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
-        a = self.rows.input_columns(ops.cast(x, ms.float32))
-        if self.homogeneous:
-            a = with_ones(a)
+        a = self.inputs(x)
         g = self.rows.output_columns(dout)
         size_a = ops.sqrt((a * a).sum(2, keepdims=True))
         size_g = ops.sqrt((g * g).sum(2, keepdims=True))
         phi = block_moments(a * size_g, self.right)
         psi = block_moments(g * size_a, self.left)
-        meta = Tensor([1.0, self.rows.positions(dout), self.rows.samples(x)], ms.float32)
-        return ops.concat((phi.reshape(-1), psi.reshape(-1), meta))
+        return ops.concat((phi.reshape(-1), psi.reshape(-1), self.meta(x, dout)))
 
 
 def normalised_moments(

@@ -51,7 +51,7 @@ def _quantiles() -> Tensor:
 _TABLE = _quantiles()
 
 
-def squared_normal(rows: int, count: int, key: int, step: Tensor) -> Tensor:
+def squared_normal(rows: int, count: int, key: int, step: Tensor, first: int = 0) -> Tensor:
     """Squares of independent standard normal numbers, drawn from a table of quantiles.
 
     A table, because it has the same bits in every run: MindSpore's CPU kernels for logarithm and
@@ -64,13 +64,15 @@ def squared_normal(rows: int, count: int, key: int, step: Tensor) -> Tensor:
         count: numbers per row.
         key: int32 number that tells streams apart.
         step: int32 scalar; every step has its own numbers.
+        first: index of the first row.
 
     Returns:
         float32 [rows, count].
     """
     half = (count + 1) // 2
     start = _hash(_hash(step * _STEP) + key)
-    bits = _hash(ops.cast(ops.arange(rows * half), ms.int32) * _GOLDEN + start)
+    counter = ops.cast(ops.arange(first * half, (first + rows) * half), ms.int32)
+    bits = _hash(counter * _GOLDEN + start)
     # Two numbers of one hash: its high bits, and those of a product that mixes the low ones in.
     indices = ops.concat((bits.reshape((rows, half)), (bits * _SECOND).reshape((rows, half))), 1)
     indices = ops.bitwise_and(ops.bitwise_right_shift(indices, _HIGH), _LOW)

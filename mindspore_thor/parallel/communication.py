@@ -172,11 +172,11 @@ class MeanAcrossRanks(nn.Cell):
         super().__init__(auto_prefix=False)
         _, size = world()
         self.specs = tuple(_packed(spec) for spec in specs if spec is not None)
-        self.count = len(self.specs)
-        self.total = len(specs)
-        shared = [t for t, spec in zip(tensors, specs) if spec is not None]
-        if any(spec is None for spec in specs[: self.count]):
-            raise ValueError("what stays on its rank must come last")
+        # Neighbours that travel, and that do not, in turn: (travel?, first, end).
+        kinds = [spec is not None for spec in specs]
+        starts = [i for i in range(len(kinds)) if i == 0 or kinds[i] != kinds[i - 1]]
+        self.runs = tuple((kinds[a], a, b) for a, b in zip(starts, [*starts[1:], len(kinds)]))
+        shared = [t for t, kind in zip(tensors, kinds) if kind]
         lengths = []
         for tensor, spec in zip(shared, self.specs):
             saved = sum(n * (d * d - packed_length(d)) for _, n, d in spec)
@@ -187,12 +187,25 @@ class MeanAcrossRanks(nn.Cell):
         self, loss: Tensor, gradients: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss, gradients and statistics of this rank -> their means."""
-        shared = gradients[: self.count]
-        if self.count < self.total:
+        shared: tuple[Tensor, ...] = ()
+        local: tuple[Tensor, ...] = ()
+        for travels, first, end in self.runs:
+            if travels:
+                shared += gradients[first:end]
+            else:
+                local += gradients[first:end]
+        if len(local) > 0:
             # What does not travel must be able to stop the others all the same.
-            fine = all_finite(gradients[self.count :])
-            loss = ops.where(fine, loss, ops.full_like(loss, float("nan")))
+            loss = ops.where(all_finite(local), loss, ops.full_like(loss, float("nan")))
         packed = _MAP(_pack, self.specs, shared)
         means = self.sum((loss, *packed))
-        result = _MAP(_unpack, self.specs, means[1:], shared)
-        return means[0], result + gradients[self.count :]
+        unpacked = _MAP(_unpack, self.specs, means[1:], shared)
+        result: tuple[Tensor, ...] = ()
+        at = 0
+        for travels, first, end in self.runs:
+            if travels:
+                result += unpacked[at : at + end - first]
+                at += end - first
+            else:
+                result += gradients[first:end]
+        return means[0], result

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.parallel.orphan import LAUNCHER
 
 SCHEDULER = "scheduler"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -142,6 +143,7 @@ class Job:
         environment["PATH"] = f"{self._shims}:{environment.get('PATH', os.defpath)}"
         environment.setdefault("GLOG_v", "3")
         environment["PYTHONUNBUFFERED"] = "1"
+        environment[LAUNCHER] = str(os.getpid())
         # With it, MindSpore would arrange the ranks a second time.
         environment.pop("RANK_TABLE_FILE", None)
         output = self._log_dir / "msrun.log"

@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore.communication import GlobalComm, init
 
 from mindspore_thor.parallel.communication import world
+from mindspore_thor.parallel.orphan import follow_launcher
 
 _ROLE = "MS_ROLE"
 
@@ -35,6 +36,7 @@ def join_ranks() -> tuple[int, int]:
         (rank, number of ranks); (0, 1) in a process that msrun did not start.
     """
     if os.environ.get(_ROLE) == "MS_WORKER" and not GlobalComm.INITED:
+        follow_launcher(os.environ)
         init()
         _, size = world()
         ms.set_auto_parallel_context(

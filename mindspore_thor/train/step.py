@@ -245,16 +245,16 @@ class TrainStep(nn.Cell):
         self.skipped_in_a_row = self.guard.skipped_in_a_row
         samples = optimizer.samples if self.second_order else None
         self.measures_first = self.second_order and optimizer.measures_first
+        traffic = optimizer.traffic() if self.second_order else ()
         if self.second_order:
-            plain = Backward(net, loss_fn, optimizer.weights, scale)
+            count = len(optimizer.weights)
+            plain = Backward(net, loss_fn, optimizer.weights, scale, traffic[:count])
             self.plain = WholeStep(plain, self.guard, samples, True)
         if self.measures_first:
-            statistics = optimizer.traffic()[len(optimizer.weights) :]
-            probes = Backward(net, loss_fn, optimizer.probes, scale, statistics)
+            probes = Backward(net, loss_fn, optimizer.probes, scale, traffic[count:])
             self.measure = MeasureStep(probes, self.guard)
             self.whole = MeasuredStep(self.measure, self.plain)
         else:
-            traffic = optimizer.traffic() if self.second_order else None
             backward = Backward(net, loss_fn, optimizer.parameters, scale, traffic)
             self.whole = WholeStep(backward, self.guard, samples, False)
         if self.second_order:

@@ -5,6 +5,7 @@ A task is chosen by ``train.task``; everything else in the loop is the same for 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ RECONSTRUCTION_ERROR = "reconstruction_error"
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(ABC):
     """A kind of learning problem.
 
     Attributes:
@@ -38,21 +39,21 @@ class Task:
     percent: bool
     normalize: bool
 
+    @abstractmethod
     def loss(self, label_smoothing: float) -> nn.Cell:
         """Return the mean loss over a batch, (output, target) -> scalar."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the train step gets: the net's input and the target of the loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, net: nn.Cell) -> nn.Cell:
         """Return (images, labels, used) -> the sum of each metric over the used samples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_model(self, name: str, options: Mapping[str, Any]) -> None:
         """Raise ``UserError`` where the model is not made for this task."""
-        raise NotImplementedError
 
 
 class CountHits(nn.Cell):

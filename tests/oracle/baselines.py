@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -18,8 +19,8 @@ def average(old: Array | None, new: Array, decay: float) -> Array:
     return new if old is None else decay * old + (1 - decay) * new
 
 
-class Baseline(Base):
-    """Moving averages and the KL clip around a ``direct(layer, state, matrix, lam)``."""
+class Baseline(Base, ABC):
+    """The KL clip around a ``direct(layer, state, matrix, lam)``."""
 
     homogeneous = True
 
@@ -32,19 +33,9 @@ class Baseline(Base):
     def bias_of(self, layer: Layer) -> bool:
         return self.homogeneous and "bias" in layer.p
 
-    def measure(self, layer: Layer, state: State) -> tuple[Array, ...]:
-        """This batch's statistics."""
-        raise NotImplementedError
-
-    def collect(self, layer: Layer, state: State) -> None:
-        if isinstance(layer, (Dense, Conv)):
-            old = state.fresh or (None,) * 9
-            fresh = self.measure(layer, state)
-            state.fresh = tuple(average(o, f, self.decay) for o, f in zip(old, fresh))
-
+    @abstractmethod
     def direct(self, state: State, matrix: Array, lam: float) -> Array:
         """The preconditioned matrix, [groups, d_out, d_in(+1)]."""
-        raise NotImplementedError
 
     def precondition(self, lam: float, lr: float) -> dict[str, Array]:
         out, overlap, covered = {}, 0.0, []
@@ -64,7 +55,21 @@ class Baseline(Base):
         return out
 
 
-class Eva(Baseline):
+class Averaged(Baseline):
+    """Statistics in a moving average."""
+
+    @abstractmethod
+    def measure(self, layer: Layer, state: State) -> tuple[Array, ...]:
+        """This batch's statistics."""
+
+    def collect(self, layer: Layer, state: State) -> None:
+        if isinstance(layer, (Dense, Conv)):
+            old = state.fresh or (None,) * 9
+            fresh = self.measure(layer, state)
+            state.fresh = tuple(average(o, f, self.decay) for o, f in zip(old, fresh))
+
+
+class Eva(Averaged):
     def __init__(self, net: Net, *, kl_clip: float | None = 0.001, **base) -> None:
         super().__init__(net, kl_clip=kl_clip, **base)
 
@@ -82,7 +87,7 @@ class Eva(Baseline):
         return np.stack(out)
 
 
-class Tkfac(Baseline):
+class Tkfac(Averaged):
     def measure(self, layer: Layer, state: State) -> tuple[Array, ...]:
         """E[sum_t |g|^2 a a^T], E[sum_t |a|^2 g g^T], E[sum_t |g|^2 |a|^2]."""
         a, g = c.rows(layer, self.bias_of(layer), self.token_mode)
@@ -169,7 +174,7 @@ def second_moments(a: Array, g: Array, qa: Array, qg: Array) -> Array:
     return (np.einsum("kip,nkij,kjq->nkpq", qg, m, qa) ** 2).mean(0)
 
 
-class Ekfac(Baseline):
+class Ekfac(Averaged):
     """``basis(layer)`` may supply the eigenvectors, which float32 and float64 turn apart where
     eigenvalues lie close together; they are checked to diagonalise A and G.
     """

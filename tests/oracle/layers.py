@@ -6,12 +6,14 @@ pass, which is all that curvature needs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 Array = np.ndarray
 
 
-class Layer:
+class Layer(ABC):
     """A differentiable map with parameters ``p`` and their gradients ``d``."""
 
     def __init__(self, **parameters: Array) -> None:
@@ -20,11 +22,13 @@ class Layer:
         }
         self.d: dict[str, Array] = {}
 
+    @abstractmethod
     def forward(self, x: Array) -> Array:
-        raise NotImplementedError
+        """The output."""
 
+    @abstractmethod
     def backward(self, dy: Array) -> Array:
-        raise NotImplementedError
+        """The input's gradient; fills ``d``."""
 
 
 class Relu(Layer):

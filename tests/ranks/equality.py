@@ -38,6 +38,7 @@ METHODS = {
     "eva": ("eva", {"factor_interval": 2}),
     "shampoo": ("shampoo", {**INTERVALS, "max_preconditioner_dim": 8}),
     "fngd": ("fngd", {"share": "none"}),
+    "lngd": ("lngd", {**INTERVALS, "weight_decay": 0.01}),
 }
 
 

@@ -1,0 +1,1 @@
+"""The papers' own pictures, made of runs of this package on the bundled sample."""

@@ -1,0 +1,211 @@
+"""The layers of an optimizer: which are covered, and their gradients as matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.direct import ANY, GraphKind
+from mindspore_thor.curvature.refresh import Refresh
+from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
+from mindspore_thor.optim.report import LayerReport
+from mindspore_thor.parallel.assignment import Share
+from mindspore_thor.parallel.communication import Symmetric
+
+_PLAIN, _MATRIX, _BIAS, _ELEMENTWISE = 0, 1, 2, 3
+
+
+class LayerwiseOptimizer(nn.Optimizer):
+    """An optimizer that treats the gradient of each covered layer as one matrix.
+
+    A subclass says which layer types it covers and builds one curvature per covered layer; its
+    ``__init__`` sets what is declared below and then calls ``_cover``.
+    """
+
+    supported: tuple[type, ...] = (nn.Dense, nn.Conv2d)
+    weights: ParameterTuple
+    due: Parameter
+    graph: GraphKind
+    inverse_scale: float
+    kl_clip: float | None
+    _inverse_share: Share
+
+    def _cover(self, net: nn.Cell, label: str, token_mode: str) -> None:
+        for _, cell in net.cells_and_names():
+            detach(cell)
+        layers, self._rows = find_layers(net, self.weights, self.supported, token_mode)
+        curvatures = [self.build_curvature(f"{label}.{layer.name}", layer) for layer in layers]
+        self.layer_names = tuple(layer.name for layer in layers)
+        self.curvatures = nn.CellList(curvatures, auto_prefix=False)
+        self.refresher = Refresh(curvatures, self._inverse_share)
+        self.captured = nn.CellList([c for c in curvatures if c.captures], auto_prefix=False)
+        probes = [c.statistics for c in curvatures if c.captures]
+        self.probe_count = len(probes)
+        self.probes = ParameterTuple(probes)
+        self.parameters = ParameterTuple([*self.weights, *probes])
+        roles = [(_PLAIN, 0)] * len(self.weights)
+        self._reduced: set[int] = set()
+        for k, (layer, curvature) in enumerate(zip(layers, curvatures)):
+            if curvature.direct:
+                if curvature.reduced:
+                    self._reduced.update({layer.weight, layer.bias} - {-1})
+                attach(layer, curvature, self.due, self.graph, self.inverse_scale)
+                continue
+            if layer.rows is None:
+                roles[layer.weight] = (_ELEMENTWISE, k)
+                if layer.bias >= 0:
+                    roles[layer.bias] = (_ELEMENTWISE, k)
+                continue
+            roles[layer.weight] = (_MATRIX, k)
+            if self.homogeneous(layer):
+                roles[layer.bias] = (_BIAS, k)
+            if curvature.captures:
+                attach(layer, curvature, self.due, self.graph, self.inverse_scale)
+        self.roles = tuple(roles)
+        self.matrices = tuple(
+            (layer.weight, layer.bias if self.homogeneous(layer) else -1) for layer in layers
+        )
+        self.is_matrix = tuple(
+            layer.rows is not None and not curvature.direct
+            for layer, curvature in zip(layers, curvatures)
+        )
+        self.layer_rows = nn.CellList(
+            [layer.rows if layer.rows is not None else nn.Identity() for layer in layers],
+            auto_prefix=False,
+        )
+
+    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+        """The curvature of one covered layer; every method provides its own."""
+        raise TypeError(f"{type(self).__name__} does not say how it builds curvature")
+
+    def homogeneous(self, layer: CoveredLayer) -> bool:
+        """Whether the layer's bias is preconditioned together with its weight."""
+        return False
+
+    def traffic(self) -> tuple[Symmetric | None, ...]:
+        """For each of ``parameters`` the symmetric matrices in it; None where it stays local."""
+        probes = [c.symmetric() if c.shared else None for c in self.curvatures if c.captures]
+        return (*(None if i in self._reduced else () for i in range(len(self.weights))), *probes)
+
+    def rank_state(self) -> tuple[Parameter, ...]:
+        """State that belongs to the rank's own samples, which are its last axis."""
+        return tuple(p for c in self.curvatures for p in c.rank_state())
+
+    def scratch(self) -> tuple[Parameter, ...]:
+        """Parameters that carry nothing from one step to the next: no checkpoint needs them."""
+        return tuple(c.statistics for c in self.curvatures if c.captures and not c.shared)
+
+    # -- inside compiled graphs ---------------------------------------------------------------
+
+    def current_damping(self) -> Tensor:
+        """Lam of this step, float32 scalar."""
+        raise TypeError(f"{type(self).__name__} does not say what its damping is")
+
+    def matrix(self, k: int, gradients: Sequence[Tensor]) -> Tensor:
+        """The gradient of layer ``k`` as a float32 matrix [groups, d_out, d_in(+1)]."""
+        weight, bias = self.matrices[k]
+        rows = self.layer_rows[k]
+        matrix = ops.cast(rows.to_matrix(gradients[weight]), ms.float32)
+        if bias >= 0:
+            column = gradients[bias].reshape((rows.groups, -1, 1))
+            matrix = ops.concat((matrix, ops.cast(column, ms.float32)), 2)
+        return matrix
+
+    def direction(self, gradients: Sequence[Tensor], lr: Any) -> tuple[Tensor, ...]:
+        """Preconditioned gradients, in the parameters' order and shapes."""
+        damping = self.current_damping()
+        matrices: tuple[Tensor, ...] = ()
+        overlap = Tensor(0.0, ms.float32)
+        for k in range(len(self.matrices)):
+            if self.is_matrix[k]:
+                matrix = self.matrix(k, gradients)
+                preconditioned = self.curvatures[k].precondition(matrix, damping)
+                if self.kl_clip is not None:
+                    weight = self.matrices[k][0]
+                    rate = lr[weight] if self.is_group_lr else lr
+                    overlap = overlap + rate * rate * (preconditioned * matrix).sum()
+                matrices += (preconditioned,)
+            else:
+                matrices += (damping,)
+        if self.kl_clip is not None:
+            nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
+            scaled: tuple[Tensor, ...] = ()
+            for matrix in matrices:
+                scaled += (matrix * nu,)
+            matrices = scaled
+        return self.assemble(gradients, matrices, damping)
+
+    def assemble(
+        self, gradients: Sequence[Tensor], matrices: Sequence[Tensor], damping: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Put the preconditioned matrices back into the parameters' shapes."""
+        result: tuple[Tensor, ...] = ()
+        for i in range(len(self.roles)):
+            role, k = self.roles[i]
+            gradient = gradients[i]
+            if role == _MATRIX:
+                matrix = matrices[k]
+                if self.matrices[k][1] >= 0:
+                    matrix = matrix[:, :, :-1]
+                gradient = ops.cast(self.layer_rows[k].from_matrix(matrix), gradient.dtype)
+            elif role == _BIAS:
+                gradient = ops.cast(matrices[k][:, :, -1].reshape(gradient.shape), gradient.dtype)
+            elif role == _ELEMENTWISE:
+                gradient = self.curvatures[k].precondition(gradient, damping)
+            result += (gradient,)
+        return result
+
+    # -- on the host --------------------------------------------------------------------------
+
+    @contextmanager
+    def compiling(self, kind: str) -> Iterator[None]:
+        """While this holds, graphs are compiled for one kind of step only."""
+        self.graph.kind = kind
+        try:
+            yield
+        finally:
+            self.graph.kind = ANY
+
+    def layer_report(self) -> LayerReport:
+        """One row per weight-bearing layer; ``str()`` of it is a table.
+
+        Returns:
+            Rows with ``layer``, ``type``, ``covered``, ``reason`` (why not), and the counters
+            ``accepted``, ``kept`` and ``stopped`` of the trace rule.
+        """
+        curvature_of = dict(zip(self.layer_names, self.curvatures))
+        report = LayerReport()
+        for row in self._rows:
+            curvature = curvature_of.get(row.layer)
+            if curvature is None:
+                report.append(row)
+                continue
+            counts = curvature.counts.asnumpy()
+            report.append(
+                LayerRow(
+                    row.layer,
+                    row.type,
+                    True,
+                    row.reason,
+                    int(counts[0]),
+                    int(counts[1]),
+                    int(curvature.active.asnumpy()) == 0,
+                )
+            )
+        return report
+
+    @property
+    def failed_inversions(self) -> int:
+        """Failed inversions so far, over all layers."""
+        return sum(int(c.counts.asnumpy()[2]) for c in self.curvatures)
+
+    def failures_in_a_row(self) -> dict[str, int]:
+        """Layer -> failed refreshes since its last good one, for the layers that have any."""
+        rows = zip(self.layer_names, self.curvatures)
+        found = {name: int(curvature.counts.asnumpy()[3]) for name, curvature in rows}
+        return {name: count for name, count in found.items() if count}
