@@ -18,6 +18,7 @@ from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, wo
 from mindspore_thor.train.accumulate import AccumulatedStep, refuse_one_graph
 from mindspore_thor.train.guard import Guard
 from mindspore_thor.train.measure import MeasuredStep, MeasureStep
+from mindspore_thor.train.placement import Placement
 
 
 class Backward(nn.Cell):
@@ -269,6 +270,7 @@ class TrainStep(nn.Cell):
             self.micro = AccumulatedStep(self.guard, accumulate, *passes)
         self._plan: tuple[int, int, int] | None = None
         self._started = False
+        self._placed = Placement(self)
         self.set_train()
 
     def construct(self, *inputs: Tensor) -> Tensor:
@@ -281,11 +283,20 @@ class TrainStep(nn.Cell):
         """A batch -> its loss, by the graphs that this step needs."""
         if not self.net.training:
             self.set_train()
+        if self._placed.changed():
+            self._placed.compile_again()
+            self._plan = None
+            self._started = False
         if not self._started:
             # Parameters may have been loaded since the step was built.
             if not (self.accumulates and self.micro.begun()):
                 self.guard.remember()
             self._started = True
+        loss = self._run(*inputs)
+        self._placed.note()
+        return loss
+
+    def _run(self, *inputs: Tensor) -> Tensor:
         # compile_and_run, because ms.jit freezes parameters it closes over at their first value.
         if self.accumulates:
             return self._micro_batch(*inputs)
