@@ -73,14 +73,18 @@ def run(
     data: Batches | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], Any, Any]:
-    """Optimizer and oracle side by side; ``options`` go to both, no momentum unless given."""
+    """Optimizer and oracle side by side; ``options`` go to both, no momentum unless given.
+
+    A loss scale goes to the optimizer alone: it has to cancel.
+    """
     net, x, labels = problem
+    scale = options.pop("loss_scale", 1.0)
     lr = options.pop("lr", 1.0)
     options.setdefault("momentum", 0.0)
     return compare(
         net,
         data or [(x, labels)],
-        lambda n: TrainStep(n, cross_entropy(), optimizer(n, lr, **options)),
+        lambda n: TrainStep(n, cross_entropy(), optimizer(n, lr, loss_scale=scale, **options)),
         lambda o: oracle(o, lr=lr, **options),
     )
 
