@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Callable
 
+import mindspore as ms
 import numpy as np
+import pytest
 from mindspore import Tensor, nn
 from oracle.nets import Problem, batches, mlp
 from oracle.optimizers import Base
@@ -15,6 +17,13 @@ from mindspore_thor import THOR, TrainStep
 
 INTERVALS = {"factor_interval": 2, "inverse_interval": 3}
 STEPS = 7
+
+# For a method with a KL clip: options of a step on the token net.
+both_token_modes = pytest.mark.parametrize(
+    "options",
+    [{"damping": 0.3, "kl_clip": 0.01}, {"token_mode": "reduce"}],
+    ids=["expand", "reduce"],
+)
 
 Batches = list[tuple[np.ndarray, np.ndarray]]
 
@@ -64,6 +73,17 @@ class Outer(nn.Cell):
 
     def construct(self, x, labels):
         return self.step(x, labels)
+
+
+class Float32Loss(nn.Cell):
+    """Cross entropy of a net in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = cross_entropy()
+
+    def construct(self, logits, labels):
+        return self.loss(logits.astype(ms.float32), labels)
 
 
 def run(

@@ -7,9 +7,8 @@ import pytest
 from mindspore import Tensor, nn
 from oracle.baselines import Eva, Shampoo, Tkfac
 from oracle.bridge import largest_error, oracle_net
-from oracle.layers import Net
 from oracle.nets import batches, mlp, token_net
-from oracle.optimizers import Base, Kfac, Thor
+from oracle.optimizers import AdamW, Kfac, Thor
 from oracle.training import cross_entropy
 from steps import INTERVALS, Outer, assert_close, train
 
@@ -27,26 +26,6 @@ def split(data, count: int):
 
 def rates() -> list[float]:
     return [0.1 * 0.7**k for k in range(20)]
-
-
-class AdamW(Base):
-    """Loshchilov & Hutter 2019, Algorithm 2; momentum and decay are its own."""
-
-    def step(self, x: np.ndarray, labels: np.ndarray) -> float:
-        loss, lr = self.net.loss(x, labels), self.now(self.lr)
-        self.k += 1
-        for name, (layer, key) in self.net.named().items():
-            g = layer.d[key]
-            m, v = self.moments.get(name, (0.0, 0.0))
-            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-            self.moments[name] = m, v
-            root = np.sqrt(v / (1 - 0.999**self.k)) + self.damping
-            layer.p[key] -= lr * m / (1 - 0.9**self.k) / root
-        return loss
-
-    def __init__(self, net: Net, **base) -> None:
-        super().__init__(net, **base)
-        self.moments: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
 
 # Every method with its oracle; epsilon of AdamW is large enough for float32 gradients.

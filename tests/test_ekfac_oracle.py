@@ -11,7 +11,7 @@ from oracle.bridge import randomise
 from oracle.layers import Conv, Dense
 from oracle.nets import batches, conv_net, mlp, small_conv_net, token_net
 from oracle.training import compare, cross_entropy
-from steps import Outer, assert_close, train
+from steps import Outer, assert_close, both_token_modes, train
 
 from mindspore_thor import EKFAC, TrainStep
 from mindspore_thor.linalg import moments
@@ -67,11 +67,7 @@ def test_one_step_on_convolutions(problem, chunk, monkeypatch) -> None:
     assert_same_spectra(oracle, step, 1e-5)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"damping": 0.3, "kl_clip": 0.01}, {"token_mode": "reduce"}],
-    ids=["expand", "reduce"],
-)
+@both_token_modes
 def test_one_step_on_tokens(options) -> None:
     errors, _, _ = run(token_net(), **options)
     assert_close(errors, 1e-4)

@@ -11,7 +11,7 @@ from oracle.bridge import oracle_net, randomise
 from oracle.natural import Fngd
 from oracle.nets import batches, mlp, small_conv_net
 from oracle.training import compare, cross_entropy
-from steps import Outer, train
+from steps import Float32Loss, Outer, train
 
 from mindspore_thor import FNGD, THOR, TrainStep, UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
@@ -148,16 +148,8 @@ def test_half_precision() -> None:
     net, x, labels = small_conv_net()
     net.to_float(ms.float16)
 
-    class Loss(nn.Cell):
-        def __init__(self) -> None:
-            super().__init__()
-            self.loss = cross_entropy()
-
-        def construct(self, logits, labels):
-            return self.loss(logits.astype(ms.float32), labels)
-
     optimizer = FNGD(net, 0.1, steps_per_epoch=2, loss_scale=128.0)
-    step = TrainStep(net, Loss(), optimizer)
+    step = TrainStep(net, Float32Loss(), optimizer)
     losses = train(step, [(x, labels)] * 6)
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     for curvature in optimizer.curvatures:

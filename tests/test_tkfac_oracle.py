@@ -12,7 +12,7 @@ from oracle import curvature as c
 from oracle.baselines import Tkfac as Oracle
 from oracle.nets import batches, conv_net, mlp, token_net
 from oracle.training import compare, cross_entropy
-from steps import assert_close
+from steps import assert_close, both_token_modes
 
 from mindspore_thor import TKFAC, TrainStep
 
@@ -38,11 +38,7 @@ def covered(oracle: Oracle) -> list[int]:
     return [key for key, state in oracle.states.items() if state.fresh is not None]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"damping": 0.3, "kl_clip": 0.01}, {"token_mode": "reduce"}],
-    ids=["expand", "reduce"],
-)
+@both_token_modes
 def test_one_step_on_tokens(options) -> None:
     errors, _, _ = run(token_net(), **options)
     assert_close(errors, 5e-5)

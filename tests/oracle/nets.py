@@ -35,15 +35,15 @@ def conv_net(batch: int = 6, seed: int = 1) -> Problem:
 
 
 def small_conv_net(activation: type[nn.Cell] = nn.LeakyReLU, batch: int = 8) -> Problem:
-    """A bias inside and outside of a convolution, BatchNorm, a Dense layer.
+    """Convolutions with and without bias, BatchNorm, a Dense layer.
 
     FNGD's Gram matrix is made in both of its ways here.
     """
     net = nn.SequentialCell(
-        nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1, has_bias=True),
+        nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1),
         nn.BatchNorm2d(3),
         activation(),
-        nn.Conv2d(3, 2, 2, pad_mode="valid"),
+        nn.Conv2d(3, 2, 2, pad_mode="valid", has_bias=True),
         nn.Flatten(),
         nn.Dense(18, 3),
     )
