@@ -86,24 +86,31 @@ class Float32Loss(nn.Cell):
         return self.loss(logits.astype(ms.float32), labels)
 
 
+def data_for(problem: Problem, data: Batches | int | None) -> Batches:
+    """The problem's own batch, that many others of its kind, or the given ones."""
+    _, x, labels = problem
+    if isinstance(data, int):
+        return batches(x, labels, data)
+    return data or [(x, labels)]
+
+
 def run(
     optimizer: Callable[..., nn.Cell],
     oracle: Callable[..., Base],
     problem: Problem,
-    data: Batches | None = None,
+    data: Batches | int | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], Any, Any]:
     """Optimizer and oracle side by side; ``options`` go to both, no momentum unless given.
 
     A loss scale goes to the optimizer alone: it has to cancel.
     """
-    net, x, labels = problem
     scale = options.pop("loss_scale", 1.0)
     lr = options.pop("lr", 1.0)
     options.setdefault("momentum", 0.0)
     return compare(
-        net,
-        data or [(x, labels)],
+        problem[0],
+        data_for(problem, data),
         lambda n: TrainStep(n, cross_entropy(), optimizer(n, lr, loss_scale=scale, **options)),
         lambda o: oracle(o, lr=lr, **options),
     )

@@ -11,7 +11,7 @@ from oracle.bridge import randomise
 from oracle.layers import Conv, Dense
 from oracle.nets import batches, conv_net, mlp, small_conv_net, token_net
 from oracle.training import compare, cross_entropy
-from steps import Outer, assert_close, both_token_modes, train
+from steps import Outer, assert_close, both_token_modes, data_for, train
 
 from mindspore_thor import EKFAC, TrainStep
 from mindspore_thor.linalg import moments
@@ -21,7 +21,6 @@ OF_ONE_SIDE = ("lr", "rate", "schedule", "lam", "loss_scale")
 
 def run(problem, data=None, **options):
     """Both sides of a comparison; the oracle borrows the float32 eigenvectors and checks them."""
-    net, x, labels = problem
     options.setdefault("momentum", 0.0)
     made = {}
 
@@ -44,7 +43,7 @@ def run(problem, data=None, **options):
 
     options.setdefault("lr", 1.0)
     known = {k: v for k, v in options.items() if k not in OF_ONE_SIDE}
-    return compare(net, data or [(x, labels)], make_step, make_oracle)
+    return compare(problem[0], data_for(problem, data), make_step, make_oracle)
 
 
 def assert_same_spectra(oracle: Oracle, step: nn.Cell, tolerance: float) -> None:
@@ -113,10 +112,9 @@ def test_intervals_averages_and_schedules() -> None:
 
     The loss scale cancels in both passes.
     """
-    net, x, labels = strided(16)
     errors, oracle, step = run(
-        (net, x, labels),
-        batches(x, labels, 8),
+        strided(16),
+        8,
         lr=0.05,
         momentum=0.8,
         weight_decay=0.03,
@@ -184,14 +182,7 @@ def test_a_bad_batch_leaves_no_trace() -> None:
 
 def test_fewer_steps_between_statistics_than_between_bases() -> None:
     """mlp, S averaged over three steps in one basis: 0 overwrites, 1 and 2 enter with 1 - decay."""
-    net, x, labels = mlp(batch=24)
-    errors, oracle, step = run(
-        (net, x, labels),
-        batches(x, labels, 3),
-        lr=0.05,
-        factor_decay=0.7,
-        inverse_interval=5,
-    )
+    errors, oracle, step = run(mlp(batch=24), 3, lr=0.05, factor_decay=0.7, inverse_interval=5)
     assert_close(errors, 1e-4)
     assert_same_spectra(oracle, step, 1e-4)
     assert step.optimizer.failed_inversions == 0

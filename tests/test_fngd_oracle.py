@@ -10,7 +10,7 @@ import steps
 from mindspore import Tensor, nn
 from oracle.bridge import oracle_net
 from oracle.natural import Fngd, covered, per_sample, positions
-from oracle.nets import batches, conv_net, mlp, small_conv_net, token_net
+from oracle.nets import conv_net, mlp, small_conv_net, token_net
 
 from mindspore_thor import FNGD
 from mindspore_thor.curvature.gram import SampleGram, chunks, pairwise_is_cheaper
@@ -19,6 +19,7 @@ from mindspore_thor.linalg.patches import ConvGeometry
 from mindspore_thor.nn.rows import ConvRows, DenseRows
 
 TOLERANCE = 2e-5
+N = 8
 
 
 def run(problem, data=None, gram_memory=256, **options):
@@ -66,11 +67,9 @@ def test_three_epochs(share) -> None:
 
     The loss scale cancels.
     """
-    net, x, labels = mlp()
-    data = batches(x, labels, 8)
     errors, oracle, step = run(
-        (net, x, labels),
-        data,
+        mlp(batch=N),
+        8,
         lr=[0.5 * 0.9**k for k in range(8)],
         momentum=0.8,
         weight_decay=0.02,
@@ -84,7 +83,7 @@ def test_three_epochs(share) -> None:
     assert [row.accepted for row in step.optimizer.layer_report()] == [solved, solved]
     if share == "slot":
         for i, curvature in enumerate(step.optimizer.curvatures):
-            expected = np.stack([len(x) * oracle.store[i, slot] for slot in range(3)])
+            expected = np.stack([N * oracle.store[i, slot] for slot in range(3)])
             np.testing.assert_allclose(curvature.store.asnumpy(), expected, rtol=2e-4)
 
 

@@ -64,17 +64,10 @@ def test_factors_are_averaged_and_the_first_update_overwrites() -> None:
 
     The loss scale cancels.
     """
-    net, x, labels = mlp()
-    data = batches(x, labels, 5)
-    errors, oracle, step = run(
-        (net, x, labels),
-        data,
-        lr=0.3,
-        factor_decay=0.7,
-        factor_interval=2,
-        kl_clip=None,
-        loss_scale=256.0,
-    )
+    problem = mlp()
+    data = batches(*problem[1:], 5)
+    options = {"factor_decay": 0.7, "factor_interval": 2, "kl_clip": None, "loss_scale": 256.0}
+    errors, oracle, step = run(problem, data, lr=0.3, **options)
     assert_close(errors, 5e-5)
     for layer, curvature in zip(oracle.net.layers, step.optimizer.curvatures):
         a, g, _ = oracle.states[id(layer)].fresh

@@ -12,7 +12,7 @@ import steps
 from mindspore import Tensor, nn
 from oracle.bridge import oracle_net
 from oracle.natural import Lngd, lngd_factors, per_sample, split
-from oracle.nets import batches, conv_net, mlp, token_net
+from oracle.nets import conv_net, mlp, token_net
 from steps import assert_close
 
 from mindspore_thor import LNGD
@@ -59,14 +59,12 @@ def test_one_step_on_tokens() -> None:
 )
 def test_several_steps_with_everything_changing(intervals, fisher) -> None:
     """Averages, intervals that do not match, the rate inside the momentum, decay, loss scale."""
-    net, x, labels = mlp(sizes=(4, 6, 3))
     lr = [0.2 * 0.7**k for k in range(9)]
     shared = {
         "momentum": 0.8, "weight_decay": 0.03, "ema_old_weight": 0.6, "mu": 0.01,
         "factor_interval": intervals[0], "inverse_interval": intervals[1], "fisher": fisher,
     }  # fmt: skip
-    data = batches(x, labels, 7)
-    errors, oracle, step = run((net, x, labels), data, lr=lr, loss_scale=64.0, **shared)
+    errors, oracle, step = run(mlp(sizes=(4, 6, 3)), 7, lr=lr, loss_scale=64.0, **shared)
     assert_close(errors, 2e-4)
     for i, curvature in enumerate(step.optimizer.curvatures):
         expected = np.concatenate([f.ravel() for f in oracle.factors[i]])

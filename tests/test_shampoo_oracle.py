@@ -60,10 +60,9 @@ def test_the_first_step_is_u_vt() -> None:
 
 def test_sums_grow_and_roots_follow_their_interval() -> None:
     """Gradients of steps 0, 2, 4 enter; roots are made at 0, 3, 4; the loss scale cancels."""
-    net, x, labels = mlp()
     errors, oracle, step = run(
-        (net, x, labels),
-        batches(x, labels, 6),
+        mlp(),
+        6,
         lr=0.05,
         momentum=0.8,
         weight_decay=0.03,

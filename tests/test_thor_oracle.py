@@ -140,14 +140,12 @@ def test_stale_inverse_keeps_the_damping_it_was_made_with() -> None:
 
 
 def test_learning_rate_as_a_list_and_clip_norm_bounds_the_direction() -> None:
-    net, x, labels = mlp()
-    rates = [0.1, 0.0, 0.3]
-    data = batches(x, labels, 3)
-    errors, oracle, _ = run((net, x, labels), data, lr=rates, momentum=0.5, clip_norm=0.25)
+    problem, rates = mlp(), [0.1, 0.0, 0.3]
+    errors, oracle, _ = run(problem, 3, lr=rates, momentum=0.5, clip_norm=0.25)
     assert_close(errors)
     assert any(np.linalg.norm(v) > 0 for v in oracle.velocity.values())
     free = Thor(oracle.net)
-    free.step(x, labels)
+    free.step(*problem[1:])
     assert np.sqrt(sum((v**2).sum() for v in free.velocity.values())) > 0.25, "the bound must bite"
 
 
