@@ -15,5 +15,6 @@ cd -- "$REPO_ROOT" || exit
 "$PYTHON" -m ruff check . </dev/null || exit
 "$PYTHON" -m ruff format --check . </dev/null || exit
 "$PYTHON" -m mypy </dev/null || exit
-# Most of the time is graph compilation, which uses one core: two files run side by side.
-run_python -m pytest -n 2 --dist loadfile "$@"
+# Most of the time is graph compilation, which uses one core: two files run side by side, the
+# longest first (tests/conftest.py).
+run_python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

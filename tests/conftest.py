@@ -18,6 +18,32 @@ TRAIN_SIZE = 40
 TEST_SIZE = 21  # not a multiple of the evaluation batch: the last batch is a partial one
 
 
+# The files that take longest, longest first: a worker that begins one of them last would run on
+# alone. scripts/run_tests.sh keeps this order.
+LONGEST = (
+    "test_ranks_equality",
+    "test_cli_train",
+    "test_resume",
+    "test_lngd_step",
+    "test_two_ranks",
+    "test_guard",
+    "test_train_step",
+    "test_thor_oracle",
+    "test_ekfac_oracle",
+    "test_study",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first; the order within a file stays."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def _graph_mode() -> None:
     ms.set_context(mode=ms.GRAPH_MODE)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Callable
 
+import mindspore as ms
 import numpy as np
+import pytest
 from mindspore import Tensor, nn
 from oracle.nets import Problem, batches, mlp
 from oracle.optimizers import Base
@@ -15,6 +17,13 @@ from mindspore_thor import THOR, TrainStep
 
 INTERVALS = {"factor_interval": 2, "inverse_interval": 3}
 STEPS = 7
+
+# For a method with a KL clip: options of a step on the token net.
+both_token_modes = pytest.mark.parametrize(
+    "options",
+    [{"damping": 0.3, "kl_clip": 0.01}, {"token_mode": "reduce"}],
+    ids=["expand", "reduce"],
+)
 
 Batches = list[tuple[np.ndarray, np.ndarray]]
 
@@ -66,21 +75,43 @@ class Outer(nn.Cell):
         return self.step(x, labels)
 
 
+class Float32Loss(nn.Cell):
+    """Cross entropy of a net in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = cross_entropy()
+
+    def construct(self, logits, labels):
+        return self.loss(logits.astype(ms.float32), labels)
+
+
+def data_for(problem: Problem, data: Batches | int | None) -> Batches:
+    """The problem's own batch, that many others of its kind, or the given ones."""
+    _, x, labels = problem
+    if isinstance(data, int):
+        return batches(x, labels, data)
+    return data or [(x, labels)]
+
+
 def run(
     optimizer: Callable[..., nn.Cell],
     oracle: Callable[..., Base],
     problem: Problem,
-    data: Batches | None = None,
+    data: Batches | int | None = None,
     **options: Any,
 ) -> tuple[dict[str, float], Any, Any]:
-    """Optimizer and oracle side by side; ``options`` go to both, no momentum unless given."""
-    net, x, labels = problem
+    """Optimizer and oracle side by side; ``options`` go to both, no momentum unless given.
+
+    A loss scale goes to the optimizer alone: it has to cancel.
+    """
+    scale = options.pop("loss_scale", 1.0)
     lr = options.pop("lr", 1.0)
     options.setdefault("momentum", 0.0)
     return compare(
-        net,
-        data or [(x, labels)],
-        lambda n: TrainStep(n, cross_entropy(), optimizer(n, lr, **options)),
+        problem[0],
+        data_for(problem, data),
+        lambda n: TrainStep(n, cross_entropy(), optimizer(n, lr, loss_scale=scale, **options)),
         lambda o: oracle(o, lr=lr, **options),
     )
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +134,19 @@ SECOND_ORDER = ["--optimizer.factor_interval", "2", "--optimizer.inverse_interva
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "optimizer",
+    ("optimizer", "anew", "again"),
     [
-        ["--optimizer.momentum", "0.9"],
-        ["--optimizer.name", "thor", *SECOND_ORDER],
+        (["--optimizer.momentum", "0.9"], "1_1.ckpt", ()),
+        (
+            ["--optimizer.name", "thor", *SECOND_ORDER],
+            "2_1.state.ckpt",
+            ("1_1", "1_2", "1_3", "1_4", "2_2", "2_3"),
+        ),
     ],
     ids=["sgd", "thor"],
 )
 def test_resuming_from_any_step_changes_no_bit(
-    arguments: Arguments, tmp_path: Path, optimizer: Arguments
+    arguments: Arguments, tmp_path: Path, optimizer: Arguments, anew: str, again: Sequence[str]
 ) -> None:
     """The whole program; tests/test_resume.py has the state of every method."""
     every_step = [*optimizer, "--train.checkpoint_every_steps=1", "--train.keep_checkpoints=99"]
@@ -156,15 +161,14 @@ def test_resuming_from_any_step_changes_no_bit(
         assert timeless(part) == timeless(whole), part.name
 
     # Everything built anew; the file of weights or the file of state, either one names the pair.
-    for stop in ("1_1.ckpt", "2_1.state.ckpt"):
-        part = tmp_path / f"anew-{stop}"
-        where = ["--output_dir", str(part), "--resume_ckpt", str(whole / f"mlp-{stop}")]
-        assert train.main([*arguments[:4], *every_step, *where]) == 0
-        check(part)
+    part = tmp_path / "anew"
+    where = ["--output_dir", str(part), "--resume_ckpt", str(whole / f"mlp-{anew}")]
+    assert train.main([*arguments[:4], *every_step, *where]) == 0
+    check(part)
     # The other steps with one session and its compiled graphs.
     config = load_config(whole / "config.yaml", models)
     session = build_session(config, models)
-    for stop in ("1_2", "1_3", "1_4", "2_2", "2_3"):
+    for stop in again:
         position, values = read_state(whole / f"mlp-{stop}.state.ckpt")
         assert restore(session, position, values, whole) == []
         folder = create_folder(tmp_path / f"again-{stop}", "mlp")
@@ -184,6 +188,15 @@ def send_after(monkeypatch: pytest.MonkeyPatch, number: int, at: tuple[int, int]
     monkeypatch.setattr(Progress, "step", step)
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_recipe: Path, mnist_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    where = ["--config_path", str(tiny_recipe), "--data_path", str(mnist_folder)]
+    assert train.main([*where, "--output_dir", str(folder)]) == 0
+    return folder
+
+
 @pytest.mark.parametrize(
     ("number", "code", "at"),
     # Not SIGINT: MindSpore takes it over in a process that does not hold it, as pytest's.
@@ -194,13 +207,12 @@ def test_a_signal_saves_and_the_run_continues_in_its_folder(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    whole: Path,
     number: int,
     code: int,
     at: tuple[int, int],
 ) -> None:
     handler = signal.getsignal(number)
-    whole = tmp_path / "whole"
-    assert train.main([*arguments[:4], "--output_dir", str(whole)]) == 0
     with monkeypatch.context() as patch:
         send_after(patch, number, at)
         assert train.main(arguments) == code

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from oracle import curvature as c
 from oracle.baselines import Ekfac as Oracle
 from oracle.bridge import randomise
 from oracle.layers import Conv, Dense
-from oracle.nets import batches, conv_net, mlp, token_net
+from oracle.nets import batches, conv_net, mlp, small_conv_net, token_net
 from oracle.training import compare, cross_entropy
-from steps import Outer, assert_close
+from steps import Outer, assert_close, both_token_modes, data_for, train
 
 from mindspore_thor import EKFAC, TrainStep
 from mindspore_thor.linalg import moments
 
+OF_ONE_SIDE = ("lr", "rate", "schedule", "lam", "loss_scale")
+
 
 def run(problem, data=None, **options):
     """Both sides of a comparison; the oracle borrows the float32 eigenvectors and checks them."""
-    net, x, labels = problem
     options.setdefault("momentum", 0.0)
     made = {}
 
     def make_step(n: nn.Cell) -> nn.Cell:
         rate, damping = options.get("rate", options["lr"]), options.get("schedule")
         extra = {} if damping is None else {"damping": damping}
+        extra["loss_scale"] = options.get("loss_scale", 1.0)  # which has to cancel
         made["step"] = TrainStep(n, cross_entropy(), EKFAC(n, rate, **known, **extra))
         return made["step"]
 
@@ -40,8 +42,8 @@ def run(problem, data=None, **options):
         return Oracle(o, lr=options["lr"], basis=basis, **known, **extra)
 
     options.setdefault("lr", 1.0)
-    known = {k: v for k, v in options.items() if k not in ("lr", "rate", "schedule", "lam")}
-    return compare(net, data or [(x, labels)], make_step, make_oracle)
+    known = {k: v for k, v in options.items() if k not in OF_ONE_SIDE}
+    return compare(problem[0], data_for(problem, data), make_step, make_oracle)
 
 
 def assert_same_spectra(oracle: Oracle, step: nn.Cell, tolerance: float) -> None:
@@ -52,19 +54,19 @@ def assert_same_spectra(oracle: Oracle, step: nn.Cell, tolerance: float) -> None
         np.testing.assert_allclose(got, want, atol=tolerance * np.abs(want).max())
 
 
-@pytest.mark.parametrize("chunk", [2**24, 100], ids=["whole batch", "chunks"])
-def test_one_step_on_every_convolution(chunk, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("problem", "chunk"),
+    [(conv_net, 2**24), (small_conv_net, 100)],
+    ids=["every kind, whole batch", "chunks"],
+)
+def test_one_step_on_convolutions(problem, chunk, monkeypatch) -> None:
     monkeypatch.setattr(moments, "LARGEST_CHUNK", chunk)
-    errors, oracle, step = run(conv_net())
+    errors, oracle, step = run(problem())
     assert_close(errors, 1e-4)
     assert_same_spectra(oracle, step, 1e-5)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"damping": 0.3, "kl_clip": 0.01}, {"token_mode": "reduce"}],
-    ids=["expand", "reduce"],
-)
+@both_token_modes
 def test_one_step_on_tokens(options) -> None:
     errors, _, _ = run(token_net(), **options)
     assert_close(errors, 1e-4)
@@ -106,11 +108,13 @@ def test_s_is_the_fisher_diagonal_and_never_worse_than_kfac() -> None:
 
 
 def test_intervals_averages_and_schedules() -> None:
-    """A, G and S at 0, 2, 4, ...; new bases at 0, 3 (S alone then), 6; lam of every step."""
-    net, x, labels = strided(16)
+    """A, G and S at 0, 2, 4, ...; new bases at 0, 3 (S alone then), 6; lam of every step.
+
+    The loss scale cancels in both passes.
+    """
     errors, oracle, step = run(
-        (net, x, labels),
-        batches(x, labels, 8),
+        strided(16),
+        8,
         lr=0.05,
         momentum=0.8,
         weight_decay=0.03,
@@ -119,85 +123,66 @@ def test_intervals_averages_and_schedules() -> None:
         inverse_interval=3,
         schedule=nn.ExponentialDecayLR(0.5, 0.8, 1),
         lam=lambda k: 0.5 * 0.8**k,
+        loss_scale=256.0,
     )
     assert_close(errors, 2e-4)
     assert_same_spectra(oracle, step, 1e-3)
     assert [row.accepted for row in step.optimizer.layer_report() if row.covered] == [3, 3, 3]
 
 
-def states(wrap, data, **options) -> dict[str, np.ndarray]:
-    net = strided(16)[0]
-    step = TrainStep(
-        net,
-        cross_entropy(),
-        EKFAC(net, 0.05, factor_decay=0.6, factor_interval=2, inverse_interval=3, **options),
+def normed() -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndarray]]]:
+    """BatchNorm on the input, whose statistics no weight touches; five batches."""
+    net = nn.SequentialCell(
+        nn.BatchNorm2d(2), nn.Conv2d(2, 3, 2, 1, "valid"), nn.Flatten(), nn.Dense(48, 3)
     )
-    run_step = wrap(step)
-    for a, b in data:
-        run_step(Tensor(a), Tensor(b))
-    return {k: p.asnumpy() for k, p in step.parameters_dict().items()}
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((16, 2, 5, 5)).astype(np.float32)
+    return randomise(net, 4), batches(x, rng.integers(0, 3, 16).astype(np.int32), 5)
 
 
 def test_all_phases_in_one_graph_do_the_same() -> None:
     """BatchNorm's running statistics too, which the second pass must not move twice."""
-    _, x, labels = strided(16)
-    data = batches(x, labels, 5)
-    steps, whole = (states(wrap, data) for wrap in (lambda step: step, Outer))
-    assert any("moving_mean" in key for key in steps)
-    for key, value in steps.items():
+    found = []
+    for wrap in (lambda step: step, Outer):
+        net, data = normed()
+        options = {"factor_decay": 0.6, "factor_interval": 2, "inverse_interval": 3}
+        step = TrainStep(net, cross_entropy(), EKFAC(net, 0.05, **options))
+        train(wrap(step), data)
+        found.append({k: p.asnumpy() for k, p in step.parameters_dict().items()})
+    for key, value in found[0].items():
         size = max(1e-3, np.abs(value).max())
-        np.testing.assert_allclose(value, whole[key], atol=1e-3 * size, err_msg=key)
-    # By hand: the running mean after five batches depends on them (and the weights) once each.
-    net = strided(16)[0]
-    step = TrainStep(net, cross_entropy(), EKFAC(net, 1e-9))
-    plain = strided(16)[0].set_train()
-    for a, b in data:
-        step(Tensor(a), Tensor(b))
-        plain(Tensor(a))
-    np.testing.assert_allclose(
-        net[1].moving_mean.asnumpy(), plain[1].moving_mean.asnumpy(), atol=1e-5
-    )
-
-
-def test_loss_scale_cancels() -> None:
-    _, x, labels = strided(16)
-    data = batches(x, labels, 3)
-    plain, scaled = (states(lambda step: step, data, loss_scale=s) for s in (1.0, 256.0))
-    for key, value in plain.items():
-        size = max(1e-3, np.abs(value).max())
-        np.testing.assert_allclose(value, scaled[key], atol=1e-3 * size, err_msg=key)
+        np.testing.assert_allclose(value, found[1][key], atol=1e-3 * size, err_msg=key)
+    mean = np.zeros(2)
+    for x, _ in data:
+        mean = 0.9 * mean + 0.1 * x.astype(np.float64).mean((0, 2, 3))
+    np.testing.assert_allclose(found[0]["0.moving_mean"], mean, atol=1e-6)
 
 
 def test_a_bad_batch_leaves_no_trace() -> None:
     """A bad batch where a new basis is due: the next batch takes over the refresh."""
-    net, x, labels = strided(16)
-    data = batches(x, labels, 4)
+    net, data = normed()
     spoilt = data[0][0].copy()
     spoilt[0, 0, 0, 0] = np.nan
+    step = TrainStep(net, cross_entropy(), EKFAC(net, 0.05, inverse_interval=2))
+    start = {k: p.asnumpy().copy() for k, p in step.parameters_dict().items()}
     results = []
     for bad in (False, True):
-        net = strided(16)[0]
-        step = TrainStep(net, cross_entropy(), EKFAC(net, 0.05, inverse_interval=2))
-        for k, (a, b) in enumerate(data):
-            if bad and k == 2:
-                step(Tensor(spoilt), Tensor(b))
-            step(Tensor(a), Tensor(b))
-        results.append([p.asnumpy() for p in net.get_parameters()])
+        for k, p in step.parameters_dict().items():
+            ops.assign(p, Tensor(start[k]))  # set_data would detach it from the compiled graphs
+        train(step, data[:2])
+        if bad:
+            train(step, [(spoilt, data[2][1])])
+        train(step, data[2:4])
+        results.append([p.asnumpy().copy() for p in net.get_parameters()])
         assert int(step.skipped.asnumpy()) == int(bad)
-    for a, b in zip(*results):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    for p, a, b in zip(net.get_parameters(), *results):
+        np.testing.assert_allclose(a, b, atol=1e-5, err_msg=p.name)
+        assert np.abs(a - start[p.name]).max() > 1e-3, p.name
 
 
 def test_fewer_steps_between_statistics_than_between_bases() -> None:
     """mlp, S averaged over three steps in one basis: 0 overwrites, 1 and 2 enter with 1 - decay."""
-    net, x, labels = mlp(batch=24)
-    errors, oracle, step = run(
-        (net, x, labels),
-        batches(x, labels, 3),
-        lr=0.05,
-        factor_decay=0.7,
-        inverse_interval=5,
-    )
+    errors, oracle, step = run(mlp(batch=24), 3, lr=0.05, factor_decay=0.7, inverse_interval=5)
     assert_close(errors, 1e-4)
     assert_same_spectra(oracle, step, 1e-4)
     assert step.optimizer.failed_inversions == 0

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-from collections import Counter
-from pathlib import Path
-
 import mindspore as ms
 import numpy as np
 import pytest
+from graphs import compiled_graphs, operators
 from mindspore import Tensor, nn
 from oracle.bridge import oracle_net, randomise
 from oracle.natural import Fngd
-from oracle.nets import batches, mlp
+from oracle.nets import batches, mlp, small_conv_net
 from oracle.training import compare, cross_entropy
-from steps import Outer, train
+from steps import Float32Loss, Outer, train
 
 from mindspore_thor import FNGD, THOR, TrainStep, UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
@@ -25,54 +19,19 @@ from mindspore_thor.optim import create_optimizer, optimizer_options
 N = 8
 
 
-def small_net() -> tuple[nn.SequentialCell, np.ndarray, np.ndarray]:
-    """Both kinds of Gram matrix, a bias inside and outside of a convolution, BatchNorm."""
-    net = nn.SequentialCell(
-        nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1, has_bias=True),
-        nn.BatchNorm2d(3),
-        nn.LeakyReLU(),
-        nn.Conv2d(3, 2, 2, pad_mode="valid"),
-        nn.Flatten(),
-        nn.Dense(18, 3),
-    )
-    rng = np.random.default_rng(5)
-    x = rng.standard_normal((N, 2, 4, 4)).astype(np.float32)
-    return randomise(net, 5), x, rng.integers(0, 3, N).astype(np.int32)
-
-
 PROOF = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_fngd_step import FNGD, TrainStep, create_optimizer, cross_entropy, small_net, train
-net, x, labels = small_net()
+from test_fngd_step import FNGD, TrainStep, create_optimizer, cross_entropy, small_conv_net, train
+net, x, labels = small_conv_net()
 train(TrainStep(net, cross_entropy(), create_optimizer("sgd", net, 0.1)), [(x, labels)])
-net = small_net()[0]
+net = small_conv_net()[0]
 train(TrainStep(net, cross_entropy(), FNGD(net, 0.1, steps_per_epoch=1)), [(x, labels)] * 2)
 """
 
 
-def operators(ir: str) -> Counter:
-    """Operators of a compiled graph and its sub-graphs."""
-    return Counter(re.findall(r" = (?:PrimFunc_)?(\w+)\(", ir))
-
-
 def test_later_epochs_hold_no_gram_matrix_no_solve_and_no_per_sample_gradient(tmp_path) -> None:
     """F7, on the final graphs: beside the plain network there are only N weights per layer."""
-    environment = {
-        **os.environ,
-        "MS_DEV_SAVE_GRAPHS": "1",
-        "MS_DEV_SAVE_GRAPHS_PATH": str(tmp_path),
-    }
-    root = Path(__file__).resolve().parent
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(root.parent), environment.get("PYTHONPATH", "")]
-    )
-    subprocess.run(
-        [sys.executable, "-c", PROOF, str(root)], check=True, env=environment, cwd=tmp_path
-    )
-    found = sorted(tmp_path.rglob("*_validate_*.ir"), key=lambda path: path.stem.rsplit("_", 1)[1])
     # In the order of compilation: SGD; the first epoch's gradients and its update; later epochs.
-    sgd, first, _, later = (path.read_text() for path in found)
+    sgd, first, _, later = compiled_graphs(PROOF, tmp_path)
     base, fresh, reuse = operators(sgd), operators(first), operators(later)
     # The tools see what they look for: the first epoch has it all.
     gram, sample_gradients = f"({N}, {N})", f"({N}, 54)"  # 54 = 3 x 18 weights of the convolution
@@ -89,22 +48,23 @@ def test_later_epochs_hold_no_gram_matrix_no_solve_and_no_per_sample_gradient(tm
     assert fresh["PyExecute"] == 0
 
 
-@pytest.mark.parametrize("way", ["one graph", "nn.TrainOneStepCell"])
-def test_other_ways_to_run_it_give_the_same_weights(way) -> None:
-    net, x, labels = small_net()
+def test_other_ways_to_run_it_give_the_same_weights() -> None:
+    net, x, labels = small_conv_net()
     data = batches(x, labels, 5)
     train(TrainStep(net, cross_entropy(), FNGD(net, 0.3, steps_per_epoch=2)), data)
-    other = small_net()[0]
-    optimizer = FNGD(other, 0.3, steps_per_epoch=2, batch_size=N)
-    if way == "one graph":
-        train(Outer(TrainStep(other, cross_entropy(), optimizer)), data)
-    else:
-        train(
-            nn.TrainOneStepCell(nn.WithLossCell(other, cross_entropy()), optimizer).set_train(),
-            data,
-        )
-    for a, b in zip(net.get_parameters(), other.get_parameters()):
-        np.testing.assert_allclose(a.asnumpy(), b.asnumpy(), atol=2e-6, err_msg=a.name)
+
+    def one_graph(other: nn.Cell, optimizer: FNGD) -> nn.Cell:
+        return Outer(TrainStep(other, cross_entropy(), optimizer))
+
+    def of_mindspore(other: nn.Cell, optimizer: FNGD) -> nn.Cell:
+        return nn.TrainOneStepCell(nn.WithLossCell(other, cross_entropy()), optimizer).set_train()
+
+    for way in (one_graph, of_mindspore):
+        other = small_conv_net()[0]
+        train(way(other, FNGD(other, 0.3, steps_per_epoch=2, batch_size=N)), data)
+        for a, b in zip(net.get_parameters(), other.get_parameters()):
+            message = f"{way.__name__}: {a.name}"
+            np.testing.assert_allclose(a.asnumpy(), b.asnumpy(), atol=2e-6, err_msg=message)
 
 
 def test_a_bad_batch_in_the_first_epoch_leaves_its_slot_plain() -> None:
@@ -168,10 +128,10 @@ def test_a_subclass_with_its_own_construct_keeps_a_plain_bias_gradient() -> None
 
 def test_nothing_of_the_capture_stays_behind() -> None:
     """Another optimizer on the same net trains like one on a fresh net, biases included."""
-    x, labels = small_net()[1:]
+    x, labels = small_conv_net()[1:]
     results = []
     for first in (False, True):
-        net = small_net()[0]
+        net = small_conv_net()[0]
         if first:
             names = [p.name for p in net.get_parameters()]
             out = net(Tensor(x)).asnumpy()
@@ -185,19 +145,11 @@ def test_nothing_of_the_capture_stays_behind() -> None:
 
 
 def test_half_precision() -> None:
-    net, x, labels = small_net()
+    net, x, labels = small_conv_net()
     net.to_float(ms.float16)
 
-    class Loss(nn.Cell):
-        def __init__(self) -> None:
-            super().__init__()
-            self.loss = cross_entropy()
-
-        def construct(self, logits, labels):
-            return self.loss(logits.astype(ms.float32), labels)
-
     optimizer = FNGD(net, 0.1, steps_per_epoch=2, loss_scale=128.0)
-    step = TrainStep(net, Loss(), optimizer)
+    step = TrainStep(net, Float32Loss(), optimizer)
     losses = train(step, [(x, labels)] * 6)
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     for curvature in optimizer.curvatures:

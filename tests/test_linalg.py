@@ -46,6 +46,16 @@ def padded_blocks(m: np.ndarray, size: int) -> np.ndarray:
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
+def assume_positions(size, pad, dilation, kernel) -> None:
+    """At least one output position in both axes."""
+    padding = (0, 0, 0, 0) if pad == "same" else pad
+    spans = [
+        size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1)
+        for i in range(2)
+    ]
+    assume(pad == "same" or min(spans) >= 1)
+
+
 @few
 @given(
     st.integers(1, 3),
@@ -58,11 +68,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 )
 def test_unfold_is_numpys_patches(groups, width, kernel, stride, dilation, pad, size) -> None:
     """Any kernel, stride, dilation, padding and group; features in the order (C, kh, kw)."""
-    if pad != "same":
-        spans = [
-            size[i] + pad[2 * i] + pad[2 * i + 1] - dilation[i] * (kernel[i] - 1) for i in range(2)
-        ]
-        assume(min(spans) >= 1)
+    assume_positions(size, pad, dilation, kernel)
     x = normal(1, 2, groups * width, *size)
     geometry = ConvGeometry(kernel, stride, None if pad == "same" else pad, dilation, groups)
     expected = Conv(
@@ -92,12 +98,7 @@ def test_conv_moments_are_those_of_the_patches(
 ) -> None:
     """Any geometry with row stride 1, whole factors and blocks that cut through channels."""
     strides = (1, stride)
-    padding = (0, 0, 0, 0) if pad == "same" else pad
-    spans = [
-        size[i] + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel[i] - 1)
-        for i in range(2)
-    ]
-    assume(pad == "same" or min(spans) >= 1)
+    assume_positions(size, pad, dilation, kernel)
     taps = kernel[0] * kernel[1]
     layout = block_layout(width * taps, taps + extra)
     geometry = ConvGeometry(kernel, strides, None if pad == "same" else pad, dilation, groups)

@@ -12,7 +12,7 @@ from oracle import curvature as c
 from oracle.baselines import Tkfac as Oracle
 from oracle.nets import batches, conv_net, mlp, token_net
 from oracle.training import compare, cross_entropy
-from steps import assert_close
+from steps import assert_close, both_token_modes
 
 from mindspore_thor import TKFAC, TrainStep
 
@@ -38,11 +38,7 @@ def covered(oracle: Oracle) -> list[int]:
     return [key for key, state in oracle.states.items() if state.fresh is not None]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"damping": 0.3, "kl_clip": 0.01}, {"token_mode": "reduce"}],
-    ids=["expand", "reduce"],
-)
+@both_token_modes
 def test_one_step_on_tokens(options) -> None:
     errors, _, _ = run(token_net(), **options)
     assert_close(errors, 5e-5)
@@ -68,7 +64,10 @@ def test_the_trace_is_that_of_the_fisher_block() -> None:
 
 
 def test_moments_are_averaged_before_they_are_normalised() -> None:
-    """Old * decay + new * (1 - decay) on steps 0, 2, 4; inverses keep their lam."""
+    """Old * decay + new * (1 - decay) on steps 0, 2, 4; inverses keep their lam.
+
+    The loss scale cancels.
+    """
     net, x, labels = mlp()
     shared = {
         "factor_decay": 0.7,
@@ -78,11 +77,12 @@ def test_moments_are_averaged_before_they_are_normalised() -> None:
         "weight_decay": 0.03,
         "kl_clip": 0.02,
     }
+    scaled = {**shared, "loss_scale": 256.0}
     damping = nn.ExponentialDecayLR(0.5, 0.7, 1)
     errors, oracle, step = compare(
         net,
         batches(x, labels, 5),
-        lambda n: TrainStep(n, cross_entropy(), TKFAC(n, 0.1, damping=damping, **shared)),
+        lambda n: TrainStep(n, cross_entropy(), TKFAC(n, 0.1, damping=damping, **scaled)),
         lambda o: Oracle(o, lr=0.1, damping=lambda k: 0.5 * 0.7**k, **shared),
     )
     assert_close(errors, 1e-4)
@@ -92,14 +92,3 @@ def test_moments_are_averaged_before_they_are_normalised() -> None:
         for got, moment in ((curvature.phi(), phi), (curvature.psi(), psi)):
             np.testing.assert_allclose(got.asnumpy()[:, 0], moment / delta, atol=1e-5)
     assert [row.accepted for row in step.optimizer.layer_report()] == [3, 3]
-
-
-def test_loss_scale_cancels() -> None:
-    net, x, labels = mlp()
-    errors, _, _ = compare(
-        net,
-        batches(x, labels, 2),
-        lambda n: TrainStep(n, cross_entropy(), TKFAC(n, 0.1, loss_scale=256.0)),
-        lambda o: Oracle(o, lr=0.1, momentum=0.9),
-    )
-    assert_close(errors, 5e-5)

@@ -11,7 +11,7 @@ Problem = tuple[nn.SequentialCell, np.ndarray, np.ndarray]
 
 
 def conv_net(batch: int = 6, seed: int = 1) -> Problem:
-    """Every kind of convolution on an odd image, BatchNorm and LayerNorm beside them, Dense on top.
+    """Every kind of convolution on an odd image, BatchNorm between them, a Dense layer on top.
 
     The activations are leaky ReLUs: MindSpore's CPU tanh is only good to 1.5e-5.
     """
@@ -26,16 +26,30 @@ def conv_net(batch: int = 6, seed: int = 1) -> Problem:
         nn.LeakyReLU(),
         nn.Conv2d(5, 5, 3, 1, "pad", 1, group=5, has_bias=True),  # depthwise
         nn.Conv2d(5, 4, 1, (1, 2), "valid"),  # strided pointwise
-        nn.LeakyReLU(),
-        nn.Conv2d(4, 3, 2, 1, "valid", has_bias=True),
         nn.Flatten(),
-        nn.LayerNorm((27,)),
-        nn.Dense(27, 7, activation="leakyrelu"),
-        nn.Dense(7, 3, has_bias=False),
+        nn.Dense(64, 3, activation="leakyrelu"),
     )
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, 3, 9, 8)).astype(np.float32)
     return randomise(net, seed), x, rng.integers(0, 3, batch).astype(np.int32)
+
+
+def small_conv_net(activation: type[nn.Cell] = nn.LeakyReLU, batch: int = 8) -> Problem:
+    """Convolutions with and without bias, BatchNorm, a Dense layer.
+
+    FNGD's Gram matrix is made in both of its ways here.
+    """
+    net = nn.SequentialCell(
+        nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1),
+        nn.BatchNorm2d(3),
+        activation(),
+        nn.Conv2d(3, 2, 2, pad_mode="valid", has_bias=True),
+        nn.Flatten(),
+        nn.Dense(18, 3),
+    )
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((batch, 2, 4, 4)).astype(np.float32)
+    return randomise(net, 5), x, rng.integers(0, 3, batch).astype(np.int32)
 
 
 def token_net(batch: int = 5, seed: int = 2, activation: str | None = "leakyrelu") -> Problem:

@@ -228,3 +228,30 @@ class Kfac(Base):
             nu = min(1.0, math.sqrt(self.kl / (lr**2 * overlap)))
             out.update({name: nu * out[name] for name in covered})
         return out
+
+
+class Sgd(Base):
+    """Momentum and decay alone."""
+
+    def precondition(self, lam: float, lr: float) -> dict[str, Array]:
+        return self.net.gradients()
+
+
+class AdamW(Base):
+    """Loshchilov & Hutter 2019, Algorithm 2, without decay; ``damping`` is its epsilon."""
+
+    def __init__(self, net: Net, *, damping: float = 1e-8, **base) -> None:
+        super().__init__(net, damping=damping, **base)
+        self.moments = {name: (0.0, 0.0) for name in net.weights()}
+
+    def step(self, x: Array, labels: Array) -> float:
+        loss, lr = self.net.loss(x, labels), self.now(self.lr)
+        self.k += 1
+        for name, (layer, key) in self.net.named().items():
+            m, v = self.moments[name]
+            g = layer.d[key]
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            self.moments[name] = (m, v)
+            root = np.sqrt(v / (1 - 0.999**self.k)) + self.now(self.damping)
+            layer.p[key] -= lr * m / (1 - 0.9**self.k) / root
+        return loss
