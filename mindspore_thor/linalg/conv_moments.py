@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.blocks import BlockLayout
+from mindspore_thor.linalg.device import product
 from mindspore_thor.linalg.patches import ConvGeometry, resolve_padding
 
 # Operators and ops.Map, not indexing and loops: the compiler unrolls those into far larger graphs.
@@ -180,7 +181,8 @@ def _lagged(columns: Tensor, n: int, width: int, first: int, count: int, shift: 
         right = left
         if shift > 0:
             right = _SLICE(columns, (0, 0, (first + shift) * width), (batch, size, count * width))
-    return _OUTER(left, right).reshape((n, -1)).sum(0)
+    products = product(_OUTER, left, right, left.shape[2])
+    return products.reshape((n, -1)).sum(0)
 
 
 def _cut(blocks: Tensor, plan: RowPlan, layout: BlockLayout, groups: int) -> Tensor:

@@ -1,9 +1,31 @@
-"""What device the graph is compiled for; only this room asks."""
+"""What differs between devices, decided when a graph is compiled; only this room asks.
+
+| | CPU, GPU | Ascend |
+|---|---|---|
+| damped inverses | LU (``ops.inverse``) | Newton-Schulz, and ``aclnnInverse`` where it fails |
+| patches | ``ops.unfold``, in the input's type | ``aclnnIm2col`` on float16 |
+| products of statistics | float32 | float16 inputs, float32 accumulation |
+| eigendecompositions | batched on CPU | one by one; not an operator of the device |
+
+Inverses and what is multiplied with them stay float32 everywhere. Ascend has no kernel for
+Cholesky or for a symmetric eigendecomposition: MindSpore computes those on the host.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
-from mindspore import ops
+from mindspore import Tensor, mint, ops
+from mindspore.ops.operations.math_ops import SelfAdjointEig
+
+# Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
+_EIGH_CPU = SelfAdjointEig(True)
+
+HALF_TARGET = 2.0**15
+"""Largest sum that scaled float16 products may reach: half of what float16 can hold."""
+
+_TINY = 1e-30
 
 
 @ops.constexpr
@@ -16,3 +38,74 @@ def on_ascend() -> bool:
 def on_cpu() -> bool:
     """Whether the device target is the CPU; folded to a constant when the graph is compiled."""
     return bool(ms.get_context("device_target") == "CPU")
+
+
+def general_inverse(matrices: Tensor) -> Tensor:
+    """Inverses of matrices [n, d, d], d > 1, by the device's operator for any matrix."""
+    # LU, not Cholesky: MindSpore's CPU Cholesky raises on an indefinite matrix, which would end the
+    # run, and Ascend has no Cholesky kernel at all.
+    return mint.inverse(matrices) if on_ascend() else ops.inverse(matrices)
+
+
+def batched_eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [n, d] and eigenvectors of [n, d, d] by one operator, on CPU."""
+    return _EIGH_CPU(matrices)
+
+
+def im2col(
+    x: Tensor,
+    kernel: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    stride: tuple[int, int],
+) -> Tensor:
+    """Patches of x [N, C, H, W] as columns [N, C kh kw, T], in the type of x."""
+    if on_ascend():
+        # It has no CPU kernel, and ops.unfold has no fast Ascend one.
+        return mint.nn.functional.unfold(x, kernel, dilation, padding, stride)
+    return ops.unfold(x, kernel, dilation, padding, stride)
+
+
+def narrow(x: Tensor) -> Tensor:
+    """A layer's input in the type that its patches are made in, where only products follow.
+
+    They are the largest tensors of a step that collects statistics: float16 on Ascend. The range
+    is that of mixed-precision training; beyond it the step is non-finite and left out.
+    """
+    return ops.cast(x, ms.float16) if on_ascend() else x
+
+
+def _half(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """``x`` times a scalar as float16, and what undoes that.
+
+    Scaled such that a sum over ``length`` products of two such entries stays in range and uses it:
+    gradients of single samples would otherwise vanish in float16.
+    """
+    largest = ops.maximum(ops.cast(ops.abs(x).max(), ms.float32), _TINY)
+    factor = (HALF_TARGET / length) ** 0.5 / largest
+    if x.dtype == ms.float16:
+        # The factor must be one, too; no float32 copy of the patches is made.
+        factor = ops.cast(ops.minimum(factor, HALF_TARGET), ms.float16)
+    return ops.cast(x * factor, ms.float16), 1.0 / ops.cast(factor, ms.float32)
+
+
+def product(operator: Any, x: Tensor, y: Tensor, length: int) -> Tensor:
+    """A matrix product of statistics.
+
+    On Ascend the inputs are rounded to float16 and the matrix unit accumulates in float32; every
+    finished sum is rounded to float16 once more, for want of an operator with mixed types.
+
+    Args:
+        operator: ``MatMul`` or ``BatchMatMul``, with its transpose flags.
+        x: left matrices.
+        y: right matrices; may be ``x`` itself.
+        length: terms of each sum.
+
+    Returns:
+        float32 on Ascend, elsewhere what the operator returns.
+    """
+    if not on_ascend():
+        return operator(x, y)
+    left, unscale = _half(x, length)
+    right, other = (left, unscale) if x is y else _half(y, length)
+    return ops.cast(operator(left, right), ms.float32) * (unscale * other)

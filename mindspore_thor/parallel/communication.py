@@ -154,6 +154,15 @@ def _unpack(spec: Symmetric, packed: Tensor, like: Tensor) -> Tensor:
     return ops.concat(pieces)
 
 
+def packed_lengths(tensors: Sequence[Any], specs: Sequence[Symmetric]) -> list[int]:
+    """Numbers that each of some tensors travels as, given where its symmetric matrices lie."""
+    lengths = []
+    for tensor, spec in zip(tensors, specs):
+        saved = sum(n * (d * d - packed_length(d)) for _, n, d in _packed(spec))
+        lengths.append(int(np.prod(tensor.shape)) - saved)
+    return lengths
+
+
 class MeanAcrossRanks(nn.Cell):
     """Mean over ranks of the loss, the gradients and the statistics.
 
@@ -177,11 +186,7 @@ class MeanAcrossRanks(nn.Cell):
         shared = [t for t, spec in zip(tensors, specs) if spec is not None]
         if any(spec is None for spec in specs[: self.count]):
             raise ValueError("what stays on its rank must come last")
-        lengths = []
-        for tensor, spec in zip(shared, self.specs):
-            saved = sum(n * (d * d - packed_length(d)) for _, n, d in spec)
-            lengths.append(int(np.prod(tensor.shape)) - saved)
-        self.sum = FusedSum([1, *lengths], 1.0 / size)
+        self.sum = FusedSum([1, *packed_lengths(shared, self.specs)], 1.0 / size)
 
     def construct(
         self, loss: Tensor, gradients: tuple[Tensor, ...]

@@ -1,0 +1,106 @@
+"""The compiled graphs of a training step, by name, and the list of those that Ascend must take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from benchmarks.step_time import build
+from mindspore_thor.errors import UserError
+
+KINDS = ("plain", "factor", "update", "inverse", "retry", "whole")
+"""What a step may consist of: the ordinary step; the pass that collects statistics; the update
+behind such a pass; the inverses; those that failed once more; all of it in one graph (sinking)."""
+
+METHODS = ("thor", "fngd", "lngd")
+LEVELS = ("O0", "O1")
+RANKS = (1, 8)
+
+
+class Case(NamedTuple):
+    """One graph: a model, a method of the step-time benchmark, and one of :data:`KINDS`."""
+
+    model: str
+    method: str
+    kind: str
+
+    def __str__(self) -> str:
+        return ":".join(self)
+
+
+class Setting(NamedTuple):
+    """How a process compiles: jit level and number of ranks."""
+
+    level: str
+    ranks: int
+
+    def __str__(self) -> str:
+        return f"{self.level}, {self.ranks} rank{'s' if self.ranks > 1 else ''}"
+
+
+SHAPES = {"resnet20": (32, 32), "resnet50": (4, 64)}
+"""(samples, pixels) of the batch that a model's graphs are compiled for."""
+
+
+def kinds_of(method: str) -> tuple[str, ...]:
+    """The graphs that a method's steps consist of, without those for failures and for sinking."""
+    if method in ("sgd", "adamw"):
+        return ("plain",)
+    # FNGD solves within its backward pass; LNGD's statistics come from a pass before the step.
+    missing = {"fngd": ("inverse",), "lngd": ("update",)}.get(method, ())
+    return tuple(kind for kind in KINDS[:4] if kind not in missing)
+
+
+def required() -> tuple[Case, ...]:
+    """All graphs that must compile for Ascend, at both levels and both numbers of ranks."""
+    named = [("resnet20", method) for method in METHODS] + [("resnet50", "thor")]
+    return tuple(Case(*pair, kind) for pair in named for kind in kinds_of(pair[1]))
+
+
+def parse_cases(texts: Iterable[str]) -> tuple[Case, ...]:
+    """Cases from ``model:method:kind``, or ``model:method`` for all that its steps need.
+
+    Raises:
+        UserError: for anything else.
+    """
+    found: list[Case] = []
+    for text in texts:
+        model, method, kind = (*text.split(":"), "", "")[:3]
+        kinds = kinds_of(method) if not kind else (kind,)
+        if text.count(":") not in (1, 2) or not set(kinds) <= set(KINDS):
+            raise UserError(f"case {text!r}: give model:method or model:method:kind, {KINDS}")
+        found += [Case(model, method, one) for one in kinds]
+    return tuple(found)
+
+
+class Graphs:
+    """The cells of one method on one model, and what they are called with."""
+
+    def __init__(self, model: str, method: str, shape: tuple[int, int] | None = None) -> None:
+        batch, pixels = shape or SHAPES[model]
+        self.runner, self.batch = build(method, model, batch, pixels)
+        self.step = self.runner.step
+        self.optimizer = self.step.optimizer
+        if self.step.second_order:
+            self.optimizer.expect_batch(batch)
+
+    def cell(self, kind: str) -> tuple[nn.Cell, tuple[Any, ...]]:
+        """The cell of one of :data:`KINDS` and its arguments."""
+        step = self.step
+        if kind == "whole" or not step.second_order:
+            return step.whole, self.batch
+        if kind == "plain":
+            return step.plain, self.batch
+        if kind == "factor":
+            return (step.measure if step.measures_first else step.capture), self.batch
+        if kind == "inverse":
+            return step.renew, ()
+        if kind == "retry":
+            return step.again, ()
+        gradients = [Tensor(np.zeros(p.shape, np.float32)) for p in self.optimizer.weights]
+        size = Tensor(self.batch[0].shape[0], ms.int32)
+        return step.apply_update, (Tensor(True), size, *gradients)
