@@ -61,6 +61,9 @@ _LIBRARIES = (
 _MAKES_HANDLE = re.compile(r"acl(op|mdl)?Create|aclrtAllocatorCreateDesc")
 _RESULT_SIZE = "GetWorkspaceSize"
 
+CANN_NAME = "latest"
+"""MindSpore looks for this name in the path from which CANN's libraries were loaded."""
+
 
 class Unavailable(UserError):
     """The stand-ins cannot be built here; the message says why."""
@@ -189,13 +192,13 @@ def build(folder: Path | None = None) -> Path:
         folder: where to; by default a folder of the user's cache.
 
     Returns:
-        The folder.
+        The folder that stands for CANN's.
 
     Raises:
         Unavailable: where they cannot be built.
     """
     check_available()
-    folder = (folder or default_folder()).absolute()
+    folder = (folder or default_folder()).absolute() / CANN_NAME
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

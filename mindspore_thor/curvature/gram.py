@@ -111,7 +111,7 @@ class SampleGram(nn.Cell):
             u = product(_GRAM, g_n, a, positions)
             found += (u.reshape((stop - start, groups * d_out * d_in)),)
         u = found[0] if len(found) == 1 else ops.concat(found, 0)
-        return product(_ACROSS, u, u, u.shape[1])
+        return product(_ACROSS, u, None, u.shape[1])
 
     def from_gradients_by_part(self, x: Tensor, g: Tensor) -> Tensor:
         """Sum of U_c U_c^T over parts c of the input channels (or of the groups)."""
@@ -128,6 +128,6 @@ class SampleGram(nn.Cell):
             batch = n * a.shape[1]
             g_c, a = g_c.reshape((batch, d_out, positions)), a.reshape((batch, -1, positions))
             u = product(_GRAM, g_c, a, positions).reshape((n, -1))
-            k = product(_ACROSS, u, u, u.shape[1])
+            k = product(_ACROSS, u, None, u.shape[1])
             total = k if start == 0 else total + k
         return total

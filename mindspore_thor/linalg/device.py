@@ -5,6 +5,7 @@
 | damped inverses | LU (``ops.inverse``) | Newton-Schulz, and ``aclnnInverse`` where it fails |
 | patches | ``ops.unfold``, in the input's type | ``aclnnIm2col`` on float16 |
 | products of statistics | float32 | float16 inputs, float32 accumulation |
+| momentum and update | ``ApplyMomentum`` | plain operators, which jit level O1 fuses with the decay |
 | eigendecompositions | batched on CPU | one by one; not an operator of the device |
 
 Inverses and what is multiplied with them stay float32 everywhere. Ascend has no kernel for
@@ -16,16 +17,21 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, mint, ops
+from mindspore import Parameter, Tensor, mint, ops
 from mindspore.ops.operations.math_ops import SelfAdjointEig
 
 # Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
 _EIGH_CPU = SelfAdjointEig(True)
+_APPLY_MOMENTUM = ops.ApplyMomentum()
 
 HALF_TARGET = 2.0**15
 """Largest sum that scaled float16 products may reach: half of what float16 can hold."""
 
 _TINY = 1e-30
+
+# Operators, not methods of tensors, through whose Python the compiler would go for every product.
+_ABS, _LARGEST = ops.Abs(), ops.ReduceMax()
+_MAXIMUM, _MINIMUM = ops.Maximum(), ops.Minimum()
 
 
 @ops.constexpr
@@ -38,6 +44,18 @@ def on_ascend() -> bool:
 def on_cpu() -> bool:
     """Whether the device target is the CPU; folded to a constant when the graph is compiled."""
     return bool(ms.get_context("device_target") == "CPU")
+
+
+def momentum_step(
+    weight: Parameter, moment: Parameter, rate: Any, gradient: Tensor, momentum: float
+) -> None:
+    """m <- momentum m + gradient; w <- w - rate m."""
+    if on_ascend():
+        fresh = momentum * moment + gradient
+        ops.assign(moment, fresh)
+        ops.assign(weight, weight - rate * fresh)
+    else:
+        _APPLY_MOMENTUM(weight, moment, rate, gradient, momentum)
 
 
 def general_inverse(matrices: Tensor) -> Tensor:
@@ -76,20 +94,34 @@ def narrow(x: Tensor) -> Tensor:
 
 
 def _half(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """``x`` times a scalar as float16, and what undoes that.
-
-    Scaled such that a sum over ``length`` products of two such entries stays in range and uses it:
-    gradients of single samples would otherwise vanish in float16.
-    """
-    largest = ops.maximum(ops.cast(ops.abs(x).max(), ms.float32), _TINY)
+    largest = _MAXIMUM(ops.cast(_LARGEST(_ABS(x)), ms.float32), _TINY)
     factor = (HALF_TARGET / length) ** 0.5 / largest
     if x.dtype == ms.float16:
         # The factor must be one, too; no float32 copy of the patches is made.
-        factor = ops.cast(ops.minimum(factor, HALF_TARGET), ms.float16)
+        factor = ops.cast(_MINIMUM(factor, HALF_TARGET), ms.float16)
     return ops.cast(x * factor, ms.float16), 1.0 / ops.cast(factor, ms.float32)
 
 
-def product(operator: Any, x: Tensor, y: Tensor, length: int) -> Tensor:
+def operand(x: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+    """A factor of a product of statistics, and what :func:`rescaled` has to know.
+
+    On Ascend it becomes float16, scaled such that a sum over ``length`` products of two such
+    entries stays in range and uses it: gradients of single samples would otherwise vanish.
+    """
+    return _half(x, length) if on_ascend() else (x, None)
+
+
+def wide(products: Tensor) -> Tensor:
+    """Finished sums in the type in which more is added to them."""
+    return ops.cast(products, ms.float32) if on_ascend() else products
+
+
+def rescaled(products: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """A product of two operands in the unit of what they were made of."""
+    return products if left is None else products * (left * right)
+
+
+def product(operator: Any, x: Tensor, y: Tensor | None, length: int) -> Tensor:
     """A matrix product of statistics.
 
     On Ascend the inputs are rounded to float16 and the matrix unit accumulates in float32; every
@@ -98,14 +130,14 @@ def product(operator: Any, x: Tensor, y: Tensor, length: int) -> Tensor:
     Args:
         operator: ``MatMul`` or ``BatchMatMul``, with its transpose flags.
         x: left matrices.
-        y: right matrices; may be ``x`` itself.
+        y: right matrices; None where they are ``x`` itself.
         length: terms of each sum.
 
     Returns:
         float32 on Ascend, elsewhere what the operator returns.
     """
-    if not on_ascend():
-        return operator(x, y)
-    left, unscale = _half(x, length)
-    right, other = (left, unscale) if x is y else _half(y, length)
-    return ops.cast(operator(left, right), ms.float32) * (unscale * other)
+    left, unscale_x = operand(x, length)
+    if y is None:
+        return rescaled(wide(operator(left, left)), unscale_x, unscale_x)
+    right, unscale_y = operand(y, length)
+    return rescaled(wide(operator(left, right)), unscale_x, unscale_y)
