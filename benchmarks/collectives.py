@@ -18,20 +18,21 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import mindspore as ms
 from mindspore import nn
 
-from benchmarks.ascend.graphs import Graphs, kinds_of
+from benchmarks.ascend.graphs import Graphs
 from mindspore_thor.errors import UserError
 
 COLLECTIVES = ("AllReduce", "AllGather", "ReduceScatter", "Broadcast", "AlltoAll")
 _CALL = re.compile(rf"= ({'|'.join(COLLECTIVES)})\(")
 _TENSOR = re.compile(r"<Tensor\[(\w+)\], \(([\d, ]*)\)")
 _FUSION = re.compile(r"fusion: I64\((-?\d+)\)")
+_SAVING = {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_DUMP_IR_PASSES": "validate"}
 _BYTES = {"Float32": 4, "Float16": 2, "BFloat16": 2, "Int32": 4, "Int64": 8}
 
 
@@ -75,11 +76,12 @@ def as_rank(rank: int, ranks: int) -> Iterator[None]:
 def compiled_collectives(cell: nn.Cell, inputs: Sequence[object]) -> list[Collective]:
     """Compile a cell and read its collectives; nothing is run."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(MS_DEV_SAVE_GRAPHS="1", MS_DEV_SAVE_GRAPHS_PATH=folder)
+        os.environ.update(_SAVING, MS_DEV_SAVE_GRAPHS_PATH=folder)
         try:
             cell.compile(*inputs)
         finally:
-            del os.environ["MS_DEV_SAVE_GRAPHS"], os.environ["MS_DEV_SAVE_GRAPHS_PATH"]
+            for name in (*_SAVING, "MS_DEV_SAVE_GRAPHS_PATH"):
+                del os.environ[name]
         paths = sorted(Path(folder).rglob("*_validate_*.ir"))
         if len(paths) != 1:
             raise UserError(
@@ -90,24 +92,33 @@ def compiled_collectives(cell: nn.Cell, inputs: Sequence[object]) -> list[Collec
 
 def tensors_of(cell: nn.Cell) -> int:
     """How many tensors the package sends in a step's messages."""
-    found = [part.lengths for _, part in cell.cells_and_names() if hasattr(part, "all_reduce")]
-    return sum(len(message) for lengths in found for message in lengths)
+    sums = [getattr(part, "sum", part) for part in (cell, *cell._cells.values())]
+    return sum(len(m) for part in sums if hasattr(part, "all_reduce") for m in part.lengths)
 
 
-def measure(
-    model: str, method: str, ranks: int, rank: int
-) -> dict[str, tuple[list[Collective], int]]:
-    """Collectives of every kind of step, and the tensors in them."""
-    found = {}
+Found = dict[str, tuple[list[Collective], int]]
+"""Kind of step -> its collectives, and how many tensors are in them."""
+
+
+def measure(make: Callable[[], Graphs], ranks: int, rank: int) -> Found:
+    """Compile every kind of step as one rank of many.
+
+    Args:
+        make: builds the graphs' cells, which ask for the number of ranks when they are made.
+        ranks: how many there are.
+        rank: which one to be.
+    """
+    found: Found = {}
     with as_rank(rank, ranks):
-        graphs = Graphs(model, method)
-        for kind in kinds_of(method):
+        graphs = make()
+        for kind in graphs.kinds():
             cell, inputs = graphs.cell(kind)
-            part = getattr(cell, "backward", cell)
+            parts = [getattr(cell, "backward", None), getattr(cell, "guard", None)]
             if kind == "inverse":
-                part = graphs.optimizer.refresher
+                parts = [graphs.optimizer.refresher]
             collectives = compiled_collectives(cell, inputs)
-            found[kind] = (collectives, tensors_of(part) if collectives else 0)
+            tensors = sum(tensors_of(part) for part in parts if part is not None)
+            found[kind] = (collectives, tensors if collectives else 0)
     return found
 
 
@@ -128,15 +139,16 @@ def main(argv: list[str] | None = None) -> int:
         print("| ranks | step | collectives | tensors in them | fusion | MB each | MB |")
         print("|---|---|---|---|---|---|---|")
         for ranks in numbers:
-            for kind, (found, tensors) in measure(
-                args.model, args.method, ranks, args.rank
-            ).items():
+            steps = measure(lambda: Graphs.of(args.model, args.method), ranks, args.rank)
+            for kind, (found, tensors) in steps.items():
                 names = {item.operator for item in found}
                 each = ", ".join(f"{item.size / 1e6:.2f}" for item in found) or "-"
                 total = sum(item.size for item in found) / 1e6
                 what = f"{len(found)} {'/'.join(sorted(names))}".strip()
                 fusion = ", ".join(sorted({str(item.fusion) for item in found})) or "-"
-                print(f"| {ranks} | {kind} | {what} | {tensors} | {fusion} | {each} | {total:.2f} |")
+                print(
+                    f"| {ranks} | {kind} | {what} | {tensors} | {fusion} | {each} | {total:.2f} |"
+                )
     except (UserError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

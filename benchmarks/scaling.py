@@ -66,14 +66,14 @@ def traffic_table() -> str:
     """Messages and bytes of every kind of step, the same for any number of ranks."""
     lines = ["| method | step | messages | MB |", "|---|---|---|---|"]
     for method, title in METHODS.items():
-        for kind, found in traffic(Graphs(MODEL, method).step).items():
+        for kind, found in traffic(Graphs.of(MODEL, method).step).items():
             lines.append(f"| {title} | {kind} | {len(found)} | {sum(found) / 1e6:.1f} |")
     return "\n".join(lines)
 
 
 def step_table(machine: Machine) -> str:
     """THOR's traffic and inverse time by the number of ranks, single steps and on average."""
-    step = Graphs(MODEL, "thor").step
+    step = Graphs.of(MODEL, "thor").step
     sent = traffic(step)
     every_factor, every_inverse = intervals()
     sizes = step.optimizer.refresher.assignment.sizes

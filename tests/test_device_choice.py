@@ -69,7 +69,9 @@ def test_ragged_blocks(dim: int, split: int) -> None:
     assert ok.asnumpy().all()
     last = dim - split * (layout.blocks - 1)
     part = m[0, -last:, -last:].astype(np.float64) + 0.03 * np.eye(last)
-    np.testing.assert_allclose(got.asnumpy()[-1, :last, :last], np.linalg.inv(part), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        got.asnumpy()[-1, :last, :last], np.linalg.inv(part), rtol=1e-4, atol=1e-4
+    )
 
 
 def refused(m: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Compiles training graphs in this process, for Ascend or for CPU, and runs none.
+"""Compiles training graphs in this process, for Ascend or for CPU, and runs them if told to.
 
-    python -m benchmarks.ascend.compile [--level O1] [--ranks 8] [--rank 0] resnet20:thor ...
+    python benchmarks/ascend/compile.py [--run] [--level O1] [--ranks 8] resnet20:thor ...
 
 Before and behind every graph a line beginning with ``[graph]`` goes to the standard error stream,
 among MindSpore's log. :mod:`benchmarks.ascend.dry_run` starts this with the stand-in libraries.
@@ -12,15 +12,17 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import mindspore as ms
 from mindspore.communication import init
 
-from benchmarks.ascend.graphs import Graphs, parse_cases
+from benchmarks.ascend.graphs import MARK, Graphs, parse_cases
+from benchmarks.step_time import wait
 from mindspore_thor.errors import UserError
 from mindspore_thor.runtime import prepare_target
-
-MARK = "[graph]"
 
 
 def mark(**content: object) -> None:
@@ -50,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compile what is asked for; returns the exit code, 1 where a graph failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cases", nargs="+", help="model:method or model:method:kind")
+    parser.add_argument("--run", action="store_true", help="also run every graph once")
     parser.add_argument("--target", default="Ascend", choices=("Ascend", "CPU"))
     parser.add_argument("--level", default="O0", choices=("O0", "O1"))
     parser.add_argument("--ranks", type=int, default=1)
@@ -63,12 +66,15 @@ def main(argv: list[str] | None = None) -> int:
         for case in cases:
             key = (case.model, case.method)
             if key not in graphs:
-                graphs = {key: Graphs(*key)}
+                graphs = {key: Graphs.of(*key)}
             cell, inputs = graphs[key].cell(case.kind)
             mark(case=case, at="begin")
             start, error = time.perf_counter(), ""
             try:
-                cell.compile(*inputs)
+                if args.run:
+                    wait(cell.compile_and_run(*inputs))
+                else:
+                    cell.compile(*inputs)
             except Exception as reason:
                 error, failed = str(reason) or repr(reason), 1
             mark(case=case, at="end", seconds=time.perf_counter() - start, error=error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import subprocess
@@ -23,11 +24,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.ascend import stand_in
-from benchmarks.ascend.compile import MARK
-from benchmarks.ascend.graphs import Case, Setting, parse_cases, required
+from benchmarks.ascend.graphs import MARK, Case, Setting, parse_cases, required
 from mindspore_thor.errors import UserError
 
-_KERNEL = re.compile(r"kernel opname:\s*(\S+?),.*?kernel type:\s*(\w+)")
+_KERNEL = re.compile(r"kernel opname:\s*(\S+?), kernel type:\s*(\w+?)(?:_kernel)?\s*$")
+
+logger = logging.getLogger(__name__)
 
 HOST = ("cpu", "host", "aicpu")
 """Kernel types that do not run on the device's own units."""
@@ -59,9 +61,7 @@ class Compiled:
 
     def on_host(self) -> dict[str, int]:
         """Operators that back off to the host, and how many."""
-        return {
-            name: count for (name, kind), count in self.kernels.items() if kind.lower() in HOST
-        }
+        return {name: count for (name, kind), count in self.kernels.items() if kind.lower() in HOST}
 
 
 def read_log(lines: Iterable[str]) -> list[Compiled]:
@@ -76,6 +76,7 @@ def read_log(lines: Iterable[str]) -> list[Compiled]:
                 found.append(Compiled(Case(*content["case"])))
             else:
                 found[-1].seconds, found[-1].error = content["seconds"], content["error"]
+                logger.info("%s: %.0f s", found[-1].case, found[-1].seconds)
         elif inside:
             match = _KERNEL.search(line)
             if match:
@@ -83,9 +84,7 @@ def read_log(lines: Iterable[str]) -> list[Compiled]:
     return found
 
 
-def dry_run(
-    setting: Setting, cases: Sequence[Case], folder: Path, rank: int = 0
-) -> list[Compiled]:
+def dry_run(setting: Setting, cases: Sequence[Case], folder: Path, rank: int = 0) -> list[Compiled]:
     """Compile graphs in one child process.
 
     Args:
@@ -105,11 +104,18 @@ def dry_run(
     variables = {
         **os.environ,
         **stand_in.environment(folder, setting.ranks, rank),
-        "GLOG_v": "1",
+        "GLOG_v": "3",
+        # The module that names the kernels.
+        "MS_SUBMODULE_LOG_v": "{DEVICE:1}",
     }
     with subprocess.Popen(
-        command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        errors="replace", cwd=folder,
+        command,
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        cwd=folder,
     ) as process:
         assert process.stderr is not None
         tail: list[str] = []
@@ -131,14 +137,17 @@ def dry_run(
 def report(setting: Setting, found: Sequence[Compiled]) -> str:
     """A table of graphs and their kernels."""
     lines = [f"### {setting}", ""]
-    lines.append("| graph | acl | aclnn | fused (akg) | AllReduce | on the host | compiled |")
-    lines.append("|---|---|---|---|---|---|---|")
+    lines.append(
+        "| graph | acl | aclnn | fused (akg) | AllReduce | on the host | seconds | compiled |"
+    )
+    lines.append("|---|---|---|---|---|---|---|---|")
     for graph in found:
         host = ", ".join(f"{name} x {n}" for name, n in sorted(graph.on_host().items())) or "none"
         done = "yes" if graph.error == "" else (graph.error or "process ended").splitlines()[0]
         cells = [graph.of_type("acl"), graph.of_type("opapi"), graph.of_type("akg")]
         cells.append(graph.operator("AllReduce"))
-        lines.append(f"| {graph.case} | {' | '.join(map(str, cells))} | {host} | {done} |")
+        counts = " | ".join(map(str, cells))
+        lines.append(f"| {graph.case} | {counts} | {host} | {graph.seconds:.0f} | {done} |")
     return "\n".join(lines)
 
 
@@ -149,6 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--levels", default="O0,O1")
     parser.add_argument("--ranks", default="1,8")
     args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         cases = parse_cases(args.cases) if args.cases else required()
         folder = stand_in.build()

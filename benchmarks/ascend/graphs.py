@@ -13,6 +13,9 @@ from benchmarks.step_time import make_optimizer
 from mindspore_thor.errors import UserError
 from mindspore_thor.train.step import TrainStep
 
+MARK = "[graph]"
+"""How the lines begin that compiling writes among MindSpore's log."""
+
 KINDS = ("plain", "factor", "update", "inverse", "retry", "whole")
 """What a step may consist of: the ordinary step; the pass that collects statistics; the update
 behind such a pass; the inverses; those that failed once more; all of it in one graph (sinking)."""
@@ -82,21 +85,40 @@ def parse_cases(texts: Iterable[str]) -> tuple[Case, ...]:
 
 
 class Graphs:
-    """The cells of one method on one model, and what they are called with."""
+    """The cells of a training step, and what they are called with.
 
-    def __init__(self, model: str, method: str, shape: tuple[int, int] | None = None) -> None:
-        batch, pixels = shape or SHAPES[model]
+    Args:
+        step: of any method.
+        batch: its arguments.
+    """
+
+    def __init__(self, step: TrainStep, batch: tuple[Tensor, ...]) -> None:
+        self.step, self.batch = step, batch
+        self.optimizer = step.optimizer
+        if step.second_order:
+            self.optimizer.expect_batch(batch[0].shape[0])
+
+    @classmethod
+    def of(cls, model: str, method: str) -> Graphs:
+        """Those of a benchmarked method on a benchmarked model."""
+        batch, pixels = SHAPES[model]
         # FNGD's coefficients are few here: their store does not change the graph.
         options = {"weight_decay": WEIGHT_DECAY, "steps_per_epoch": 4}
-        net, self.optimizer = make_optimizer(method, model, **options)
+        net, optimizer = make_optimizer(method, model, **options)
         loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
-        self.step = TrainStep(net, loss, self.optimizer)
         rng = np.random.default_rng(0)
         images = rng.standard_normal((batch, 3, pixels, pixels)).astype(np.float32)
         labels = rng.integers(0, 10, batch).astype(np.int32)
-        self.batch = (Tensor(images), Tensor(labels))
-        if self.step.second_order:
-            self.optimizer.expect_batch(batch)
+        return cls(TrainStep(net, loss, optimizer), (Tensor(images), Tensor(labels)))
+
+    def kinds(self) -> tuple[str, ...]:
+        """The graphs that these steps consist of, without those for failures and for sinking."""
+        if not self.step.second_order:
+            return ("plain",)
+        refreshes = self.optimizer.refresher.batches or self.optimizer.refresher.alone_count
+        missing = () if refreshes else ("inverse",)
+        missing += ("update",) if self.step.measures_first else ()
+        return tuple(kind for kind in KINDS[:4] if kind not in missing)
 
     def cell(self, kind: str) -> tuple[nn.Cell, tuple[Any, ...]]:
         """The cell of one of :data:`KINDS` and its arguments."""

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 extern "C" const char *aclrtGetSocName() { const char *s = getenv("STUB_SOC"); return s ? s : "Ascend910B2"; }
 extern "C" int aclrtGetMemInfo(int, size_t *f, size_t *t) { *f = *t = (size_t)64 << 30; return 0; }
 extern "C" int aclrtGetDeviceCount(unsigned *c) { *c = 8; return 0; }

@@ -30,14 +30,28 @@ from mindspore_thor.errors import UserError
 HERE = Path(__file__).resolve().parent
 SOURCES = ("graph_values.cc", "pretend_device.cc")
 TOOLS = ("g++", "nm", "strings")
-COMPILER = ("g++", "-O1", "-w", "-D_GLIBCXX_USE_CXX11_ABI=0", "-fPIC", "-fvisibility-inlines-hidden")
+COMPILER = (
+    "g++",
+    "-O1",
+    "-w",
+    "-D_GLIBCXX_USE_CXX11_ABI=0",
+    "-fPIC",
+    "-fvisibility-inlines-hidden",
+)
 
 _ASCEND = ("plugin/libmindspore_ascend.so.2", "plugin/libmindspore_ops_ascend.so")
 _OTHERS = ("libmindspore_ge_backend.so", "plugin/ascend/**/*.so")
-_SYSTEM = (
-    "libc.so.6 libm.so.6 libstdc++.so.6 libgcc_s.so.1 libpthread.so.0 libdl.so.2 libgomp.so.1 "
-    "librt.so.1 ld-linux-x86-64.so.2"
-).split()
+_SYSTEM = [
+    "libc.so.6",
+    "libm.so.6",
+    "libstdc++.so.6",
+    "libgcc_s.so.1",
+    "libpthread.so.0",
+    "libdl.so.2",
+    "libgomp.so.1",
+    "librt.so.1",
+    "ld-linux-x86-64.so.2",
+]
 _SYSTEM_FOLDERS = ("/lib/x86_64-linux-gnu", "/lib64", "/usr/lib/x86_64-linux-gnu")
 _NOT_CANN = re.compile(r"^(_ITM|__gmon|__tls|__gcov|_ZTH|_Jv_|__stack|_?Py|_ZN3atb)")
 _BY_NAME = re.compile(
@@ -50,14 +64,29 @@ _HCOM = (
     "HcomGetWorldRankFromGroupRank",
     "HcomGetGroupRankFromWorldRank",
 )
-_OPAPI = (
-    "aclnnInit aclnnFinalize InitHugeMemThreadLocal UnInitHugeMemThreadLocal ReleaseHugeMem "
-    "aclSetAclOpExecutorRepeatable aclDestroyAclOpExecutor"
-).split()
-_LIBRARIES = (
-    "ge_runner graph msprofiler hccl runtime platform c_sec nnopbase ascend_hal acl_op_compiler "
-    "acl_tdt_channel profapi"
-).split()
+_OPAPI = [
+    "aclnnInit",
+    "aclnnFinalize",
+    "InitHugeMemThreadLocal",
+    "UnInitHugeMemThreadLocal",
+    "ReleaseHugeMem",
+    "aclSetAclOpExecutorRepeatable",
+    "aclDestroyAclOpExecutor",
+]
+_LIBRARIES = [
+    "ge_runner",
+    "graph",
+    "msprofiler",
+    "hccl",
+    "runtime",
+    "platform",
+    "c_sec",
+    "nnopbase",
+    "ascend_hal",
+    "acl_op_compiler",
+    "acl_tdt_channel",
+    "profapi",
+]
 _MAKES_HANDLE = re.compile(r"acl(op|mdl)?Create|aclrtAllocatorCreateDesc")
 _RESULT_SIZE = "GetWorkspaceSize"
 

@@ -49,7 +49,7 @@ def on_cpu() -> bool:
 def momentum_step(
     weight: Parameter, moment: Parameter, rate: Any, gradient: Tensor, momentum: float
 ) -> None:
-    """m <- momentum m + gradient; w <- w - rate m."""
+    """The update of one weight: m <- momentum m + gradient, then w <- w - rate m."""
     if on_ascend():
         fresh = momentum * moment + gradient
         ops.assign(moment, fresh)
