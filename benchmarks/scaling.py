@@ -110,10 +110,11 @@ def assumptions(machine: Machine) -> str:
     every_factor, every_inverse = intervals()
     return "\n".join(
         (
-            f"- A rank sends and receives {machine.bandwidth / 1e9:g} GB/s; every AllReduce is one "
-            f"ring over all ranks, 2 (p - 1) hops of {machine.latency * 1e6:g} us; nothing overlaps.",
+            f"- A rank sends and receives {machine.bandwidth / 1e9:g} GB/s; every AllReduce is a "
+            f"ring over all ranks, 2 (p - 1) hops of {machine.latency * 1e6:g} us; no overlap.",
             f"- Inverses are Newton-Schulz: {STEPS} steps of two products and one check, 2 d^3 "
-            f"float32 operations each, at {machine.flops / 1e12:g} TFLOP/s; the slowest rank counts.",
+            f"float32 operations each, at {machine.flops / 1e12:g} TFLOP/s on the busiest rank.",
+            "- None of these three figures was measured: they are orders of magnitude.",
             f"- Averages: factors every {every_factor} and inverses every {every_inverse} steps "
             f"(`models/resnet/{RECIPE.name}`); the trace rule, which skips some, is left out.",
             "- float32 everywhere; symmetric matrices travel as triangles; MB are 10^6 bytes that "

@@ -7,13 +7,15 @@ from unittest import mock
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, ops
+from mindspore import Parameter, Tensor, ops
 
+from mindspore_thor.curvature.gram import SampleGram
 from mindspore_thor.linalg import device, inverse
 from mindspore_thor.linalg.blocks import block_layout, split_matrix
 from mindspore_thor.linalg.inverse import RESIDUAL_LIMIT, inverse_by_products, inverse_each
 from mindspore_thor.linalg.moments import block_moments
 from mindspore_thor.linalg.newton_schulz import newton_schulz
+from mindspore_thor.nn.rows import DenseRows
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +158,31 @@ def test_other_devices_multiply_as_they_did() -> None:
             device.product(multiply, x, y, 9).asnumpy(), multiply(x, x).asnumpy()
         )
     assert device.narrow(x) is x
+
+
+@pytest.mark.parametrize("rate", [0.1, Tensor(0.1, ms.float32)])
+def test_the_momentum_step_is_the_same_everywhere(rate) -> None:
+    """m <- 0.9 m + g, w <- w - 0.1 m, by one operator and by plain ones."""
+    w, m, g = (np.random.default_rng(k).standard_normal(7).astype(np.float32) for k in range(3))
+    for ascend in (False, True):
+        weight, moment = (Parameter(Tensor(x), name=n) for x, n in ((w, "w"), (m, "m")))
+        with mock.patch.object(device, "on_ascend", lambda ascend=ascend: ascend):
+            device.momentum_step(weight, moment, rate, Tensor(g), 0.9)
+        expected = 0.9 * m.astype(np.float64) + g
+        np.testing.assert_allclose(moment.asnumpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(weight.asnumpy(), w - 0.1 * expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", [2**20, 1])
+@pytest.mark.parametrize(("d_in", "d_out", "tokens"), [(40, 3, 2), (3, 4, 30)])
+def test_gram_matrix_of_half_precision_inputs(d_in, d_out, tokens, memory) -> None:
+    """K of tokens' per-sample gradients, by pairs and by gradients, whole and in parts."""
+    rng = np.random.default_rng(8)
+    x, g = rng.standard_normal((6, tokens, d_in)), rng.standard_normal((6, tokens, d_out)) * 1e-7
+    rows = DenseRows(d_in, d_out, "share")
+    columns = Tensor(g.transpose(0, 2, 1)[:, None].astype(np.float32))
+    with mock.patch.object(device, "on_ascend", lambda: True):
+        got = SampleGram(rows, memory)(Tensor(x.astype(np.float32)), columns).asnumpy()
+    u = np.einsum("nto,nti->noi", g, x).reshape(6, -1)
+    expected = u @ u.T
+    np.testing.assert_allclose(got / expected.max(), expected / expected.max(), atol=2e-2)

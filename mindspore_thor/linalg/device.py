@@ -5,7 +5,8 @@
 | damped inverses | LU (``ops.inverse``) | Newton-Schulz, and ``aclnnInverse`` where it fails |
 | patches | ``ops.unfold``, in the input's type | ``aclnnIm2col`` on float16 |
 | products of statistics | float32 | float16 inputs, float32 accumulation |
-| momentum and update | ``ApplyMomentum`` | plain operators, which jit level O1 fuses with the decay |
+| sample weights | on the smaller side of a gradient's product | on the layer's input |
+| momentum and update | ``ApplyMomentum`` | plain operators, which level O1 fuses with the decay |
 | eigendecompositions | batched on CPU | one by one; not an operator of the device |
 
 Inverses and what is multiplied with them stay float32 everywhere. Ascend has no kernel for
@@ -44,6 +45,17 @@ def on_ascend() -> bool:
 def on_cpu() -> bool:
     """Whether the device target is the CPU; folded to a constant when the graph is compiled."""
     return bool(ms.get_context("device_target") == "CPU")
+
+
+@ops.constexpr
+def weighs_input(input_size: int, output_size: int) -> bool:
+    """Whether sample weights go to a layer's input rather than to its output gradient.
+
+    A weight gradient is bilinear in both, so the smaller one is taken. But MindSpore 2.10's Ascend
+    back end stops with an internal error ("node->abstract() is null") where the output gradient of
+    a Dense layer is multiplied by stored weights before the product.
+    """
+    return bool(ms.get_context("device_target") == "Ascend") or input_size <= output_size
 
 
 def momentum_step(
