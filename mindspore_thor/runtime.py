@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 
 logger = logging.getLogger("mindspore_thor")
+
+DISPATCH_THREADS = 5
+"""Threads with which MindSpore's runtime launches an Ascend's kernels: MindSpore's own default."""
 
 _ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
@@ -41,3 +45,20 @@ NOTICE = limit_onednn()
 """The line for the log; the command lines print it, a library user finds it at level INFO."""
 if NOTICE:
     logger.info(NOTICE)
+
+
+def prepare_target(target: str | None = None) -> None:
+    """Choose the device and set what its back end needs before anything is compiled.
+
+    Args:
+        target: "CPU", "GPU" or "Ascend"; None for what MindSpore takes by itself.
+    """
+    import mindspore as ms
+
+    if target is not None:
+        ms.set_device(target)
+    if ms.get_context("device_target") == "Ascend":
+        # MindSpore 2.10 builds graphs with lazy branches, which the trace rule and the guard are,
+        # where this is set, even to its default. It can be set once: somebody else's choice stays.
+        with contextlib.suppress(RuntimeError):
+            ms.runtime.dispatch_threads_num(DISPATCH_THREADS)

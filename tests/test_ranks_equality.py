@@ -1,8 +1,9 @@
 """Two processes with half batches against the formulas with whole batches, for every method.
 
 One ``msrun`` job trains with all methods, because starting one takes 15 to 25 seconds. The oracle
-of tests/oracle takes the whole batches; EKFAC's needs the program's own eigenvectors and LNGD's
-its random numbers, so there one process is the reference. That one process agrees with its oracle is in the methods' own files.
+of tests/oracle takes the whole batches; EKFAC's needs the program's own eigenvectors and LNGD's its
+random numbers, so there one process is the reference. That one process agrees with its oracle is in
+the methods' own files.
 """
 
 from __future__ import annotations

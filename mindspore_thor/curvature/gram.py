@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.linalg.device import narrow, product
+
 _FLOAT = 4
 _GRAM = ops.BatchMatMul(transpose_b=True)
 _ACROSS = ops.MatMul(transpose_b=True)
@@ -58,6 +60,7 @@ class SampleGram(nn.Cell):
         """
         n, groups, d_out, positions = g.shape
         d_in = self.rows.d_in
+        x = narrow(x)
         if pairwise_is_cheaper(n, positions, d_in, d_out):
             return self.from_pairs(self.rows.input_columns(x), g)
         whole = n * groups * d_out * d_in * _FLOAT
@@ -86,12 +89,12 @@ class SampleGram(nn.Cell):
         return ops.concat(found, 0)
 
     def _pairs(self, a_n: Tensor, g_n: Tensor, a: Tensor, g: Tensor, n: int) -> Tensor:
-        product = _GRAM(a_n, a) * _GRAM(g_n, g)
+        products = product(_GRAM, a_n, a, a.shape[2]) * product(_GRAM, g_n, g, g.shape[2])
         groups, positions = a.shape[0], a.shape[1] // n
         if positions == 1:
-            return product.sum(0)
-        product = product.reshape((groups, a_n.shape[1] // positions, positions, n, positions))
-        return product.sum((0, 2, 4))
+            return products.sum(0)
+        products = products.reshape((groups, a_n.shape[1] // positions, positions, n, positions))
+        return products.sum((0, 2, 4))
 
     def from_gradients_by_sample(self, x: Tensor, g: Tensor, memory: int) -> Tensor:
         """U U^T where U fits into the memory: only its patches are made in parts."""
@@ -105,9 +108,10 @@ class SampleGram(nn.Cell):
             a = self.rows.input_columns(x[start:stop])
             a = a.reshape(((stop - start) * groups, d_in, positions))
             g_n = g[start:stop].reshape(((stop - start) * groups, d_out, positions))
-            found += (_GRAM(g_n, a).reshape((stop - start, groups * d_out * d_in)),)
+            u = product(_GRAM, g_n, a, positions)
+            found += (u.reshape((stop - start, groups * d_out * d_in)),)
         u = found[0] if len(found) == 1 else ops.concat(found, 0)
-        return _ACROSS(u, u)
+        return product(_ACROSS, u, None, u.shape[1])
 
     def from_gradients_by_part(self, x: Tensor, g: Tensor) -> Tensor:
         """Sum of U_c U_c^T over parts c of the input channels (or of the groups)."""
@@ -122,8 +126,8 @@ class SampleGram(nn.Cell):
             a = self.rows.part_of_columns(x, start, stop)
             g_c = g if groups == 1 else g[:, start:stop]
             batch = n * a.shape[1]
-            u = _GRAM(g_c.reshape((batch, d_out, positions)), a.reshape((batch, -1, positions)))
-            u = u.reshape((n, -1))
-            k = _ACROSS(u, u)
+            g_c, a = g_c.reshape((batch, d_out, positions)), a.reshape((batch, -1, positions))
+            u = product(_GRAM, g_c, a, positions).reshape((n, -1))
+            k = product(_ACROSS, u, None, u.shape[1])
             total = k if start == 0 else total + k
         return total

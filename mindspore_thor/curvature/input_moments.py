@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
+from mindspore_thor.linalg.device import narrow
 from mindspore_thor.linalg.moments import block_moments, with_ones
 
 
@@ -42,7 +43,7 @@ class InputMoments(nn.Cell):
             if self.homogeneous:
                 moments = self.with_means(moments, x)
         else:
-            columns = self.rows.input_columns(x)
+            columns = self.rows.input_columns(narrow(x))
             if self.homogeneous:
                 columns = with_ones(columns)
             moments = block_moments(columns, self.layout)

@@ -18,6 +18,7 @@ from mindspore_thor.curvature.base import state
 from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKind
 from mindspore_thor.curvature.kronecker import trace
 from mindspore_thor.linalg.blocks import block_layout
+from mindspore_thor.linalg.device import narrow
 from mindspore_thor.linalg.inverse import inverse_each
 from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
 from mindspore_thor.linalg.random import squared_normal
@@ -122,10 +123,12 @@ class LayerSampleRule(DirectRule):
 
     def factors(self, x: Tensor, squares: Tensor) -> Tensor:
         """Phi and E[||a||^2 g o g], flat."""
-        a = self.rows.input_columns(ops.cast(x, ms.float32))
+        a = self.rows.input_columns(narrow(ops.cast(x, ms.float32)))
         if self.has_bias:
             a = with_ones(a)
-        phi = block_moments(a * ops.sqrt(feature_sums(squares)), self.layout) * a.shape[3]
+        sizes_g = ops.cast(ops.sqrt(feature_sums(squares)), a.dtype)
+        phi = block_moments(a * sizes_g, self.layout) * a.shape[3]
+        a = ops.cast(a, ms.float32)
         psi = weighted_means(squares, feature_sums(a * a))
         return ops.concat((phi.reshape(-1), psi.reshape(-1)))
 

@@ -83,6 +83,17 @@ def pieces_of(batches: Sequence[Batch], layers: int) -> tuple[tuple[Piece, ...],
     return tuple(tuple(of_layer[i] for i in sorted(of_layer)) for of_layer in found)
 
 
+def travelling_lengths(batches: Sequence[Batch]) -> list[int]:
+    """Numbers that the solutions of every batch travel as, then those of their checks."""
+    lengths = []
+    for batch in batches:
+        length = batch.size * batch.width
+        if batch.width == batch.size:
+            length = packed_length(batch.size)
+        lengths.append(batch.number * length)
+    return lengths + [batch.number for batch in batches]
+
+
 # What ops.Map calls: the arguments that all layers share come first, by ops.partial.
 
 
@@ -232,14 +243,8 @@ class Refresh(nn.Cell):
             places.append(Tensor(place))
             counts.append(len(held))
         self.own, self.places, self.own_counts = tuple(own), tuple(places), tuple(counts)
-        lengths = []
-        for batch in self.batches:
-            length = batch.size * batch.width
-            if batch.width == batch.size:
-                length = packed_length(batch.size)
-            lengths.append(batch.number * length)
-        lengths += [batch.number for batch in self.batches]
-        self.sum = FusedSum(lengths, group=team_group(self.assignment.team(rank), ranks))
+        group = team_group(self.assignment.team(rank), ranks)
+        self.sum = FusedSum(travelling_lengths(self.batches), group=group)
 
     def refresh(self, damping: Tensor) -> None:
         """Solve where the layers decide so, and count what became of it."""

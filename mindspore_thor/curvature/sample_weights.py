@@ -15,6 +15,7 @@ from mindspore_thor.curvature.base import META, state
 from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKind
 from mindspore_thor.curvature.gram import SampleGram
 from mindspore_thor.errors import UserError
+from mindspore_thor.linalg.device import weighs_input
 from mindspore_thor.linalg.inverse import damped_inverse
 
 _ACROSS = ops.MatMul(transpose_b=True)
@@ -133,8 +134,8 @@ class WeightingRule(DirectRule):
         self, x: Tensor, weight: Tensor, bias: Tensor, dout: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         """sum_n w_n dL/dW of sample n, and the same of the bias."""
-        # The gradient is bilinear: it does not matter which side is weighted, so take the smaller.
-        if x.size <= dout.size:
+        # The gradient is bilinear: it does not matter which side is weighted.
+        if weighs_input(x.size, dout.size):
             dweight = self.weight_gradient(self.weigh(x, weights), weight, dout)
         else:
             dweight = self.weight_gradient(x, weight, self.weigh(dout, weights))

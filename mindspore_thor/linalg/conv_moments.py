@@ -15,6 +15,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.blocks import BlockLayout
+from mindspore_thor.linalg.device import operand, rescaled, wide
 from mindspore_thor.linalg.patches import ConvGeometry, resolve_padding
 
 # Operators and ops.Map, not indexing and loops: the compiler unrolls those into far larger graphs.
@@ -92,8 +93,10 @@ def conv_moments(x: Tensor, geometry: ConvGeometry, layout: BlockLayout, plan: R
     out_width = columns.shape[-1]
     columns = columns.reshape((n * batch, plan.width * kw, height * out_width))
     firsts, counts, shifts = _row_ranges(geometry, height, out_height, top)
+    # Once for all products.
+    columns, unscale = operand(columns, columns.shape[2])
     lagged = ops.partial(_lagged, columns, n, out_width)
-    products = ops.stack(_MAP(lagged, firsts, counts, shifts))
+    products = rescaled(ops.stack(_MAP(lagged, firsts, counts, shifts)), unscale, unscale)
     weights = _row_weights(geometry, height, out_height, top)
     half = ops.matmul(weights, products).reshape((kh, kh, batch, plan.width, kw, plan.width, kw))
     half = half.transpose((2, 3, 0, 4, 5, 1, 6))
@@ -180,7 +183,7 @@ def _lagged(columns: Tensor, n: int, width: int, first: int, count: int, shift: 
         right = left
         if shift > 0:
             right = _SLICE(columns, (0, 0, (first + shift) * width), (batch, size, count * width))
-    return _OUTER(left, right).reshape((n, -1)).sum(0)
+    return wide(_OUTER(left, right)).reshape((n, -1)).sum(0)
 
 
 def _cut(blocks: Tensor, plan: RowPlan, layout: BlockLayout, groups: int) -> Tensor:

@@ -1,9 +1,38 @@
-"""What device the graph is compiled for; only this room asks."""
+"""What differs between devices, decided when a graph is compiled; only this room asks.
+
+| | CPU, GPU | Ascend |
+|---|---|---|
+| damped inverses | LU (``ops.inverse``) | Newton-Schulz, and ``aclnnInverse`` where it fails |
+| patches | ``ops.unfold``, in the input's type | ``aclnnIm2col`` on float16 |
+| products of statistics | float32 | float16 inputs, float32 accumulation |
+| sample weights | on the smaller side of a gradient's product | on the layer's input |
+| momentum and update | ``ApplyMomentum`` | plain operators, which level O1 fuses with the decay |
+| eigendecompositions | batched on CPU | one by one; not an operator of the device |
+
+Inverses and what is multiplied with them stay float32 everywhere. Ascend has no kernel for
+Cholesky or for a symmetric eigendecomposition: MindSpore computes those on the host.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
-from mindspore import ops
+from mindspore import Parameter, Tensor, mint, ops
+from mindspore.ops.operations.math_ops import SelfAdjointEig
+
+# Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
+_EIGH_CPU = SelfAdjointEig(True)
+_APPLY_MOMENTUM = ops.ApplyMomentum()
+
+HALF_TARGET = 2.0**15
+"""Largest sum that scaled float16 products may reach: half of what float16 can hold."""
+
+_TINY = 1e-30
+
+# Operators, not methods of tensors, through whose Python the compiler would go for every product.
+_ABS, _LARGEST = ops.Abs(), ops.ReduceMax()
+_MAXIMUM, _MINIMUM = ops.Maximum(), ops.Minimum()
 
 
 @ops.constexpr
@@ -16,3 +45,111 @@ def on_ascend() -> bool:
 def on_cpu() -> bool:
     """Whether the device target is the CPU; folded to a constant when the graph is compiled."""
     return bool(ms.get_context("device_target") == "CPU")
+
+
+@ops.constexpr
+def weighs_input(input_size: int, output_size: int) -> bool:
+    """Whether sample weights go to a layer's input rather than to its output gradient.
+
+    A weight gradient is bilinear in both, so the smaller one is taken. But MindSpore 2.10's Ascend
+    back end stops with an internal error ("node->abstract() is null") where the output gradient of
+    a Dense layer is multiplied by stored weights before the product.
+    """
+    return bool(ms.get_context("device_target") == "Ascend") or input_size <= output_size
+
+
+def momentum_step(
+    weight: Parameter, moment: Parameter, rate: Any, gradient: Tensor, momentum: float
+) -> None:
+    """The update of one weight: m <- momentum m + gradient, then w <- w - rate m."""
+    if on_ascend():
+        fresh = momentum * moment + gradient
+        ops.assign(moment, fresh)
+        ops.assign(weight, weight - rate * fresh)
+    else:
+        _APPLY_MOMENTUM(weight, moment, rate, gradient, momentum)
+
+
+def general_inverse(matrices: Tensor) -> Tensor:
+    """Inverses of matrices [n, d, d], d > 1, by the device's operator for any matrix."""
+    # LU, not Cholesky: MindSpore's CPU Cholesky raises on an indefinite matrix, which would end the
+    # run, and Ascend has no Cholesky kernel at all.
+    return mint.inverse(matrices) if on_ascend() else ops.inverse(matrices)
+
+
+def batched_eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [n, d] and eigenvectors of [n, d, d] by one operator, on CPU."""
+    return _EIGH_CPU(matrices)
+
+
+def im2col(
+    x: Tensor,
+    kernel: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    stride: tuple[int, int],
+) -> Tensor:
+    """Patches of x [N, C, H, W] as columns [N, C kh kw, T], in the type of x."""
+    if on_ascend():
+        # It has no CPU kernel, and ops.unfold has no fast Ascend one.
+        return mint.nn.functional.unfold(x, kernel, dilation, padding, stride)
+    return ops.unfold(x, kernel, dilation, padding, stride)
+
+
+def narrow(x: Tensor) -> Tensor:
+    """A layer's input in the type that its patches are made in, where only products follow.
+
+    They are the largest tensors of a step that collects statistics: float16 on Ascend. The range
+    is that of mixed-precision training; beyond it the step is non-finite and left out.
+    """
+    return ops.cast(x, ms.float16) if on_ascend() else x
+
+
+def _half(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    largest = _MAXIMUM(ops.cast(_LARGEST(_ABS(x)), ms.float32), _TINY)
+    factor = (HALF_TARGET / length) ** 0.5 / largest
+    if x.dtype == ms.float16:
+        # The factor must be one, too; no float32 copy of the patches is made.
+        factor = ops.cast(_MINIMUM(factor, HALF_TARGET), ms.float16)
+    return ops.cast(x * factor, ms.float16), 1.0 / ops.cast(factor, ms.float32)
+
+
+def operand(x: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+    """A factor of a product of statistics, and what :func:`rescaled` has to know.
+
+    On Ascend it becomes float16, scaled such that a sum over ``length`` products of two such
+    entries stays in range and uses it: gradients of single samples would otherwise vanish.
+    """
+    return _half(x, length) if on_ascend() else (x, None)
+
+
+def wide(products: Tensor) -> Tensor:
+    """Finished sums in the type in which more is added to them."""
+    return ops.cast(products, ms.float32) if on_ascend() else products
+
+
+def rescaled(products: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """A product of two operands in the unit of what they were made of."""
+    return products if left is None else products * (left * right)
+
+
+def product(operator: Any, x: Tensor, y: Tensor | None, length: int) -> Tensor:
+    """A matrix product of statistics.
+
+    On Ascend the inputs are rounded to float16 and the matrix unit accumulates in float32; every
+    finished sum is rounded to float16 once more, for want of an operator with mixed types.
+
+    Args:
+        operator: ``MatMul`` or ``BatchMatMul``, with its transpose flags.
+        x: left matrices.
+        y: right matrices; None where they are ``x`` itself.
+        length: terms of each sum.
+
+    Returns:
+        float32 on Ascend, elsewhere what the operator returns.
+    """
+    left, unscale_x = operand(x, length)
+    if y is None:
+        return rescaled(wide(operator(left, left)), unscale_x, unscale_x)
+    right, unscale_y = operand(y, length)
+    return rescaled(wide(operator(left, right)), unscale_x, unscale_y)

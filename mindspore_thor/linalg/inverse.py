@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, ops
-from mindspore.ops.operations.math_ops import SelfAdjointEig
 from mindspore.scipy.linalg import eigh as _eigh
 
-from mindspore_thor.linalg.device import on_cpu
+from mindspore_thor.linalg.device import batched_eigh, general_inverse, on_ascend, on_cpu
+from mindspore_thor.linalg.newton_schulz import newton_schulz
 
 RESIDUAL_LIMIT = 1e-2
 """Largest accepted entry of ``|M M^-1 - I|``: beyond it a float32 inverse has lost all meaning."""
@@ -26,8 +26,6 @@ INVERSE, EIGEN, FOURTH_ROOT = "inverse", "eigen", "fourth_root"
 """What :func:`solve_each` can make of a matrix."""
 
 _MAP = ops.Map()
-# Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
-_EIGH_CPU = SelfAdjointEig(True)
 
 
 def _values(pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -93,12 +91,31 @@ def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     d = matrices.shape[-1]
     eye = identity_like(matrices)
     damped = matrices + shifts.reshape((-1, 1, 1)) * eye
-    # LU, not Cholesky: MindSpore's CPU Cholesky raises on an indefinite matrix, which would end the
-    # run, and Ascend has no Cholesky kernel at all.
-    # It rejects 1 x 1 matrices, though.
-    inverse = 1.0 / damped if d == 1 else ops.inverse(damped)
+    if d == 1:
+        inverse = 1.0 / damped  # the operators reject 1 x 1 matrices
+    elif on_ascend():
+        return inverse_by_products(damped)
+    else:
+        inverse = general_inverse(damped)
     inverse = 0.5 * (inverse + inverse.transpose((0, 2, 1)))
     return inverse, _sound(ops.bmm(damped, inverse) - eye)
+
+
+def inverse_by_products(damped: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverses [n, d, d] by Newton-Schulz, by the device's operator where one of them fails.
+
+    The check is made before the result is made symmetric. That brings it closer to the inverse, but
+    takes it away from the residual's own minimum by up to the condition number.
+    """
+    eye = identity_like(damped)
+    inverse = newton_schulz(damped)
+    sound = _sound(ops.bmm(damped, inverse) - eye)
+    if sound.all():
+        result, ok = inverse, sound
+    else:
+        result = general_inverse(damped)
+        ok = _sound(ops.bmm(damped, result) - eye)
+    return 0.5 * (result + result.transpose((0, 2, 1))), ok
 
 
 def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +148,7 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     finite = ops.isfinite(matrices.sum((1, 2)))
     eye = identity_like(matrices)
     matrices = ops.where(finite.reshape((-1, 1, 1)), matrices, eye)
-    w, q = _EIGH_CPU(matrices) if on_cpu() else eigh_each(matrices)
+    w, q = batched_eigh(matrices) if on_cpu() else eigh_each(matrices)
     w = ops.relu(w)
     ok = ops.logical_and(_sound(ops.bmm(q.transpose((0, 2, 1)), q) - eye), finite)
     return w, q, ops.logical_and(ok, ops.isfinite(w.sum(1)))

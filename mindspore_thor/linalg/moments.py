@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
+from mindspore_thor.linalg.device import product
 
 # Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
 _OUTER = ops.BatchMatMul(transpose_b=True)
@@ -30,10 +31,10 @@ def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
     if positions == 1:
         # One position a sample: a single product over the samples instead of N rank-one ones.
         rows = columns.reshape((n, batch, layout.size)).transpose((1, 0, 2))
-        total = _INNER(rows, rows)
+        total = product(_INNER, rows, None, n)
     else:
         columns = columns.reshape((n * batch, layout.size, positions))
-        products = _OUTER(columns, columns)
+        products = product(_OUTER, columns, None, positions)
         total = products.reshape((n, batch * layout.size * layout.size)).sum(0)
     total = total.reshape((groups, layout.blocks, layout.size, layout.size))
     return ops.cast(total, ms.float32) * (1.0 / (n * positions))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mindspore import Tensor, mint, ops
+from mindspore import Tensor, ops
 
-from mindspore_thor.linalg.device import on_ascend
+from mindspore_thor.linalg.device import im2col
 
 
 class ConvGeometry(NamedTuple):
@@ -65,12 +65,6 @@ def unfold(x: Tensor, geometry: ConvGeometry, groups: int = 0) -> Tensor:
     else:
         x = ops.pad(x, (left, right, top, bottom))
         pad = (0, 0)
-    if on_ascend():
-        # aclnnIm2col; it has no CPU kernel, and ops.unfold has no fast Ascend one.
-        columns = mint.nn.functional.unfold(
-            x, geometry.kernel, geometry.dilation, pad, geometry.stride
-        )
-    else:
-        columns = ops.unfold(x, geometry.kernel, geometry.dilation, pad, geometry.stride)
+    columns = im2col(x, geometry.kernel, geometry.dilation, pad, geometry.stride)
     d = channels // groups * geometry.kernel[0] * geometry.kernel[1]
     return columns.reshape((n, groups, d, -1))

@@ -12,6 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_thor.curvature.base import FACTORS, SPECTRUM, state
 from mindspore_thor.curvature.direct import GraphKind
 from mindspore_thor.errors import UserError
+from mindspore_thor.linalg.device import momentum_step
 from mindspore_thor.optim.checks import check_count, check_learning_rate, check_number
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.layerwise import LayerwiseOptimizer
@@ -131,7 +132,6 @@ class SecondOrder(LayerwiseOptimizer):
         self.max_failures = max_failures
         if momentum > 0:
             self.moments = self.weights.clone(prefix=f"{label}.moments", init="zeros")
-        self.apply_momentum = ops.ApplyMomentum()
         self.scheduled_damping = isinstance(damping, nn.Cell)
         if not isinstance(damping, nn.Cell):
             damping = Tensor(check_number("damping", damping, 0.0, open_low=True), ms.float32)
@@ -225,11 +225,9 @@ class SecondOrder(LayerwiseOptimizer):
             rate = lr[i] if self.is_group_lr else lr
             if self.momentum > 0 and self.rate_inside_momentum:
                 step = gradients[i] * ops.cast(rate, gradients[i].dtype)
-                self.apply_momentum(self.weights[i], self.moments[i], 1.0, step, self.momentum)
+                momentum_step(self.weights[i], self.moments[i], 1.0, step, self.momentum)
             elif self.momentum > 0:
-                self.apply_momentum(
-                    self.weights[i], self.moments[i], rate, gradients[i], self.momentum
-                )
+                momentum_step(self.weights[i], self.moments[i], rate, gradients[i], self.momentum)
             else:
                 ops.assign_sub(self.weights[i], rate * gradients[i])
         self.advance()

@@ -154,6 +154,15 @@ def _unpack(spec: Symmetric, packed: Tensor, like: Tensor) -> Tensor:
     return ops.concat(pieces)
 
 
+def packed_lengths(tensors: Sequence[Any], specs: Sequence[Symmetric]) -> list[int]:
+    """Numbers that each of some tensors travels as, given where its symmetric matrices lie."""
+    lengths = []
+    for tensor, spec in zip(tensors, specs):
+        saved = sum(n * (d * d - packed_length(d)) for _, n, d in _packed(spec))
+        lengths.append(int(np.prod(tensor.shape)) - saved)
+    return lengths
+
+
 class MeanAcrossRanks(nn.Cell):
     """Mean over ranks of the loss, the gradients and the statistics.
 
@@ -177,11 +186,7 @@ class MeanAcrossRanks(nn.Cell):
         starts = [i for i in range(len(kinds)) if i == 0 or kinds[i] != kinds[i - 1]]
         self.runs = tuple((kinds[a], a, b) for a, b in zip(starts, [*starts[1:], len(kinds)]))
         shared = [t for t, kind in zip(tensors, kinds) if kind]
-        lengths = []
-        for tensor, spec in zip(shared, self.specs):
-            saved = sum(n * (d * d - packed_length(d)) for _, n, d in spec)
-            lengths.append(int(np.prod(tensor.shape)) - saved)
-        self.sum = FusedSum([1, *lengths], 1.0 / size)
+        self.sum = FusedSum([1, *packed_lengths(shared, self.specs)], 1.0 / size)
 
     def construct(
         self, loss: Tensor, gradients: tuple[Tensor, ...]

@@ -16,6 +16,7 @@ from mindspore_thor.optim import create_optimizer, optimizer_options
 from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import join_ranks
+from mindspore_thor.runtime import prepare_target
 from mindspore_thor.train.config import ChoiceConfig, Config, ModelCatalogue
 from mindspore_thor.train.step import TrainStep
 
@@ -61,8 +62,7 @@ def prepare_device(config: Config) -> None:
         config: The configuration.
     """
     ms.set_context(mode=ms.GRAPH_MODE)
-    if config.train.device_target is not None:
-        ms.set_device(config.train.device_target)
+    prepare_target(config.train.device_target)
     join_ranks()
     ms.set_seed(config.train.seed)
 

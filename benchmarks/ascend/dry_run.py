@@ -1,0 +1,179 @@
+"""Compiles training graphs for Ascend without a device and reports their kernels.
+
+    python -m benchmarks.ascend.dry_run [--levels O0,O1] [--ranks 1,8] [resnet20:thor ...]
+
+Without cases: everything in :func:`benchmarks.ascend.graphs.required`. A pass means that
+MindSpore's Ascend back end takes the graph in dry-run; see :mod:`benchmarks.ascend.stand_in` for
+what it does not mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.ascend import stand_in
+from benchmarks.ascend.graphs import MARK, Case, Setting, parse_cases, required
+from mindspore_thor.errors import UserError
+
+_KERNEL = re.compile(r"kernel opname:\s*(\S+?), kernel type:\s*(\w+?)(?:_kernel)?\s*$")
+
+logger = logging.getLogger(__name__)
+
+HOST = ("cpu", "host", "aicpu")
+"""Kernel types that do not run on the device's own units."""
+
+
+@dataclass
+class Compiled:
+    """What became of one graph.
+
+    Attributes:
+        case: which graph.
+        kernels: (operator, kernel type) -> how many.
+        seconds: compile time.
+        error: why it did not compile; empty where it did; None where the process ended before.
+    """
+
+    case: Case
+    kernels: Counter[tuple[str, str]] = field(default_factory=Counter)
+    seconds: float = 0.0
+    error: str | None = None
+
+    def of_type(self, kind: str) -> int:
+        """How many kernels of a type there are."""
+        return sum(count for (_, found), count in self.kernels.items() if found.lower() == kind)
+
+    def operator(self, name: str) -> int:
+        """How many kernels of an operator there are."""
+        return sum(count for (found, _), count in self.kernels.items() if found == name)
+
+    def on_host(self) -> dict[str, int]:
+        """Operators that back off to the host, and how many."""
+        return {name: count for (name, kind), count in self.kernels.items() if kind.lower() in HOST}
+
+
+def read_log(lines: Iterable[str]) -> list[Compiled]:
+    """The graphs of a log that :mod:`benchmarks.ascend.compile` wrote."""
+    found: list[Compiled] = []
+    inside = False
+    for line in lines:
+        if line.startswith(MARK):
+            content = json.loads(line[len(MARK) :])
+            inside = content["at"] == "begin"
+            if inside:
+                found.append(Compiled(Case(*content["case"])))
+            else:
+                found[-1].seconds, found[-1].error = content["seconds"], content["error"]
+                logger.info("%s: %.0f s", found[-1].case, found[-1].seconds)
+        elif inside:
+            match = _KERNEL.search(line)
+            if match:
+                found[-1].kernels[match[1], match[2]] += 1
+    return found
+
+
+def dry_run(setting: Setting, cases: Sequence[Case], folder: Path, rank: int = 0) -> list[Compiled]:
+    """Compile graphs in one child process.
+
+    Args:
+        setting: jit level and number of ranks.
+        cases: the graphs.
+        folder: of the stand-in libraries.
+        rank: which rank the process plays.
+
+    Returns:
+        What became of every graph, in their order.
+
+    Raises:
+        UserError: where the process could not begin.
+    """
+    command = [sys.executable, "-m", "benchmarks.ascend.compile", "--level", setting.level]
+    command += ["--ranks", str(setting.ranks), "--rank", str(rank), *map(str, cases)]
+    variables = {
+        **os.environ,
+        **stand_in.environment(folder, setting.ranks, rank),
+        "GLOG_v": "3",
+        # The module that names the kernels.
+        "MS_SUBMODULE_LOG_v": "{DEVICE:1}",
+    }
+    with subprocess.Popen(
+        command,
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        cwd=folder,
+    ) as process:
+        assert process.stderr is not None
+        tail: list[str] = []
+
+        def kept() -> Iterable[str]:
+            for line in process.stderr or ():
+                # The log is long, and little of it is wanted.
+                if not line.startswith("["):
+                    tail[:] = [*tail[-19:], line]
+                yield line
+
+        found = read_log(kept())
+    if not found:
+        raise UserError(f"the dry-run could not begin: {''.join(tail).strip()[-800:]}")
+    missing = cases[len(found) :]
+    return found + [Compiled(case) for case in missing]
+
+
+def report(setting: Setting, found: Sequence[Compiled]) -> str:
+    """A table of graphs and their kernels."""
+    lines = [f"### {setting}", ""]
+    lines.append(
+        "| graph | acl | aclnn | fused (akg) | AllReduce | on the host | seconds | compiled |"
+    )
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for graph in found:
+        host = ", ".join(f"{name} x {n}" for name, n in sorted(graph.on_host().items())) or "none"
+        done = "yes" if graph.error == "" else (graph.error or "process ended").splitlines()[0]
+        cells = [graph.of_type("acl"), graph.of_type("opapi"), graph.of_type("akg")]
+        cells.append(graph.operator("AllReduce"))
+        counts = " | ".join(map(str, cells))
+        lines.append(f"| {graph.case} | {counts} | {host} | {graph.seconds:.0f} | {done} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compile and print; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cases", nargs="*", help="model:method or model:method:kind")
+    parser.add_argument("--levels", default="O0,O1")
+    parser.add_argument("--ranks", default="1,8")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        cases = parse_cases(args.cases) if args.cases else required()
+        folder = stand_in.build()
+        good = True
+        for level in args.levels.split(","):
+            for ranks in map(int, args.ranks.split(",")):
+                setting = Setting(level, ranks)
+                found = dry_run(setting, cases, folder)
+                good = good and all(graph.error == "" for graph in found)
+                print(report(setting, found) + "\n", flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The compiled graphs of a training step, by name, and the list of those that Ascend must take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from benchmarks.step_time import make_optimizer
+from mindspore_thor.errors import UserError
+from mindspore_thor.train.step import TrainStep
+
+MARK = "[graph]"
+"""How the lines begin that compiling writes among MindSpore's log."""
+
+KINDS = ("plain", "factor", "update", "inverse", "retry", "whole")
+"""What a step may consist of: the ordinary step; the pass that collects statistics; the update
+behind such a pass; the inverses; those that failed once more; all of it in one graph (sinking)."""
+
+METHODS = ("thor", "fngd", "lngd")
+LEVELS = ("O0", "O1")
+RANKS = (1, 8)
+
+
+class Case(NamedTuple):
+    """One graph: a model, a method of the step-time benchmark, and one of :data:`KINDS`."""
+
+    model: str
+    method: str
+    kind: str
+
+    def __str__(self) -> str:
+        return ":".join(self)
+
+
+class Setting(NamedTuple):
+    """How a process compiles: jit level and number of ranks."""
+
+    level: str
+    ranks: int
+
+    def __str__(self) -> str:
+        return f"{self.level}, {self.ranks} rank{'s' if self.ranks > 1 else ''}"
+
+
+SHAPES = {"resnet20": (32, 32), "resnet50": (4, 64)}
+"""(samples, pixels) of the batch that a model's graphs are compiled for."""
+
+WEIGHT_DECAY = 5e-4
+"""Without decay there would be less to fuse than in a real training."""
+
+
+def kinds_of(method: str) -> tuple[str, ...]:
+    """The graphs that a method's steps consist of, without those for failures and for sinking."""
+    if method in ("sgd", "adamw"):
+        return ("plain",)
+    # FNGD solves within its backward pass; LNGD's statistics come from a pass before the step.
+    missing = {"fngd": ("inverse",), "lngd": ("update",)}.get(method, ())
+    return tuple(kind for kind in KINDS[:4] if kind not in missing)
+
+
+def required() -> tuple[Case, ...]:
+    """All graphs that must compile for Ascend, at both levels and both numbers of ranks."""
+    named = [("resnet20", method) for method in METHODS] + [("resnet50", "thor")]
+    return tuple(Case(*pair, kind) for pair in named for kind in kinds_of(pair[1]))
+
+
+def parse_cases(texts: Iterable[str]) -> tuple[Case, ...]:
+    """Cases from ``model:method:kind``, or ``model:method`` for all that its steps need.
+
+    Raises:
+        UserError: for anything else.
+    """
+    found: list[Case] = []
+    for text in texts:
+        model, method, kind = (*text.split(":"), "", "")[:3]
+        kinds = kinds_of(method) if not kind else (kind,)
+        if text.count(":") not in (1, 2) or not set(kinds) <= set(KINDS):
+            raise UserError(f"case {text!r}: give model:method or model:method:kind, {KINDS}")
+        found += [Case(model, method, one) for one in kinds]
+    return tuple(found)
+
+
+class Graphs:
+    """The cells of a training step, and what they are called with.
+
+    Args:
+        step: of any method.
+        batch: its arguments.
+    """
+
+    def __init__(self, step: TrainStep, batch: tuple[Tensor, ...]) -> None:
+        self.step, self.batch = step, batch
+        self.optimizer = step.optimizer
+        if step.second_order:
+            self.optimizer.expect_batch(batch[0].shape[0])
+
+    @classmethod
+    def of(cls, model: str, method: str) -> Graphs:
+        """Those of a benchmarked method on a benchmarked model."""
+        batch, pixels = SHAPES[model]
+        # FNGD's coefficients are few here: their store does not change the graph.
+        options = {"weight_decay": WEIGHT_DECAY, "steps_per_epoch": 4}
+        net, optimizer = make_optimizer(method, model, **options)
+        loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((batch, 3, pixels, pixels)).astype(np.float32)
+        labels = rng.integers(0, 10, batch).astype(np.int32)
+        return cls(TrainStep(net, loss, optimizer), (Tensor(images), Tensor(labels)))
+
+    def kinds(self) -> tuple[str, ...]:
+        """The graphs that these steps consist of, without those for failures and for sinking."""
+        if not self.step.second_order:
+            return ("plain",)
+        refreshes = self.optimizer.refresher.batches or self.optimizer.refresher.alone_count
+        missing = () if refreshes else ("inverse",)
+        missing += ("update",) if self.step.measures_first else ()
+        return tuple(kind for kind in KINDS[:4] if kind not in missing)
+
+    def cell(self, kind: str) -> tuple[nn.Cell, tuple[Any, ...]]:
+        """The cell of one of :data:`KINDS` and its arguments."""
+        step = self.step
+        if kind == "whole" or not step.second_order:
+            return step.whole, self.batch
+        if kind == "plain":
+            return step.plain, self.batch
+        if kind == "factor":
+            return (step.measure if step.measures_first else step.capture), self.batch
+        if kind == "inverse":
+            return step.renew, ()
+        if kind == "retry":
+            return step.again, ()
+        gradients = [Tensor(np.zeros(p.shape, np.float32)) for p in self.optimizer.weights]
+        size = Tensor(self.batch[0].shape[0], ms.int32)
+        return step.apply_update, (Tensor(True), size, *gradients)

@@ -1,0 +1,126 @@
+"""Training graphs go through MindSpore's Ascend back end in dry-run, on stand-ins for CANN.
+
+Nothing runs, and CANN checks nothing: a pass says that MindSpore 2.10's Ascend back end takes the
+graph and by which kernels; see ``benchmarks/ascend/stand_in.py``.
+
+| | what is compiled |
+|---|---|
+| every run (``COVERING``) | every method, both levels, both numbers of ranks, every kind of step, and ResNet-50's plain step, but not all combinations |
+| ``pytest -m ascend_all tests/test_ascend_dry_run.py`` | plain, factor, update and inverse graphs of THOR, FNGD and LNGD on ResNet-20 and of THOR on ResNet-50, each at O0 and O1 and on 1 and 8 ranks; the same list as ``python -m benchmarks.ascend.dry_run``, which prints the kernels |
+
+One process per level and number of ranks compiles one graph after the other.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.ascend import stand_in
+from benchmarks.ascend.dry_run import Compiled, dry_run, read_log, report
+from benchmarks.ascend.graphs import LEVELS, RANKS, Case, Graphs, Setting, parse_cases, required
+from benchmarks.traffic import traffic
+
+COVERING = {
+    Setting("O0", 1): ("resnet20:fngd:factor", "resnet20:lngd:plain"),
+    Setting("O0", 8): ("resnet20:thor:factor", "resnet20:thor:inverse"),
+    Setting("O1", 1): ("resnet20:thor:plain", "resnet20:fngd:plain"),
+    Setting("O1", 8): ("resnet50:thor:plain", "resnet20:lngd:factor"),
+}
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-ins, built once."""
+    try:
+        return stand_in.build(tmp_path_factory.mktemp("ascend"))
+    except stand_in.Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+def sent(case: Case) -> int:
+    """How many AllReduces a graph has on several ranks: bytes over the largest message, rounded."""
+    return len(traffic(Graphs.of(case.model, case.method).step)[case.kind])
+
+
+def check(setting: Setting, graph: Compiled) -> None:
+    """No error, all on the device, the expected messages, fused where the level fuses."""
+    assert graph.error == "", f"{graph.case}, {setting}: {graph.error}"
+    assert graph.kernels, "the log names no kernels"
+    assert not graph.on_host(), f"{graph.case}, {setting}: {graph.on_host()}"
+    expected = sent(graph.case) if setting.ranks > 1 else 0
+    assert graph.operator("AllReduce") == expected, graph.case
+    assert (graph.of_type("akg") > 0) == (setting.level == "O1")
+    if graph.case.kind in ("plain", "update"):
+        # Momentum, decay and update of every weight: plain operators, which O1 fuses.
+        assert graph.operator("ApplyMomentum") == 0
+        updates = [name for name, kind in graph.kernels if kind == "akg" and "Assign" in name]
+        if setting.level == "O1":
+            fused = sum(graph.kernels[name, "akg"] for name in updates)
+            weights = len(Graphs.of(graph.case.model, graph.case.method).optimizer.weights)
+            assert fused >= weights
+    if graph.case.kind == "inverse" and graph.case.method == "thor":
+        # Products, and the device's own inverse behind the residual check.
+        assert graph.operator("BatchMatMul") > graph.operator("MatrixInverseExt") > 0
+
+
+def run(setting: Setting, cases: tuple[Case, ...], folder: Path) -> None:
+    found = dry_run(setting, cases, folder)
+    print(report(setting, found))
+    for graph in found:
+        check(setting, graph)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", COVERING, ids=str)
+def test_the_graphs_compile_for_ascend(setting: Setting, libraries: Path) -> None:
+    run(setting, parse_cases(COVERING[setting]), libraries)
+
+
+@pytest.mark.slow
+@pytest.mark.ascend_all
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_all_graphs_compile_for_ascend(level: str, ranks: int, libraries: Path) -> None:
+    run(Setting(level, ranks), required(), libraries)
+
+
+def test_the_runs_of_every_day_cover_what_they_should() -> None:
+    cases = [(setting, case) for setting, names in COVERING.items() for case in parse_cases(names)]
+    assert {setting for setting, _ in cases} == {Setting(a, b) for a in LEVELS for b in RANKS}
+    assert {case.method for _, case in cases} == {"thor", "fngd", "lngd"}
+    assert {case.kind for _, case in cases} >= {"plain", "factor", "inverse"}
+    assert Case("resnet50", "thor", "plain") in [case for _, case in cases]
+
+
+LOG = """
+[INFO] DEVICE(1,python) GenerateKernelMod] kernel opname:Before, kernel type:acl_kernel
+[graph] {"case": ["resnet20", "thor", "plain"], "at": "begin"}
+[INFO] DEVICE(1,python) GenerateKernelMod] kernel opname:MatMul, kernel type:opapi_kernel
+[INFO] DEVICE(1,python) GenerateKernelMod] kernel opname:MatMul, kernel type:opapi_kernel
+[INFO] DEVICE(1,python) GenerateKernelMod] kernel opname:Cholesky, kernel type:cpu_kernel
+[graph] {"case": ["resnet20", "thor", "plain"], "at": "end", "seconds": 1.5, "error": ""}
+[graph] {"case": ["resnet20", "thor", "factor"], "at": "begin"}
+"""
+
+
+def test_the_log_is_read() -> None:
+    done, broken = read_log(LOG.splitlines())
+    assert dict(done.kernels) == {("MatMul", "opapi"): 2, ("Cholesky", "cpu"): 1}
+    assert (done.seconds, done.error, broken.error) == (1.5, "", None)
+    assert done.on_host() == {"Cholesky": 1}
+    with pytest.raises(AssertionError, match="Cholesky"):
+        check(Setting("O0", 1), done)
+    with pytest.raises(AssertionError):
+        check(Setting("O0", 1), broken)
+    assert "| resnet20:thor:plain | 0 | 2 | 0 | 0 | Cholesky x 1 |" in report(
+        Setting("O0", 1), [done]
+    )
+
+
+def test_what_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(stand_in.Unavailable, match=r"need g\+\+, nm, strings"):
+        stand_in.build(tmp_path / "here")
+    assert not (tmp_path / "here").exists()
