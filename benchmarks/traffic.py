@@ -30,18 +30,24 @@ def traffic(step: TrainStep) -> dict[str, list[int]]:
     """
     optimizer = step.optimizer
     running = message_bytes([int(p.size) for p in step.guard.running])
-    weights = list(optimizer.weights if step.second_order else optimizer.parameters)
-    gradients = message_bytes([1, *packed_lengths(weights, [()] * len(weights))])
-    found = {"plain": gradients + running}
     if not step.second_order:
-        return found
+        weights = list(optimizer.parameters)
+        gradients = message_bytes([1, *packed_lengths(weights, [()] * len(weights))])
+        return {"plain": gradients + running}
+    weights = list(optimizer.weights)
     tensors, specs = list(optimizer.parameters), list(optimizer.traffic())
+    fused = [tensor for tensor, spec in zip(weights, specs) if spec is not None]
+    gradients = message_bytes([1, *packed_lengths(fused, [()] * len(fused))])
+    # What a layer sends by itself, in the middle of the backward pass.
+    single = [_FLOAT * n for curvature in optimizer.curvatures for n in curvature.exchanged()]
+    found = {"plain": single + gradients + running}
     if optimizer.measures_first:
         tensors, specs = tensors[len(weights) :], specs[len(weights) :]
     pairs = [(tensor, spec) for tensor, spec in zip(tensors, specs) if spec is not None]
     lengths = packed_lengths([tensor for tensor, _ in pairs], [spec for _, spec in pairs])
     found["factor"] = message_bytes([1, *lengths])
     if not optimizer.measures_first:
+        found["factor"] = single + found["factor"]
         found["update"] = running
     batches = optimizer.refresher.batches
     if batches or optimizer.refresher.alone_count:

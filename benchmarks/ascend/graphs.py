@@ -116,7 +116,7 @@ class Graphs:
         if not self.step.second_order:
             return ("plain",)
         refreshes = self.optimizer.refresher.batches or self.optimizer.refresher.alone_count
-        missing = () if refreshes else ("inverse",)
+        missing: tuple[str, ...] = () if refreshes else ("inverse",)
         missing += ("update",) if self.step.measures_first else ()
         return tuple(kind for kind in KINDS[:4] if kind not in missing)
 

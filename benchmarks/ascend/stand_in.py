@@ -198,8 +198,8 @@ def _build(folder: Path) -> None:
     first = libraries / "libascendcl.so"
     _run(*COMPILER, "-shared", "-o", first, folder / "runtime.s", *objects)
     _run(*COMPILER, "-shared", "-o", libraries / "libopapi.so", folder / "opapi.s")
-    for name in _LIBRARIES:
-        os.link(first, libraries / f"lib{name}.so")
+    for library in _LIBRARIES:
+        os.link(first, libraries / f"lib{library}.so")
     # mindspore.communication.init() only imports the version.
     (folder / "python" / "hccl" / "__init__.py").write_text("")
     (folder / "python" / "hccl" / "sys_version.py").write_text('__sys_version__ = "0.0"\n')

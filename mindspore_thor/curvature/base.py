@@ -150,6 +150,13 @@ class LayerCurvature(nn.Cell):
         """State that belongs to the rank's own samples, which are its last axis."""
         return ()
 
+    def exchanged(self) -> tuple[int, ...]:
+        """Entries of each message that the layer's backward pass itself averages over all ranks.
+
+        Where there are any, the layer's gradients leave the backward pass as means over the ranks.
+        """
+        return ()
+
     def symmetric(self) -> tuple[tuple[int, int, int], ...]:
         """(start, count, size) of the symmetric matrices in the statistics."""
         return ()

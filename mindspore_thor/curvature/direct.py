@@ -73,8 +73,6 @@ class DirectCurvature(LayerCurvature):
     """
 
     direct = True
-    reduced = False
-    """Whether the gradients that leave the backward pass are means over all ranks already."""
 
     def __init__(self, name: str, size: int, graph: GraphKind, decay: float = 0.0) -> None:
         super().__init__(name, size, decay)

@@ -243,7 +243,6 @@ class LayerSample(DirectCurvature):
         self.d_in, self.d_out, self.groups = rows.d_in + int(has_bias), rows.d_out, rows.groups
         self.end_phi = self.groups * self.d_in * self.d_in
         self.settings = (activation, key, settings)
-        self.reduced = settings.adaptive_rate
         self.low, self.high = settings.bounds
         self.step = step
         # Until the first inversion: no preconditioning.
@@ -254,6 +253,13 @@ class LayerSample(DirectCurvature):
         self.inverse_psi = state(
             np.ones((self.groups, self.d_out), np.float32), f"{name}.inverse_psi"
         )
+
+    def exchanged(self) -> tuple[int, ...]:
+        """The gradient's matrix and d^T F d, which the rate needs of the whole batch."""
+        if not self.settings[2].adaptive_rate:
+            return ()
+        matrix = self.groups * self.d_out * self.d_in
+        return (matrix, 1) if self.settings[2].per_sample else (matrix,)
 
     def make_direct_rule(self, has_bias: bool, inverse_scale: float) -> LayerSampleRule:
         """The rule that measures the factors and makes the update's direction."""

@@ -52,7 +52,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         self._reduced: set[int] = set()
         for k, (layer, curvature) in enumerate(zip(layers, curvatures)):
             if curvature.direct:
-                if curvature.reduced:
+                if curvature.exchanged():
                     self._reduced.update({layer.weight, layer.bias} - {-1})
                 attach(layer, curvature, self.due, self.graph, self.inverse_scale)
                 continue
