@@ -61,7 +61,8 @@ class LNGD(SecondOrder):
         fisher: d^T F d as the mean over samples of (d^T u_n)^2, "per_sample", or <d, grad>^2,
             "batch", which costs nothing and is what one published port does.
         rate_samples: the mean over samples takes the first so many of the batch, which saves time
-            where "per_sample" costs another forward pass; None for all.
+            where "per_sample" costs another forward pass; None for all. Several ranks take equal
+            parts of that number from their shares.
         mu: added to d^T F d. The paper does not give it; 1e-3 is the default of a port.
         nu1: lower bound of the damping clip(trace / dimension, nu1, nu2).
         nu2: upper bound of it.
