@@ -116,8 +116,9 @@ class Graphs:
         if not self.step.second_order:
             return ("plain",)
         refreshes = self.optimizer.refresher.batches or self.optimizer.refresher.alone_count
-        missing: tuple[str, ...] = () if refreshes else ("inverse",)
-        missing += ("update",) if self.step.measures_first else ()
+        missing = [] if refreshes else ["inverse"]
+        if self.step.measures_first:
+            missing.append("update")
         return tuple(kind for kind in KINDS[:4] if kind not in missing)
 
     def cell(self, kind: str) -> tuple[nn.Cell, tuple[Any, ...]]:

@@ -185,8 +185,8 @@ def _assembly(names: Iterable[str]) -> str:
 
 def _build(folder: Path) -> None:
     libraries = folder / "lib64"
-    for name in (libraries, folder / "opp", folder / "python" / "hccl"):
-        name.mkdir(parents=True)
+    for made in (libraries, folder / "opp", folder / "python" / "hccl"):
+        made.mkdir(parents=True)
     objects = []
     for source in SOURCES:
         objects.append(folder / f"{source}.o")
@@ -210,8 +210,8 @@ def default_folder() -> Path:
     digest = hashlib.sha256(str(_ascend_libraries()[0].stat()).encode())
     for name in (*SOURCES, Path(__file__).name):
         digest.update((HERE / name).read_bytes())
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "mindspore_thor" / f"ascend-{digest.hexdigest()[:16]}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "mindspore_thor" / f"ascend-{digest.hexdigest()[:16]}"
 
 
 def build(folder: Path | None = None) -> Path:

@@ -254,6 +254,10 @@ class LayerSample(DirectCurvature):
             np.ones((self.groups, self.d_out), np.float32), f"{name}.inverse_psi"
         )
 
+    def symmetric(self) -> tuple[tuple[int, int, int], ...]:
+        """Phi of every group."""
+        return ((0, self.groups, self.d_in),)
+
     def exchanged(self) -> tuple[int, ...]:
         """The gradient's matrix and d^T F d, which the rate needs of the whole batch."""
         if not self.settings[2].adaptive_rate:
