@@ -193,8 +193,8 @@ def _short(matrix: np.ndarray) -> list[list[float]]:
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[int], dict[str, Any]], int]] = {
-    "thor_factors": (thor_factors, 6),
-    "thor_split": (thor_split, 8),
+    "thor_factors": (thor_factors, 4),
+    "thor_split": (thor_split, 4),
     "fngd_weights": (fngd_weights, 3),
     "lngd_fisher": (lngd_fisher, 3),
 }
