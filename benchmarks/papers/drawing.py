@@ -47,7 +47,7 @@ def _thor_factors(data: dict[str, Any]) -> Any:
     panels.flat[2].axhline(0.001, color="black", linewidth=0.8, linestyle=":")
     panels.flat[2].annotate(
         "w1 = 0.01 (dashed), w2 = 0.001 (dotted)",
-        (0.02, 0.02),
+        (0.02, 0.07),
         fontsize=8,
         xycoords="axes fraction",
     )
