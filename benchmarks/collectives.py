@@ -10,7 +10,7 @@ Ascend's back end keeps them is tested in ``tests/test_ascend_dry_run.py``. Noth
 
 from __future__ import annotations
 
-import argparse
+import functools
 import os
 import re
 import sys
@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import mindspore as ms
 from mindspore import nn
 
-from benchmarks.ascend.graphs import Graphs
+from benchmarks.ascend.graphs import Graphs, kinds_of
+from mindspore_thor.command_line import Parser, one_line_errors, whole_numbers
 from mindspore_thor.errors import UserError
 
 COLLECTIVES = ("AllReduce", "AllGather", "ReduceScatter", "Broadcast", "AlltoAll")
@@ -100,18 +101,19 @@ Found = dict[str, tuple[list[Collective], int]]
 """Kind of step -> its collectives, and how many tensors are in them."""
 
 
-def measure(make: Callable[[], Graphs], ranks: int, rank: int) -> Found:
+def measure(make: Callable[[], Graphs], kinds: Sequence[str], ranks: int, rank: int) -> Found:
     """Compile every kind of step as one rank of many.
 
     Args:
         make: builds the graphs' cells, which ask for the number of ranks when they are made.
+        kinds: what to compile, see :mod:`benchmarks.ascend.graphs`.
         ranks: how many there are.
         rank: which one to be.
     """
     found: Found = {}
     with as_rank(rank, ranks):
         graphs = make()
-        for kind in graphs.kinds():
+        for kind in kinds:
             cell, inputs = graphs.cell(kind)
             parts = [getattr(cell, "backward", None), getattr(cell, "guard", None)]
             if kind == "inverse":
@@ -122,36 +124,31 @@ def measure(make: Callable[[], Graphs], ranks: int, rank: int) -> Found:
     return found
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Compile and print; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="resnet50", choices=("resnet20", "resnet50"))
     parser.add_argument("--method", default="thor", help="a method of benchmarks/step_time.py")
-    parser.add_argument("--ranks", default="8,256", help="numbers of ranks")
+    parser.add_argument("--ranks", type=whole_numbers, default="8,256", help="numbers of ranks")
     parser.add_argument("--rank", type=int, default=0, help="the rank to compile as")
     args = parser.parse_args(argv)
     ms.set_context(mode=ms.GRAPH_MODE)
-    try:
-        numbers = [int(part) for part in args.ranks.split(",")]
-        if not all(0 <= args.rank < number for number in numbers):
-            raise UserError(f"--rank {args.rank}: give one from 0 to {min(numbers) - 1}")
-        print(f"{args.model}, {args.method}, as rank {args.rank}; MB are 10^6 bytes\n")
-        print("| ranks | step | collectives | tensors in them | fusion | MB each | MB |")
-        print("|---|---|---|---|---|---|---|")
-        for ranks in numbers:
-            steps = measure(lambda: Graphs.of(args.model, args.method), ranks, args.rank)
-            for kind, (found, tensors) in steps.items():
-                names = {item.operator for item in found}
-                each = ", ".join(f"{item.size / 1e6:.2f}" for item in found) or "-"
-                total = sum(item.size for item in found) / 1e6
-                what = f"{len(found)} {'/'.join(sorted(names))}".strip()
-                fusion = ", ".join(sorted({str(item.fusion) for item in found})) or "-"
-                print(
-                    f"| {ranks} | {kind} | {what} | {tensors} | {fusion} | {each} | {total:.2f} |"
-                )
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not 0 <= args.rank < min(args.ranks):
+        raise UserError(f"--rank {args.rank}: give one from 0 to {min(args.ranks) - 1}")
+    print(f"{args.model}, {args.method}, as rank {args.rank}; MB are 10^6 bytes\n")
+    print("| ranks | step | collectives | tensors in them | fusion | MB each | MB |")
+    print("|---|---|---|---|---|---|---|")
+    make = functools.partial(Graphs.of, args.model, args.method)
+    for ranks in args.ranks:
+        steps = measure(make, kinds_of(args.method), ranks, args.rank)
+        for kind, (found, tensors) in steps.items():
+            names = {item.operator for item in found}
+            each = ", ".join(f"{item.size / 1e6:.2f}" for item in found) or "-"
+            total = sum(item.size for item in found) / 1e6
+            what = f"{len(found)} {'/'.join(sorted(names))}".strip()
+            fusion = ", ".join(sorted({str(item.fusion) for item in found})) or "-"
+            print(f"| {ranks} | {kind} | {what} | {tensors} | {fusion} | {each} | {total:.2f} |")
     return 0
 
 

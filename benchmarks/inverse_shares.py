@@ -7,7 +7,6 @@ Only the shapes of the net's layers enter: nothing is compiled or run, and no de
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mindspore import nn
 
+from mindspore_thor.command_line import Parser, one_line_errors, whole_numbers
 from mindspore_thor.optim.thor import THOR
 from mindspore_thor.parallel.assignment import Choice, Share, choices
 from models import create_model
@@ -42,21 +42,22 @@ def table(rows: Sequence[Choice]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@one_line_errors
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables for block factors and for whole ones."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="a model's name, for example resnet50")
-    parser.add_argument("--ranks", default="8,128,256", help="numbers of ranks")
+    parser.add_argument("--ranks", type=whole_numbers, default="8,128,256", help="ranks")
     parser.add_argument("--split_dim", type=int, default=128, help="THOR's block size")
     given = parser.parse_args(arguments)
-    ranks = [int(count) for count in given.ranks.split(",")]
     shares: tuple[Share, ...] = ("all", 8, "one")
     for split in (given.split_dim, None):
         sizes = matrix_sizes(create_model(given.model), split)
         title = f"blocks of at most {split}" if split else "whole factors"
         print(f"\n{given.model}, {title}: {len(sizes)} matrices\n")
-        print(table(choices(sizes, ranks, shares)))
+        print(table(choices(sizes, given.ranks, shares)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

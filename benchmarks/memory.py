@@ -8,7 +8,6 @@ network's, momentum included. What a step needs in passing (activations, patches
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mindspore import Parameter, nn
 
 from benchmarks.step_time import METHODS, MODELS, make_optimizer
-from mindspore_thor.errors import UserError
+from mindspore_thor.command_line import Parser, one_line_errors
 
 MIB = 2**20
 
@@ -55,18 +54,15 @@ def measure(model: str, name: str) -> tuple[int, int]:
     return weights, state_bytes(net, optimizer)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Build and print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(RUNS))
     parser.add_argument("--methods", default=",".join(METHODS))
     args = parser.parse_args(argv)
     names = args.models.split(",")
-    try:
-        rows = {name: [measure(model, name) for model in names] for name in args.methods.split(",")}
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    rows = {name: [measure(model, name) for model in names] for name in args.methods.split(",")}
     titles = [f"{MODELS[model].title}, {RUNS[model][0]}" for model in names]
     weights = [f"{cell[0] / MIB:.1f}" for cell in next(iter(rows.values()))]
     print("Optimizer state in MiB; in brackets as a multiple of the weights")

@@ -25,13 +25,12 @@ from benchmarks.harness.provenance import provenance
 from benchmarks.harness.spec import RESULTS, ROOT
 from benchmarks.papers.drawing import draw
 from benchmarks.papers.experiments import EXPERIMENTS
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.errors import UserError
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--epochs", type=int, metavar="N", help="length of the runs [their own]")
     parser.add_argument("--draw_only", action="store_true", help="train nothing")
@@ -46,6 +45,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Record and draw.
 
@@ -55,23 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 2 wrong input.
     """
-    try:
-        arguments = _arguments(argv)
-        for name in arguments.names or EXPERIMENTS:
-            path = arguments.results_dir / f"{name}.json"
-            if not arguments.draw_only:
-                run, epochs = EXPERIMENTS[name]
-                data = {**provenance(), **run(arguments.epochs or epochs)}
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(data) + "\n", encoding="utf-8")
-            elif not path.is_file():
-                raise UserError(f"{path}: no such file; run without --draw_only first")
-            figure = arguments.figures_dir / f"{name}.png"
-            draw(name, json.loads(path.read_text(encoding="utf-8")), figure)
-            print(f"{name}: {figure}", flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    arguments = _arguments(argv)
+    for name in arguments.names or EXPERIMENTS:
+        path = arguments.results_dir / f"{name}.json"
+        if not arguments.draw_only:
+            run, epochs = EXPERIMENTS[name]
+            data = {**provenance(), **run(arguments.epochs or epochs)}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(data) + "\n", encoding="utf-8")
+        elif not path.is_file():
+            raise UserError(f"{path}: no such file; run without --draw_only first")
+        figure = arguments.figures_dir / f"{name}.png"
+        draw(name, json.loads(path.read_text(encoding="utf-8")), figure)
+        print(f"{name}: {figure}", flush=True)
     return 0
 
 

@@ -9,7 +9,6 @@ is replaced. ``--check`` changes nothing and fails where a README is out of date
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.harness.figures import draw
 from benchmarks.harness.spec import RESULTS, ROOT, STUDIES, Study, load_study
 from benchmarks.harness.tables import section
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.errors import UserError
 
 
@@ -79,6 +79,7 @@ def report(root: Path, results: Path, studies: Sequence[Study], *, check: bool) 
     return stale
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Write or check the tables.
 
@@ -88,15 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 up to date, 1 out of date (``--check``), 2 wrong input.
     """
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
     check = parser.parse_args(argv).check
-    try:
-        studies = [load_study(path) for path in sorted(STUDIES.glob("*.yaml"))]
-        stale = report(ROOT, RESULTS, studies, check=check)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    studies = [load_study(path) for path in sorted(STUDIES.glob("*.yaml"))]
+    stale = report(ROOT, RESULTS, studies, check=check)
     for path in stale:
         print(f"{path.relative_to(ROOT)}: {'out of date' if check else 'written'}")
     return 1 if check and stale else 0

@@ -8,7 +8,6 @@ hold them. Nothing is compiled or run: the times follow from the assumptions tha
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.ascend.graphs import Graphs
 from benchmarks.traffic import traffic
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.linalg.newton_schulz import STEPS
 from mindspore_thor.parallel.assignment import Share, assign
 
@@ -138,9 +138,10 @@ def with_tables(page: str, generated: str) -> str:
     return page[:start] + generated + page[end:]
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Print, write or check the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     parser.add_argument("--check", action="store_true", help=f"compare with {PAGE.name}")
     args = parser.parse_args(argv)

@@ -12,7 +12,6 @@ collected. A ratio divides by SGD's median of the same run.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -27,6 +26,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.curvature.base import FACTORS, SPECTRUM
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
@@ -202,9 +202,10 @@ def build(
     return Runner(name, TrainStep(net, loss, optimizer), *intervals), (images, labels)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Measure and print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--model", default="resnet20", choices=list(MODELS))
@@ -213,12 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the medians here")
     args = parser.parse_args(argv)
     ms.set_context(mode=ms.GRAPH_MODE)
-    try:
-        names = list(dict.fromkeys(["sgd", *args.methods.split(",")]))
-        built = [build(name, args.model, args.batch_size, args.image_size) for name in names]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    names = list(dict.fromkeys(["sgd", *args.methods.split(",")]))
+    built = [build(name, args.model, args.batch_size, args.image_size) for name in names]
     skip = 2
     for index in range(args.rounds + skip):
         for runner, batch in built:

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.harness.runs import Interrupted, LimitReached, Runner
 from benchmarks.harness.spec import RESULTS, Study, load_study
 from benchmarks.harness.store import publish
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.errors import UserError
 
 
@@ -39,9 +40,7 @@ def _chosen_methods(study: Study, only: str | None) -> list[str]:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument("--output_dir", type=Path, help="run folders [runs/studies/NAME]")
     parser.add_argument("--data_path", help="folder of the data set [what the study says]")
@@ -76,6 +75,7 @@ def _run_all(study: Study, names: list[str], arguments: argparse.Namespace) -> N
                     publish(study, name, seed, output, results)
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing of a study.
 
@@ -97,9 +97,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _run_all(study, names, arguments)
             print("all runs are done", flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
     except Interrupted as stop:
         print("stopped by a signal; give the same command again to continue", flush=True)
         return stop.exit_code

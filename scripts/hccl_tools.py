@@ -16,10 +16,10 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.errors import UserError
 from mindspore_thor.parallel import hccn
 from mindspore_thor.parallel.rank_table import (
@@ -31,15 +31,9 @@ from mindspore_thor.parallel.rank_table import (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         description=__doc__,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -101,12 +95,9 @@ def run(argv: Sequence[str] | None = None) -> Path:
     return path
 
 
+@one_line_errors
 def main() -> int:
-    try:
-        print(f"rank table: {run()}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(f"rank table: {run()}")
     return 0
 
 

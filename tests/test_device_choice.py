@@ -113,7 +113,7 @@ def test_ascend_takes_products_and_others_do_not() -> None:
     with mock.patch.object(inverse, "newton_schulz", side_effect=newton_schulz) as products:
         inverse_each(m, shifts)
         assert not products.called
-        with mock.patch.object(inverse, "on_ascend", lambda: True):
+        with mock.patch.object(inverse, "inverts_by_products", lambda: True):
             got, ok = inverse_each(m, shifts)
         assert products.called and ok.asnumpy().all()
     damped = m.asnumpy() + np.float32(0.1) * np.eye(5, dtype=np.float32)

@@ -36,7 +36,7 @@ def test_a_step_in_use_goes_on_from_loaded_weights(caplog: pytest.LogCaptureFixt
 
 def test_nothing_changes_while_nothing_is_loaded() -> None:
     net = nn.Dense(2, 2)
-    placement = Placement(net)
+    placement = Placement(net, net.get_parameters())
     assert not placement.changed()  # nothing is known before the first call
     placement.note()
     assert not placement.changed()

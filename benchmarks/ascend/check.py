@@ -5,7 +5,6 @@ python -m benchmarks.ascend.check [--list]        (scripts/check_ascend.sh calls
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import shlex
@@ -21,6 +20,8 @@ from typing import NamedTuple
 
 from benchmarks.ascend.dry_run import read_log, report
 from benchmarks.ascend.graphs import LEVELS, Setting, required
+from mindspore_thor.command_line import Parser, one_line_errors
+from mindspore_thor.errors import UserError
 
 HERE = Path(__file__).resolve().parent
 DEVICES = "/dev"
@@ -133,21 +134,20 @@ def check(chosen: Sequence[Job]) -> bool:
     return good
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """List or check; returns the exit code: 1 where something failed, 2 without an Ascend."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     args = parser.parse_args(argv)
     if args.list:
         print(listing())
         return 0
     if devices() == 0:
-        print(
-            "error: no Ascend device (/dev/davinci*): run this on a machine that has one, with "
-            "CANN's set_env.sh sourced",
-            file=sys.stderr,
+        raise UserError(
+            "no Ascend device (/dev/davinci*): run this on a machine that has one, with CANN's "
+            "set_env.sh sourced"
         )
-        return 2
     return 0 if check(jobs()) else 1
 
 

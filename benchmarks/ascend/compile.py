@@ -8,7 +8,6 @@ among MindSpore's log. :mod:`benchmarks.ascend.dry_run` starts this with the sta
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -21,7 +20,7 @@ from mindspore.communication import init
 
 from benchmarks.ascend.graphs import MARK, Graphs, parse_cases
 from benchmarks.step_time import wait
-from mindspore_thor.errors import UserError
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.runtime import prepare_target
 
 
@@ -48,9 +47,10 @@ def set_up(target: str, level: str, ranks: int, rank: int) -> None:
         )
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Compile what is asked for; returns the exit code, 1 where a graph failed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cases", nargs="+", help="model:method or model:method:kind")
     parser.add_argument("--run", action="store_true", help="also run every graph once")
     parser.add_argument("--target", default="Ascend", choices=("Ascend", "CPU"))
@@ -59,28 +59,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rank", type=int, default=0)
     args = parser.parse_args(argv)
     failed = 0
-    try:
-        cases = parse_cases(args.cases)
-        set_up(args.target, args.level, args.ranks, args.rank)
-        graphs: dict[tuple[str, str], Graphs] = {}
-        for case in cases:
-            key = (case.model, case.method)
-            if key not in graphs:
-                graphs = {key: Graphs.of(*key)}
-            cell, inputs = graphs[key].cell(case.kind)
-            mark(case=case, at="begin")
-            start, error = time.perf_counter(), ""
-            try:
-                if args.run:
-                    wait(cell.compile_and_run(*inputs))
-                else:
-                    cell.compile(*inputs)
-            except Exception as reason:
-                error, failed = str(reason) or repr(reason), 1
-            mark(case=case, at="end", seconds=time.perf_counter() - start, error=error)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    cases = parse_cases(args.cases)
+    set_up(args.target, args.level, args.ranks, args.rank)
+    graphs: dict[tuple[str, str], Graphs] = {}
+    for case in cases:
+        key = (case.model, case.method)
+        if key not in graphs:
+            graphs = {key: Graphs.of(*key)}
+        cell, inputs = graphs[key].cell(case.kind)
+        mark(case=case, at="begin")
+        start, error = time.perf_counter(), ""
+        try:
+            if args.run:
+                wait(cell.compile_and_run(*inputs))
+            else:
+                cell.compile(*inputs)
+        except Exception as reason:
+            error, failed = str(reason) or repr(reason), 1
+        mark(case=case, at="end", seconds=time.perf_counter() - start, error=error)
     return failed
 
 

@@ -9,7 +9,6 @@ what it does not mean.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.ascend import stand_in
 from benchmarks.ascend.graphs import MARK, Case, Setting, parse_cases, required
+from mindspore_thor.command_line import Parser, one_line_errors, whole_numbers
 from mindspore_thor.errors import UserError
 
 _KERNEL = re.compile(r"kernel opname:\s*(\S+?), kernel type:\s*(\w+?)(?:_kernel)?\s*$")
@@ -151,27 +151,24 @@ def report(setting: Setting, found: Sequence[Compiled]) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Compile and print; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cases", nargs="*", help="model:method or model:method:kind")
     parser.add_argument("--levels", default="O0,O1")
-    parser.add_argument("--ranks", default="1,8")
+    parser.add_argument("--ranks", type=whole_numbers, default="1,8")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        cases = parse_cases(args.cases) if args.cases else required()
-        folder = stand_in.build()
-        good = True
-        for level in args.levels.split(","):
-            for ranks in map(int, args.ranks.split(",")):
-                setting = Setting(level, ranks)
-                found = dry_run(setting, cases, folder)
-                good = good and all(graph.error == "" for graph in found)
-                print(report(setting, found) + "\n", flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    cases = parse_cases(args.cases) if args.cases else required()
+    folder = stand_in.build()
+    good = True
+    for level in args.levels.split(","):
+        for ranks in args.ranks:
+            setting = Setting(level, ranks)
+            found = dry_run(setting, cases, folder)
+            good = good and all(graph.error == "" for graph in found)
+            print(report(setting, found) + "\n", flush=True)
     return 0 if good else 1
 
 

@@ -57,8 +57,10 @@ def kinds_of(method: str) -> tuple[str, ...]:
     """The graphs that a method's steps consist of, without those for failures and for sinking."""
     if method in ("sgd", "adamw"):
         return ("plain",)
-    # FNGD solves within its backward pass; LNGD's statistics come from a pass before the step.
-    missing = {"fngd": ("inverse",), "lngd": ("update",)}.get(method, ())
+    # FNGD solves within its backward pass and Eva inverts nothing; LNGD's statistics come from a
+    # pass before the step.
+    without = ("inverse",) if method in ("fngd", "eva") else ()
+    missing = ("update",) if method.startswith("lngd") else without
     return tuple(kind for kind in KINDS[:4] if kind not in missing)
 
 
@@ -110,16 +112,6 @@ class Graphs:
         images = rng.standard_normal((batch, 3, pixels, pixels)).astype(np.float32)
         labels = rng.integers(0, 10, batch).astype(np.int32)
         return cls(TrainStep(net, loss, optimizer), (Tensor(images), Tensor(labels)))
-
-    def kinds(self) -> tuple[str, ...]:
-        """The graphs that these steps consist of, without those for failures and for sinking."""
-        if not self.step.second_order:
-            return ("plain",)
-        refreshes = self.optimizer.refresher.batches or self.optimizer.refresher.alone_count
-        missing = [] if refreshes else ["inverse"]
-        if self.step.measures_first:
-            missing.append("update")
-        return tuple(kind for kind in KINDS[:4] if kind not in missing)
 
     def cell(self, kind: str) -> tuple[nn.Cell, tuple[Any, ...]]:
         """The cell of one of :data:`KINDS` and its arguments."""

@@ -7,7 +7,6 @@ Exit code 1 where an inverse is refused, or off by more than float32 explains.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.linalg.inverse import RESIDUAL_LIMIT, inverse_each
 from mindspore_thor.runtime import prepare_target
 
@@ -42,9 +42,10 @@ def matrices(size: int, condition: float, count: int = 4) -> np.ndarray:
     return (0.5 * (found + found.transpose(0, 2, 1))).astype(np.float32)
 
 
+@one_line_errors
 def main(argv: list[str] | None = None) -> int:
     """Invert, compare and print; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--target", default="Ascend", choices=("Ascend", "CPU"))
     args = parser.parse_args(argv)
     ms.set_context(mode=ms.GRAPH_MODE)

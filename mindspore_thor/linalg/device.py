@@ -1,4 +1,4 @@
-"""What differs between devices, decided when a graph is compiled; only this room asks.
+"""What differs between devices: every choice in a compiled graph is made in this file.
 
 | | CPU, GPU | Ascend |
 |---|---|---|
@@ -42,8 +42,14 @@ def on_ascend() -> bool:
 
 
 @ops.constexpr
-def on_cpu() -> bool:
-    """Whether the device target is the CPU; folded to a constant when the graph is compiled."""
+def inverts_by_products() -> bool:
+    """Whether damped inverses are made by Newton-Schulz before :func:`general_inverse` is asked."""
+    return bool(ms.get_context("device_target") == "Ascend")
+
+
+@ops.constexpr
+def has_batched_eigh() -> bool:
+    """Whether :func:`batched_eigh` has a kernel."""
     return bool(ms.get_context("device_target") == "CPU")
 
 

@@ -1,7 +1,7 @@
 """Damped inverses, roots and eigendecompositions that say for each matrix whether they succeeded.
 
 Every function runs inside a compiled graph and returns ``ok`` instead of raising: a failed factor
-must not end a long training run. A device that needs another operator gets it here.
+must not end a long training run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ import mindspore as ms
 from mindspore import Tensor, ops
 from mindspore.scipy.linalg import eigh as _eigh
 
-from mindspore_thor.linalg.device import batched_eigh, general_inverse, on_ascend, on_cpu
+from mindspore_thor.linalg.device import (
+    batched_eigh,
+    general_inverse,
+    has_batched_eigh,
+    inverts_by_products,
+)
 from mindspore_thor.linalg.newton_schulz import newton_schulz
 
 RESIDUAL_LIMIT = 1e-2
@@ -93,7 +98,7 @@ def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     damped = matrices + shifts.reshape((-1, 1, 1)) * eye
     if d == 1:
         inverse = 1.0 / damped  # the operators reject 1 x 1 matrices
-    elif on_ascend():
+    elif inverts_by_products():
         return inverse_by_products(damped)
     else:
         inverse = general_inverse(damped)
@@ -148,7 +153,7 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     finite = ops.isfinite(matrices.sum((1, 2)))
     eye = identity_like(matrices)
     matrices = ops.where(finite.reshape((-1, 1, 1)), matrices, eye)
-    w, q = batched_eigh(matrices) if on_cpu() else eigh_each(matrices)
+    w, q = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
     w = ops.relu(w)
     ok = ops.logical_and(_sound(ops.bmm(q.transpose((0, 2, 1)), q) - eye), finite)
     return w, q, ops.logical_and(ok, ops.isfinite(w.sum(1)))

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
+from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.errors import UserError
 from mindspore_thor.parallel.host import free_port, host_addresses, visible_devices
 from mindspore_thor.parallel.job import Job
@@ -164,16 +164,10 @@ def msrun_command(
     ]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m mindspore_thor.parallel.launch",
         description="Run a script in one process per device, wait, and end all when one fails.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--log_dir", type=Path, help="folder of the logs [a fresh one in runs/logs]"
@@ -248,6 +242,7 @@ def _run(argv: Sequence[str] | None) -> int:
     return Job(command, plan.environment, ranks, log_dir).run()
 
 
+@one_line_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
@@ -258,11 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when every rank ended well, 2 for wrong input, else the code of the rank that failed first
         (128 + n where signal n ended it).
     """
-    try:
-        return _run(argv)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 2
+    return _run(argv)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from mindspore_thor.command_line import EXIT_USER, Parser, report_error
 from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import serve_as_scheduler
@@ -47,16 +48,8 @@ from mindspore_thor.train.signals import StopRequest
 from mindspore_thor.train.yaml_files import Settings
 
 EXIT_TRAINING = 1
-EXIT_USER = 2
 EXIT_INTERRUPT = 130
 EXIT_TERMINATED = 143
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports its errors like every other wrong input."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
 
 
 def train_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
@@ -102,8 +95,7 @@ def guarded(work: Callable[[], int]) -> int:
             print(NOTICE, flush=True)
         return work()
     except (UserError, TrainingError) as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        report_error(error)
         return EXIT_USER if isinstance(error, UserError) else EXIT_TRAINING
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -118,10 +110,9 @@ def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
         purpose: One line for ``--help``.
     """
     keys = "\n".join(describe_keys())
-    parser = _Parser(
+    parser = Parser(
         prog=program,
         description=purpose,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any key of the configuration can follow, e.g. --train.epochs 5:\n{keys}",
     )

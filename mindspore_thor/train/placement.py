@@ -1,8 +1,9 @@
-"""Parameters that are loaded into a step while it is in use."""
+"""Weights that are loaded into a step while it is in use."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from mindspore import Parameter, nn
 
@@ -17,23 +18,23 @@ class Placement:
     go on with the old memory in some of them, and updates are lost.
 
     Args:
-        step: the cell whose compiled graphs share its parameters.
+        step: the cell whose compiled graphs share parameters.
+        watched: those that are looked at, in every call. A network's own are enough: nobody loads
+            an optimizer's state without them.
     """
 
-    def __init__(self, step: nn.Cell) -> None:
+    def __init__(self, step: nn.Cell, watched: Iterable[Parameter]) -> None:
         self._step = step
-        self._parameters: list[Parameter] = []
-        self._addresses: list[int] = []
+        self._watched = tuple(watched)
+        self._addresses: list[int] | None = None
 
     def note(self) -> None:
         """Remember where the parameters are, after a call."""
-        if not self._parameters:
-            self._parameters = list(self._step.get_parameters())
         self._addresses = self._now()
 
     def changed(self) -> bool:
-        """Whether a parameter has moved since the last call."""
-        return self._addresses != self._now()
+        """Whether a parameter has moved since the last call; no, where there was none."""
+        return self._addresses is not None and self._addresses != self._now()
 
     def compile_again(self) -> None:
         """Forget the compiled graphs; the next call makes them anew, which takes as long."""
@@ -42,4 +43,4 @@ class Placement:
             cell.compile_cache.clear()
 
     def _now(self) -> list[int]:
-        return [parameter.data_ptr() for parameter in self._parameters]
+        return [parameter.data_ptr() for parameter in self._watched]

@@ -270,7 +270,7 @@ class TrainStep(nn.Cell):
             self.micro = AccumulatedStep(self.guard, accumulate, *passes)
         self._plan: tuple[int, int, int] | None = None
         self._started = False
-        self._placed = Placement(self)
+        self._placed = Placement(self, net.get_parameters())
         self.set_train()
 
     def construct(self, *inputs: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""What all command lines share: wrong input ends in one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from typing import Any, Callable, NoReturn, TypeVar, cast
+
+from mindspore_thor.errors import UserError
+
+EXIT_USER = 2
+"""Exit code of a command line for wrong input."""
+
+_Main = TypeVar("_Main", bound=Callable[..., int])
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports its errors like every other wrong input; options are not abbreviated.
+
+    Raises:
+        UserError: From ``parse_args``, for arguments that it does not take.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UserError(f"{message}; see --help")
+
+
+def whole_numbers(text: str) -> list[int]:
+    """The ``type`` of an argument: numbers of at least 1 with commas between them.
+
+    Raises:
+        argparse.ArgumentTypeError: For anything else.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; give whole numbers of at least 1 with commas, for example 8,256"
+        )
+    return [int(part) for part in parts]
+
+
+def report_error(error: Exception) -> None:
+    """Print an error as one line on stderr."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def one_line_errors(main: _Main) -> _Main:
+    """Make a command line's function report a ``UserError`` and return :data:`EXIT_USER`."""
+
+    @functools.wraps(main)
+    def run(*arguments: Any, **options: Any) -> int:
+        try:
+            return main(*arguments, **options)
+        except UserError as error:
+            report_error(error)
+            return EXIT_USER
+
+    return cast(_Main, run)
