@@ -7,10 +7,12 @@ Only the shapes of the net's layers enter: nothing is compiled or run, and no de
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mindspore import nn

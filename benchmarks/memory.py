@@ -8,9 +8,11 @@ network's, momentum included. What a step needs in passing (activations, patches
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mindspore import Parameter, nn

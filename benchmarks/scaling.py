@@ -8,6 +8,7 @@ hold them. Nothing is compiled or run: the times follow from the assumptions tha
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.ascend.graphs import Graphs

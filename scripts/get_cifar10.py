@@ -7,9 +7,11 @@ Use ``python scripts/get_cifar10.py --output data/cifar10``, then train with
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindspore_thor.command_line import Parser, one_line_errors

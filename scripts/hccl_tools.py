@@ -12,11 +12,13 @@ hccl_{servers}s_{devices}p.json for a merged one, whose ranks follow the order o
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindspore_thor.command_line import Parser, one_line_errors
