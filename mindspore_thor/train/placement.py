@@ -30,6 +30,9 @@ class Placement:
 
     def note(self) -> None:
         """Remember where the parameters are, after a call."""
+        if self._addresses is None:
+            # Before MindSpore 2.10 one that no graph uses has no address, and asking logs an error.
+            self._watched = tuple(p for p in self._watched if p.data_ptr())
         self._addresses = self._now()
 
     def changed(self) -> bool:
