@@ -1,0 +1,55 @@
+"""What all command lines share."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from mindspore_thor.command_line import EXIT_USER, Parser, one_line_errors, whole_numbers
+from mindspore_thor.errors import TrainingError, UserError
+
+
+def test_numbers_with_commas() -> None:
+    assert whole_numbers("8, 256,1") == [8, 256, 1]
+
+
+@pytest.mark.parametrize("text", ["", "x", "8,", "8,,2", "0", "-1", "1.5"])
+def test_other_lists_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="whole numbers of at least 1"):
+        whole_numbers(text)
+
+
+def test_a_wrong_argument_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @one_line_errors
+    def main(arguments: list[str]) -> int:
+        parser = Parser()
+        parser.add_argument("--ranks", type=whole_numbers, default="8,256")
+        return sum(parser.parse_args(arguments).ranks)
+
+    assert main([]) == 264
+    assert main(["--ranks", "x"]) == EXIT_USER == 2
+    assert main(["--rank", "1"]) == EXIT_USER  # no abbreviations
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    first, second = printed.err.splitlines()
+    assert first.startswith("error: ") and "--ranks" in first and "'x'" in first
+    assert second.startswith("error: ") and "--rank" in second
+
+
+def test_an_error_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    @one_line_errors
+    def main() -> int:
+        raise UserError("a:\n  b;\n  use c")
+
+    assert main() == EXIT_USER
+    assert capsys.readouterr().err == "error: a: b; use c\n"
+
+
+def test_other_errors_are_not_hidden() -> None:
+    @one_line_errors
+    def main() -> int:
+        raise TrainingError("diverged")
+
+    with pytest.raises(TrainingError):
+        main()
