@@ -31,10 +31,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_numbers(text: str) -> list[int]:
-    """The ``type`` of an argument: numbers of at least 1 with commas between them.
+    """Read a list of numbers; fit for an argument's ``type``.
+
+    Args:
+        text: Whole numbers of at least 1 with commas between them.
+
+    Returns:
+        The numbers, in their order.
 
     Raises:
-        argparse.ArgumentTypeError: For anything else.
+        argparse.ArgumentTypeError: If it is something else.
     """
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
@@ -45,12 +51,23 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def report_error(error: Exception) -> None:
-    """Print an error as one line on stderr."""
+    """Print an error as one line on stderr.
+
+    Args:
+        error: Its message may have several lines.
+    """
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
 def one_line_errors(main: _Main) -> _Main:
-    """Make a command line's function report a ``UserError`` and return :data:`EXIT_USER`."""
+    """Make a command line's function report a ``UserError`` and return :data:`EXIT_USER`.
+
+    Args:
+        main: Returns an exit code.
+
+    Returns:
+        The same function otherwise; other exceptions pass.
+    """
 
     @functools.wraps(main)
     def run(*arguments: Any, **options: Any) -> int:

@@ -73,7 +73,7 @@ def finished(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--config_path", "nowhere.yaml"), ("nowhere.yaml", "no such", "check the path")),
+        (("--config_path", "nowhere.yaml"), ("nowhere.yaml", "--config_path")),
         (("--data_path", "nowhere"), ("nowhere", "does not exist")),
         (("--data.name", "imagenett"), ("imagenett", "imagenet")),
         (("--data.batch_size", str(TRAIN_SIZE + 1)), ("batch_size 41", "40", "smaller")),

@@ -59,9 +59,8 @@ def kinds_of(method: str) -> tuple[str, ...]:
         return ("plain",)
     # FNGD solves within its backward pass and Eva inverts nothing; LNGD's statistics come from a
     # pass before the step.
-    without = ("inverse",) if method in ("fngd", "eva") else ()
-    missing = ("update",) if method.startswith("lngd") else without
-    return tuple(kind for kind in KINDS[:4] if kind not in missing)
+    missing = {"fngd": "inverse", "eva": "inverse", "lngd": "update"}.get(method.split("_")[0])
+    return tuple(kind for kind in KINDS[:4] if kind != missing)
 
 
 def required() -> tuple[Case, ...]:

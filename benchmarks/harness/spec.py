@@ -122,6 +122,8 @@ def load_study(path: Path) -> Study:
     Raises:
         UserError: If the file cannot be read, or a part of it is missing or wrong.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such study; give one of benchmarks/studies/*.yaml")
     tree = read_settings(path).tree
     for key in tree:
         if key not in _KEYS:

@@ -19,8 +19,8 @@ class Placement:
 
     Args:
         step: the cell whose compiled graphs share parameters.
-        watched: those that are looked at, in every call. A network's own are enough: nobody loads
-            an optimizer's state without them.
+        watched: those that are looked at, in every call. The network's own do: a checkpoint holds
+            them. State that is loaded into the optimizer alone is not noticed.
     """
 
     def __init__(self, step: nn.Cell, watched: Iterable[Parameter]) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mindspore_thor.command_line import whole_numbers
 from mindspore_thor.errors import UserError
 from mindspore_thor.train.build import build_session
 from mindspore_thor.train.checkpoint import find_checkpoint
@@ -69,10 +70,10 @@ def candidates(text: str | None) -> list[int]:
     if text is None:
         return list(CANDIDATES)
     try:
-        splits = sorted({int(part) for part in text.split(",")})
-    except ValueError:
+        splits = sorted(set(whole_numbers(text)))
+    except argparse.ArgumentTypeError:
         splits = []
-    if len(splits) < 2 or splits[0] < 1:
+    if len(splits) < 2:
         raise UserError(
             f"--list is {text!r}; give at least two whole numbers of at least 1, e.g. 32,64,128"
         )
