@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from benchmarks.step_time import make_optimizer
 from mindspore_thor.errors import UserError
@@ -19,6 +19,9 @@ MARK = "[graph]"
 KINDS = ("plain", "factor", "update", "inverse", "retry", "whole")
 """What a step may consist of: the ordinary step; the pass that collects statistics; the update
 behind such a pass; the inverses; those that failed once more; all of it in one graph (sinking)."""
+
+CONTROL = "host"
+"""A graph that needs the host: what finds back-offs must find one there."""
 
 METHODS = ("thor", "fngd", "lngd")
 LEVELS = ("O0", "O1")
@@ -79,10 +82,18 @@ def parse_cases(texts: Iterable[str]) -> tuple[Case, ...]:
     for text in texts:
         model, method, kind = (*text.split(":"), "", "")[:3]
         kinds = kinds_of(method) if not kind else (kind,)
-        if text.count(":") not in (1, 2) or not set(kinds) <= set(KINDS):
+        if text.count(":") not in (1, 2) or not set(kinds) <= {*KINDS, CONTROL}:
             raise UserError(f"case {text!r}: give model:method or model:method:kind, {KINDS}")
         found += [Case(model, method, one) for one in kinds]
     return tuple(found)
+
+
+class OnTheHost(nn.Cell):
+    """The control: a Cholesky decomposition, for which Ascend has no kernel."""
+
+    def construct(self, matrix: Tensor) -> Tensor:
+        """[n, n] -> its lower factor."""
+        return ops.cholesky(matrix)
 
 
 class Graphs:
@@ -113,8 +124,10 @@ class Graphs:
         return cls(TrainStep(net, loss, optimizer), (Tensor(images), Tensor(labels)))
 
     def cell(self, kind: str) -> tuple[nn.Cell, tuple[Any, ...]]:
-        """The cell of one of :data:`KINDS` and its arguments."""
+        """The cell of one of :data:`KINDS`, or of :data:`CONTROL`, and its arguments."""
         step = self.step
+        if kind == CONTROL:
+            return OnTheHost(), (Tensor(np.eye(4, dtype=np.float32)),)
         if kind == "whole" or not step.second_order:
             return step.whole, self.batch
         if kind == "plain":
