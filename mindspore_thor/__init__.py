@@ -3,6 +3,7 @@
 from mindspore_thor import runtime  # isort: skip  (must precede MindSpore's first operator)
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo
+from mindspore_thor.train.callbacks import StopOnFailure
 from mindspore_thor.train.step import TrainStep
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ __all__ = [
     "TKFAC",
     "Eva",
     "Shampoo",
+    "StopOnFailure",
     "TrainStep",
     "UserError",
     "__version__",

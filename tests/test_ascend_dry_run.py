@@ -19,7 +19,16 @@ import pytest
 
 from benchmarks.ascend import stand_in
 from benchmarks.ascend.dry_run import Compiled, dry_run, read_log, report
-from benchmarks.ascend.graphs import CONTROL, LEVELS, RANKS, Case, Graphs, Setting, parse_cases, required
+from benchmarks.ascend.graphs import (
+    CONTROL,
+    LEVELS,
+    RANKS,
+    Case,
+    Graphs,
+    Setting,
+    parse_cases,
+    required,
+)
 from benchmarks.traffic import traffic
 
 CONTROL_CASE = f"resnet20:fngd:{CONTROL}"

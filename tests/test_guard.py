@@ -171,11 +171,12 @@ def test_a_factor_that_cannot_be_inverted_keeps_the_last_good_inverse(name) -> N
     assert "damping" in str(caught.value)
 
 
-def test_a_singular_factor_is_tried_again_with_more_damping() -> None:
+@pytest.mark.parametrize("wrap", [lambda step: step, Outer], ids=["phases", "one graph"])
+def test_a_singular_factor_is_tried_again_with_more_damping(wrap) -> None:
     """A + sqrt(lam) I = 0 exactly; with ten times lam it is (sqrt(10 lam) - sqrt(lam)) I."""
     net, data = problem(2)
     optimizer = METHODS["kfac inverse"](net)
-    step = TrainStep(net, cross_entropy(), optimizer)
+    step = wrap(TrainStep(net, cross_entropy(), optimizer))
     train(step, data[:1])
     curvature = optimizer.curvatures[0]
     statistics = curvature.statistics.asnumpy().copy()
@@ -185,6 +186,7 @@ def test_a_singular_factor_is_tried_again_with_more_damping() -> None:
     np.testing.assert_allclose(
         curvature.inverse_a.asnumpy()[0, 0], np.eye(6) / (np.sqrt(2.5) - 0.5), rtol=1e-5, atol=1e-6
     )
+    assert optimizer.failed_inversions == 0
 
 
 def test_embedding_factor_that_cannot_be_inverted() -> None:

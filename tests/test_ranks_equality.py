@@ -154,6 +154,20 @@ def test_two_processes_are_one(results, name) -> None:
             np.testing.assert_array_equal(both[key], alone[key], err_msg=key)
 
 
+def test_running_statistics_are_the_mean_of_the_shards(results) -> None:
+    """m <- mu m + (1 - mu) mean over ranks of the shard's mean; the variance, unbiased, alike."""
+    state = load(results, "norm", 0)
+    mean, variance, mu = np.zeros(2), np.ones(2), equality.MOMENTUM
+    for k, (x, _) in enumerate(equality.data()):
+        if k != equality.BAD_STEP:
+            shards = [half.transpose(1, 0, 2, 3).reshape(2, -1) for half in np.split(x, 2)]
+            mean = mu * mean + (1 - mu) * np.mean([s.mean(1) for s in shards], axis=0)
+            of_shards = np.mean([s.var(1, ddof=1) for s in shards], axis=0)
+            variance = mu * variance + (1 - mu) * of_shards
+    np.testing.assert_allclose(state["0.moving_mean"], mean, atol=1e-5)
+    np.testing.assert_allclose(state["0.moving_variance"], variance, rtol=1e-5)
+
+
 class ShardedFngd(Fngd):
     """Every rank weighs its own samples by its own Gram matrix; gradients are averaged."""
 

@@ -212,6 +212,7 @@ class Refresh(nn.Cell):
         self.install = tuple(c.install for c in layers)
         self.settle = tuple(c.settle for c in layers)
         self.counts = ParameterTuple([c.counts for c in layers])
+        self.all_counts = ParameterTuple([c.counts for c in [*layers, *alone]])
         self.derived = tuple(ParameterTuple(c.derived()) for c in layers)
         self.counters = tuple(ParameterTuple(c.counters()) for c in layers)
         self.numbers = tuple(range(len(layers)))
@@ -265,6 +266,12 @@ class Refresh(nn.Cell):
             decisions = self.map(_failed, self.counts)
             sound = self.run(decisions, damping, True)
             self.finish(decisions, self.map(_second, judged), sound, True)
+
+    def failed(self) -> Tensor | bool:
+        """Whether the last refresh failed for any layer."""
+        if self.layer_count + self.alone_count == 0:
+            return False
+        return _MAX(ops.stack(self.map(_failed, self.all_counts))) > 0
 
     def finish(
         self,

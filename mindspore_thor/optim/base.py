@@ -17,6 +17,7 @@ from mindspore_thor.optim.checks import check_count, check_learning_rate, check_
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.layerwise import LayerwiseOptimizer
 from mindspore_thor.parallel.assignment import Share, check_share
+from mindspore_thor.runtime import prepare_target
 
 Schedule = Union[float, nn.Cell]
 RETRY_DAMPING = 10.0
@@ -71,6 +72,7 @@ class SecondOrder(LayerwiseOptimizer):
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
     measures_first: bool = False  # whether statistics come from a pass before the step
     rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
+    needs_samples: bool = False  # whether the update asks for the batch size
     needs_whole_batch: str = ""  # why gradients cannot be accumulated over micro-batches
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
@@ -111,7 +113,13 @@ class SecondOrder(LayerwiseOptimizer):
         if kl_clip is not None:
             check_number("kl_clip", kl_clip, 0.0, open_low=True)
         check_count("max_failures", max_failures)
+        if "inverse_share" in self.without and inverse_share != "one":
+            raise UserError(
+                f"inverse_share={inverse_share!r}: {type(self).__name__} has no inverses that "
+                "ranks could share; leave it out"
+            )
         self._inverse_share = check_share(inverse_share)
+        prepare_target()
         check_learning_rate(learning_rate)
         trained = list(net.trainable_params() if params is None else params)
         if not trained:
@@ -143,6 +151,7 @@ class SecondOrder(LayerwiseOptimizer):
         first_inverse = np.full((), 0 if self.derives else NEVER, np.int32)
         self.next_inverse = state(first_inverse, f"{label}.next_inverse")
         self.samples = state(np.ones((), np.int32), f"{label}.samples")
+        self.samples_known = False  # a TrainStep writes it
         self.graph = GraphKind()
         self._cover(net, label, token_mode)
 
@@ -192,7 +201,7 @@ class SecondOrder(LayerwiseOptimizer):
         out to be bad.
         """
         if ops.logical_and(self.step_number() >= self.next_inverse, self.due == 0):
-            self.refresh()
+            self.refresh_and_retry()
         return True  # see LayerCurvature.collect
 
     def refresh_due(self) -> Tensor:
@@ -203,6 +212,12 @@ class SecondOrder(LayerwiseOptimizer):
     def retry(self) -> None:
         """Refresh once more, with more damping, the layers whose last refresh failed."""
         self.refresher.retry(self.current_damping() * RETRY_DAMPING)
+
+    def refresh_and_retry(self) -> None:
+        """Both in one graph, the second where the first one failed."""
+        self.refresh()
+        if self.refresher.failed():
+            self.retry()
 
     def unscale(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
@@ -253,11 +268,16 @@ class SecondOrder(LayerwiseOptimizer):
         if self.due > 0:
             self.collect(gradients)
         if self.step_number() >= self.next_inverse:
-            self.refresh()
+            self.refresh_and_retry()
         return True  # see LayerCurvature.collect
 
     def construct(self, gradients: Sequence[Tensor]) -> Tensor:
         """All phases in one graph: gradients of ``parameters``, the statistics last."""
+        if self.needs_samples and not self.samples_known:
+            raise ValueError(
+                "the rule of LayerNorm layers needs the batch size: give the optimizer batch_size, "
+                "or use mindspore_thor.TrainStep(net, loss_fn, optimizer) as the Model's network"
+            )
         self.prepare(gradients)
         self.update(gradients[: len(self.roles)])
         return self.step_number()

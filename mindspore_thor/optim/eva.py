@@ -39,6 +39,7 @@ class Eva(AveragedStatistics):
 
     label = "eva"
     derives = False
+    without = ("max_failures", "inverse_share")
 
     def __init__(
         self,

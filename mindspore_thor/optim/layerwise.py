@@ -12,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.direct import ANY, GraphKind
 from mindspore_thor.curvature.refresh import Refresh
+from mindspore_thor.errors import TrainingError
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
 from mindspore_thor.optim.report import LayerReport
 from mindspore_thor.parallel.assignment import Share
@@ -32,6 +33,7 @@ class LayerwiseOptimizer(nn.Optimizer):
     due: Parameter
     graph: GraphKind
     inverse_scale: float
+    max_failures: int
     kl_clip: float | None
     _inverse_share: Share
 
@@ -209,3 +211,16 @@ class LayerwiseOptimizer(nn.Optimizer):
         rows = zip(self.layer_names, self.curvatures)
         found = {name: int(curvature.counts.asnumpy()[3]) for name, curvature in rows}
         return {name: count for name, count in found.items() if count}
+
+    def check_failures(self) -> None:
+        """Look at the failed refreshes on the host.
+
+        Raises:
+            TrainingError: where a layer's factors failed ``max_failures`` times in a row.
+        """
+        for layer, count in self.failures_in_a_row().items():
+            if count >= self.max_failures:
+                raise TrainingError(
+                    f"layer {layer}: its factors could not be inverted {count} times in a row; "
+                    "use a larger damping or a smaller learning rate"
+                )

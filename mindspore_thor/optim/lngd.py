@@ -77,7 +77,7 @@ class LNGD(SecondOrder):
         UserError: for values out of range.
     """
 
-    without = ("token_mode",)
+    without = ("token_mode", "inverse_share")
     measures_first = True
     needs_whole_batch = "its rates need every sample's gradient beside the whole batch's"
     rate_inside_momentum = True

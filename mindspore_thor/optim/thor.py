@@ -42,7 +42,8 @@ class THOR(SecondOrder):
         trace_form: "literal" or "product", see TraceRule.
         trace_baseline: "accepted" compares with the last accepted trace, "previous" with the
             previous candidate.
-        batch_size: N for LayerNorm's rule where no TrainStep supplies it.
+        batch_size: N for LayerNorm's rule where no TrainStep supplies it: needed in a plain
+            ``Model(net, loss_fn, optimizer)`` with LayerNorm layers.
         **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
 
     Raises:
@@ -66,13 +67,14 @@ class THOR(SecondOrder):
         trace_include_damping: bool = True,
         trace_form: str = "literal",
         trace_baseline: str = "accepted",
-        batch_size: int = 1,
+        batch_size: int | None = None,
         **options: Any,
     ) -> None:
         if split_dim is not None:
             check_count("split_dim", split_dim)
         self._split_dim = split_dim
-        check_count("batch_size", batch_size)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         self._damping_mode = check_choice("damping_mode", damping_mode, DAMPING_MODES)
         check_choice("trace_baseline", trace_baseline, ("accepted", "previous"))
         self._rule_options = (
@@ -93,7 +95,10 @@ class THOR(SecondOrder):
             inverse_interval=inverse_interval,
             **options,
         )
-        self.samples.set_data(ops.full_like(self.samples, int(batch_size)))
+        self.needs_samples = any(isinstance(c, LayerNormCurvature) for c in self.curvatures)
+        if batch_size is not None:
+            self.samples.set_data(ops.full_like(self.samples, batch_size))
+            self.samples_known = True
 
     def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
         """Blocks with a trace rule; the diagonal rules for embeddings and LayerNorm."""

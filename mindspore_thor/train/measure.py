@@ -49,5 +49,5 @@ class MeasuredStep(nn.Cell):
         if self.optimizer.due > 0:
             self.measure(*inputs)
         if self.optimizer.refresh_due():
-            self.optimizer.refresh()
+            self.optimizer.refresh_and_retry()
         return self.plain(*inputs)

@@ -11,10 +11,10 @@ from mindspore.amp import all_finite
 
 from mindspore_thor.curvature.base import SPECTRUM
 from mindspore_thor.curvature.direct import PLAIN
-from mindspore_thor.errors import TrainingError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
+from mindspore_thor.runtime import prepare_target
 from mindspore_thor.train.accumulate import AccumulatedStep, refuse_one_graph
 from mindspore_thor.train.guard import Guard
 from mindspore_thor.train.measure import MeasuredStep, MeasureStep
@@ -236,6 +236,7 @@ class TrainStep(nn.Cell):
         accumulate: int = 1,
     ) -> None:
         super().__init__(auto_prefix=False)
+        prepare_target()
         self.net = net
         self.loss_fn = loss_fn
         self.optimizer = optimizer
@@ -245,6 +246,8 @@ class TrainStep(nn.Cell):
         self.skipped = self.guard.skipped
         self.skipped_in_a_row = self.guard.skipped_in_a_row
         samples = optimizer.samples if self.second_order else None
+        if self.second_order:
+            optimizer.samples_known = True
         self.measures_first = self.second_order and optimizer.measures_first
         traffic = optimizer.traffic() if self.second_order else ()
         if self.second_order:
@@ -364,10 +367,4 @@ class TrainStep(nn.Cell):
         if not self.optimizer.failures_in_a_row():
             return
         self.again.compile_and_run()
-        limit = self.optimizer.max_failures
-        for layer, count in self.optimizer.failures_in_a_row().items():
-            if count >= limit:
-                raise TrainingError(
-                    f"layer {layer}: its factors could not be inverted {count} times in a row; "
-                    "use a larger damping or a smaller learning rate"
-                )
+        self.optimizer.check_failures()

@@ -24,6 +24,7 @@ from mindspore_thor.train.step import TrainStep
 STEPS = 20
 BATCH = 8
 BAD_STEP = 7
+MOMENTUM = 0.875
 RESUMED, MORE = "thor", 5
 INTERVALS = {"factor_interval": 2, "inverse_interval": 4}
 METHODS = {
@@ -39,12 +40,17 @@ METHODS = {
     "shampoo": ("shampoo", {**INTERVALS, "max_preconditioner_dim": 8}),
     "fngd": ("fngd", {"share": "none"}),
     "lngd": ("lngd", {**INTERVALS, "weight_decay": 0.01}),
+    "norm": ("sgd", {}),
 }
 
 
-def problem() -> nn.SequentialCell:
-    """A convolution and a Dense layer; leaky ReLUs are exact on CPU, tanh is not."""
+def problem(norm: bool = False) -> nn.SequentialCell:
+    """A convolution and a Dense layer; leaky ReLUs are exact on CPU, tanh is not.
+
+    With ``norm`` a BatchNorm comes first, whose running statistics depend on the batches alone.
+    """
     net = nn.SequentialCell(
+        *([nn.BatchNorm2d(2, momentum=MOMENTUM)] if norm else []),
         nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1, has_bias=True),
         nn.LeakyReLU(),
         nn.Flatten(),
@@ -90,7 +96,7 @@ def train(name: str, bad: bool = True, more: int = 0) -> dict[str, np.ndarray]:
 
     With ``more`` also the weights after so many further steps, as ``continued.NAME``.
     """
-    net = problem()
+    net = problem(name == "norm")
     step = make(name, net)
     batches = data()
     if bad:

@@ -1,0 +1,76 @@
+"""A training by ``ms.Model`` ends where it has become pointless, and says why."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Model, Tensor, nn, ops
+from mindspore.dataset import GeneratorDataset
+from oracle.nets import token_net
+from oracle.training import cross_entropy
+from steps import Batches, problem, same, thor, weights
+
+from mindspore_thor import KFAC, THOR, StopOnFailure, TrainStep
+from mindspore_thor.errors import TrainingError, UserError
+
+
+def dataset(data: Batches) -> GeneratorDataset:
+    return GeneratorDataset(data, ["x", "label"], shuffle=False)
+
+
+@pytest.mark.parametrize("sink", [False, True], ids=["stepwise", "sunk"])
+def test_a_series_of_skipped_updates_ends_it(sink: bool, capsys) -> None:
+    """Two bad batches behind a good one: two in a row, one below the limit of three."""
+    net, data = problem(4)
+    for k in (1, 2, 3):
+        data[k][0][0, 0] = np.nan
+    step = TrainStep(net, cross_entropy(), thor(net))
+    callback = StopOnFailure(step, max_skipped=3, every=1)
+    Model(step).train(1, dataset(data[:3]), callbacks=callback, dataset_sink_mode=sink)
+    assert int(step.skipped_in_a_row.asnumpy()) == 2
+    assert "Dense" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="3 updates in a row were skipped.*learning rate"):
+        Model(step).train(1, dataset(data[3:]), callbacks=callback, dataset_sink_mode=sink)
+
+
+def test_factors_that_cannot_be_inverted_end_it() -> None:
+    """Also where the optimizer works in MindSpore's own training cell."""
+    net, data = problem(4)
+    optimizer = KFAC(net, 0.01, factor_interval=1000, max_failures=2, method="inverse")
+    model = Model(net, cross_entropy(), optimizer=optimizer)
+    callback = StopOnFailure(optimizer, every=1)
+    model.train(1, dataset(data[:1]), callbacks=callback, dataset_sink_mode=False)
+    broken = optimizer.curvatures[0].statistics.asnumpy().copy()
+    broken[0] = np.nan
+    ops.assign(optimizer.curvatures[0].statistics, Tensor(broken))
+    with pytest.raises(TrainingError, match="layer 0: .* 2 times in a row.*damping"):
+        model.train(1, dataset(data[1:]), callbacks=callback, dataset_sink_mode=False)
+    assert int(optimizer.global_step.asnumpy()[0]) == 3, "the first failure is not the end"
+
+
+def test_bad_limits() -> None:
+    net, _ = problem(1)
+    with pytest.raises(UserError, match="max_skipped"):
+        StopOnFailure(TrainStep(net, cross_entropy(), thor(net)), max_skipped=0)
+
+
+def test_layer_norm_needs_the_batch_size() -> None:
+    """d = D / (D * D / N + sqrt(lam)): MindSpore's own training cell does not tell N."""
+    results = []
+    for given in (False, True):
+        net, ids, labels = token_net()
+        optimizer = THOR(net, 0.1, batch_size=len(labels) if given else None)
+        if given:
+            model = Model(net, cross_entropy(), optimizer=optimizer)
+        else:
+            with pytest.raises(ValueError, match="LayerNorm.*batch_size"):
+                Model(net, cross_entropy(), optimizer=optimizer).train(
+                    1, dataset([(ids, labels)]), dataset_sink_mode=False
+                )
+            model = Model(TrainStep(net, cross_entropy(), optimizer))
+        model.train(1, dataset([(ids, labels)]), dataset_sink_mode=False)
+        results.append(weights(net))
+    assert any(isinstance(cell, nn.LayerNorm) for _, cell in net.cells_and_names())
+    assert ms.get_context("mode") == ms.GRAPH_MODE
+    same(*results, 1e-5)
