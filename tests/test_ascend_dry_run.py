@@ -120,7 +120,7 @@ LOG = """
 [graph] {"case": ["resnet20", "thor", "plain"], "at": "begin"}
 [INFO] DEVICE(1,python) GenerateKernelMod] kernel opname:MatMul, kernel type:opapi_kernel
 [INFO] DEVICE(1,python) GenerateKernelMod] kernel opname:MatMul, kernel type:opapi_kernel
-[INFO] DEVICE(1,python) TryBackoffCpu] Try to use backoff CPU kernel, node:Default/net-Cell/Cholesky-op0
+[INFO] TryBackoffCpu] Try to use backoff CPU kernel, node:Default/Cholesky-op0
 [graph] {"case": ["resnet20", "thor", "plain"], "at": "end", "seconds": 1.5, "error": ""}
 [graph] {"case": ["resnet20", "thor", "factor"], "at": "begin"}
 """

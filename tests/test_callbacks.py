@@ -30,7 +30,7 @@ def test_a_series_of_skipped_updates_ends_it(sink: bool, capsys) -> None:
     Model(step).train(1, dataset(data[:3]), callbacks=callback, dataset_sink_mode=sink)
     assert int(step.skipped_in_a_row.asnumpy()) == 2
     assert "Dense" in capsys.readouterr().err
-    with pytest.raises(TrainingError, match="3 updates in a row were skipped.*learning rate"):
+    with pytest.raises(TrainingError, match=r"3 updates in a row were skipped.*learning rate"):
         Model(step).train(1, dataset(data[3:]), callbacks=callback, dataset_sink_mode=sink)
 
 
@@ -44,7 +44,7 @@ def test_factors_that_cannot_be_inverted_end_it() -> None:
     broken = optimizer.curvatures[0].statistics.asnumpy().copy()
     broken[0] = np.nan
     ops.assign(optimizer.curvatures[0].statistics, Tensor(broken))
-    with pytest.raises(TrainingError, match="layer 0: .* 2 times in a row.*damping"):
+    with pytest.raises(TrainingError, match=r"layer 0: .* 2 times in a row.*damping"):
         model.train(1, dataset(data[1:]), callbacks=callback, dataset_sink_mode=False)
     assert int(optimizer.global_step.asnumpy()[0]) == 3, "the first failure is not the end"
 
@@ -64,7 +64,7 @@ def test_layer_norm_needs_the_batch_size() -> None:
         if given:
             model = Model(net, cross_entropy(), optimizer=optimizer)
         else:
-            with pytest.raises(ValueError, match="LayerNorm.*batch_size"):
+            with pytest.raises(ValueError, match=r"LayerNorm.*batch_size"):
                 Model(net, cross_entropy(), optimizer=optimizer).train(
                     1, dataset([(ids, labels)]), dataset_sink_mode=False
                 )

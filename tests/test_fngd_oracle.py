@@ -99,7 +99,7 @@ class Gram(nn.Cell):
 
     def construct(self, x, g):
         if self.form == "pairs":
-            return self.gram.from_pairs(self.rows.input_columns(x), g)
+            return self.gram.from_pairs(self.rows.input_columns(x), g, self.gram.memory)
         if self.form == "samples":
             return self.gram.from_gradients_by_sample(x, g, self.gram.memory)
         if self.form == "parts":

@@ -62,13 +62,16 @@ class SampleGram(nn.Cell):
         d_in = self.rows.d_in
         x = narrow(x)
         if pairwise_is_cheaper(n, positions, d_in, d_out):
-            return self.from_pairs(self.rows.input_columns(x), g)
+            # With several positions the columns are a copy, and so is their transpose.
+            columns = 2 * n * groups * d_in * positions * _FLOAT if positions > 1 else 0
+            if columns < self.memory:
+                return self.from_pairs(self.rows.input_columns(x), g, self.memory - columns)
         whole = n * groups * d_out * d_in * _FLOAT
         if 2 * whole <= self.memory:
             return self.from_gradients_by_sample(x, g, self.memory - whole)
         return self.from_gradients_by_part(x, g)
 
-    def from_pairs(self, a: Tensor, g: Tensor) -> Tensor:
+    def from_pairs(self, a: Tensor, g: Tensor, memory: int) -> Tensor:
         """sum_{groups, t, t'} (a_nt . a_mt') (g_nt . g_mt'), some samples n at a time."""
         n, groups, d_in, positions = a.shape
         d_out = g.shape[2]
@@ -76,7 +79,7 @@ class SampleGram(nn.Cell):
         a = a.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_in))
         g = g.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_out))
         per_sample = 3 * groups * positions * n * positions * _FLOAT
-        parts = chunks(n, self.memory // per_sample)
+        parts = chunks(n, memory // per_sample)
         if len(parts) == 1:
             return self._pairs(a, g, a, g, n)
         found: tuple[Tensor, ...] = ()
