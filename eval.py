@@ -6,7 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mindspore_thor.command_line import one_line_errors
 
+
+@one_line_errors  # of the imports; eval_main reports its own
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate; return the exit code.
 

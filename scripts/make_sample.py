@@ -13,14 +13,19 @@ the files in ``mindspore_thor/data/sample``.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import shutil
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mindspore_thor.command_line import Parser, one_line_errors
+from mindspore_thor.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_CLASS = {"train": 500, "t10k": 100}
@@ -41,24 +46,46 @@ def write_idx(path: Path, array: np.ndarray) -> None:
         packed.write(header + array.tobytes())
 
 
+def read_sample(source: Path) -> dict[str, np.ndarray]:
+    """Return the sample's arrays by file name; ``source`` is the package's folder of IDX files."""
+    arrays = {}
+    for split, per_class in PER_CLASS.items():
+        names = f"{split}-labels-idx1-ubyte.gz", f"{split}-images-idx3-ubyte.gz"
+        with gzip.open(source / names[0]) as packed:
+            labels = np.frombuffer(packed.read(), np.uint8, offset=8)
+        with gzip.open(source / names[1]) as packed:
+            images = np.frombuffer(packed.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+        chosen = first_of_each_class(labels, per_class)
+        arrays[names[0]], arrays[names[1]] = labels[chosen], images[chosen]
+    return arrays
+
+
+@one_line_errors
 def main() -> int:
     """Read the unpacked Debian package and write the five files of the sample."""
-    parser = argparse.ArgumentParser(description="Rebuild the bundled Fashion-MNIST sample.")
+    parser = Parser(description="Rebuild the bundled Fashion-MNIST sample.")
     parser.add_argument("package", type=Path, help="folder made by dpkg -x dataset-fashion-mnist")
     parser.add_argument("--output", type=Path, default=ROOT / "mindspore_thor/data/sample")
     options = parser.parse_args()
-    source = options.package / "usr/share/datasets/fashion-mnist"
-    options.output.mkdir(parents=True, exist_ok=True)
-    for split, per_class in PER_CLASS.items():
-        with gzip.open(source / f"{split}-labels-idx1-ubyte.gz") as packed:
-            labels = np.frombuffer(packed.read(), np.uint8, offset=8)
-        with gzip.open(source / f"{split}-images-idx3-ubyte.gz") as packed:
-            images = np.frombuffer(packed.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-        chosen = first_of_each_class(labels, per_class)
-        write_idx(options.output / f"{split}-images-idx3-ubyte.gz", images[chosen])
-        write_idx(options.output / f"{split}-labels-idx1-ubyte.gz", labels[chosen])
-    licence = options.package / "usr/share/doc/dataset-fashion-mnist/copyright"
-    shutil.copyfile(licence, options.output / "LICENSE")
+    try:
+        # All of it before anything is written over.
+        arrays = read_sample(options.package / "usr/share/datasets/fashion-mnist")
+        licence = options.package / "usr/share/doc/dataset-fashion-mnist/copyright"
+        licence.open("rb").close()
+    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+        raise UserError(
+            f"{options.package}: not the unpacked package ({error}); give the folder made by "
+            "dpkg -x dataset-fashion-mnist_*.deb FOLDER"
+        ) from None
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        for name, array in arrays.items():
+            write_idx(options.output / name, array)
+        shutil.copyfile(licence, options.output / "LICENSE")
+    except OSError as error:
+        raise UserError(
+            f"{options.output}: cannot write there ({error.strerror}); give another --output"
+        ) from None
     return 0
 
 

@@ -14,12 +14,8 @@ usage() {
   say "usage: bash $0 [DATASET_PATH] [CHECKPOINT_PATH] [CONFIG_PATH] [--any.key value ...]"
 }
 
-positional=()
-while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do
-  positional+=("$1")
-  shift
-done
-if [ "${1:-}" = "--help" ]; then
+read_positional "$@"
+if [ "${overrides[0]:-}" = "--help" ]; then
   usage
   exit 0
 fi
@@ -33,4 +29,4 @@ arguments=(--checkpoint_file_path "${positional[1]}")
 [ -z "${positional[2]:-}" ] || arguments+=(--config_path "${positional[2]}")
 
 choose_python || exit
-run_python "$REPO_ROOT/eval.py" "${arguments[@]}" "$@"
+run_python "$REPO_ROOT/eval.py" "${arguments[@]}" ${overrides[@]+"${overrides[@]}"}

@@ -210,7 +210,7 @@ def test_wrong_paths_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             find_checkpoint(path)
-    with pytest.raises(UserError, match="no such checkpoint file"):
+    with pytest.raises(UserError, match=r"no such checkpoint file; give an existing \.ckpt file$"):
         load_file(tmp_path / "none.ckpt")
 
 

@@ -252,6 +252,21 @@ def test_a_few_skipped_updates_are_counted_and_shown(
     assert np.isfinite(row["loss"])
 
 
+def test_missing_curves_are_explained_once(
+    arguments: Arguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert train.main(arguments) == 0
+    assert len(rows_of(tmp_path / "run")) == 2
+    assert not (tmp_path / "run" / "curves.png").exists()
+    lines = [line for line in capfd.readouterr().out.splitlines() if "curves.png" in line]
+    assert len(lines) == 1 and "pip install matplotlib" in lines[0]
+
+
 def test_without_an_output_folder_a_fresh_one_is_made(
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

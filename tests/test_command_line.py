@@ -53,3 +53,14 @@ def test_other_errors_are_not_hidden() -> None:
 
     with pytest.raises(TrainingError):
         main()
+
+
+def test_a_defect_of_ours_is_no_missing_package() -> None:
+    @one_line_errors
+    def main(name: str | None) -> int:
+        raise ModuleNotFoundError("No module", name=name)
+
+    assert main("yaml") == EXIT_USER
+    for name in ("mindspore_thor.trian", "models", "mindspore.nothing", None):
+        with pytest.raises(ModuleNotFoundError):
+            main(name)

@@ -159,3 +159,5 @@ def test_existing_other_file_is_never_overwritten(tmp_path: Path) -> None:
     paths = cifar_npm.write_files({"a.bin": b"new", "b.bin": b"mine"}, tmp_path)
     assert [path.read_bytes() for path in paths] == [b"new", b"mine"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "b.bin"]
+    with pytest.raises(UserError, match=r"a\.bin'.*\((Not a directory|File exists)\).*--output"):
+        cifar_npm.write_files({"c.bin": b"new"}, tmp_path / "a.bin")

@@ -69,6 +69,25 @@ def test_script_rebuilds_the_same_files(tmp_path: Path) -> None:
         assert rebuilt[4:8] == path.read_bytes()[4:8] == bytes(4)
 
 
+def test_a_wrong_folder_gives_one_line_and_changes_nothing(tmp_path: Path) -> None:
+    package = tmp_path / "usr/share/datasets/fashion-mnist"
+    package.mkdir(parents=True)
+    for path in SAMPLE.glob("*.gz"):
+        shutil.copy(path, package)
+    (package / "t10k-images-idx3-ubyte.gz").write_bytes(b"no gzip")
+    script = ROOT / "scripts/make_sample.py"
+    for folder, what in ((tmp_path / "none", "No such file"), (tmp_path, "Not a gzipped file")):
+        output = tmp_path / "out"
+        done = subprocess.run(
+            [sys.executable, script, folder, "--output", output], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"error: {folder}: not the unpacked package")
+        assert what in line and "dpkg -x" in line
+        assert not output.exists()
+
+
 def test_all_names_are_known() -> None:
     assert available_data() == [
         "cifar10",

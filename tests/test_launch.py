@@ -112,7 +112,7 @@ def test_addresses_of_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "message"),
     [
         ([], "the following arguments are required"),
-        (["2", "missing.py"], "missing.py: no such script"),
+        (["2", "missing.py"], "missing.py: no such script; give the path of one"),
         (["--log_dir", "old", "2", "script.py"], "old: holds the logs of another job"),
         (["--log_dir", "script.py", "2", "script.py"], "script.py: not a folder"),
         (["0", "script.py"], "DEVICE_NUM is 0"),
@@ -158,6 +158,8 @@ import os, signal, subprocess, sys
 folder, script, *arguments = sys.argv[1:]
 if arguments[0] == "early":
     os.kill(int(os.environ["LAUNCHER"]), signal.SIGINT)
+if arguments[0] == "port":
+    sys.exit("Address already in use")
 for name, role, rank in [("scheduler", "MS_SCHED", 0), ("worker_0", "MS_WORKER", 0),
                          ("worker_1", "MS_WORKER", 1)]:
     environment = {**os.environ, "MS_ROLE": role, "RANK_ID": str(rank)}
@@ -229,7 +231,7 @@ for case in sys.argv[2:]:
 def test_how_a_job_ends(tmp_path: Path) -> None:
     for name, text in (("msrun.py", FAKE_MSRUN), ("worker.py", WORKER), ("driver.py", DRIVER)):
         (tmp_path / name).write_text(text)
-    cases = ["good", "failed", "killed", "wrong", "stopped", "early"]
+    cases = ["good", "failed", "killed", "wrong", "stopped", "early", "port"]
     done = subprocess.run(
         [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), *cases],
         env={**launch.os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -246,6 +248,7 @@ def test_how_a_job_ends(tmp_path: Path) -> None:
         ["wrong", "2"],
         ["stopped", str(128 + 15)],
         ["early", str(128 + 2)],  # stopped before the ranks had started
+        ["port", "1"],  # msrun itself failed
     ]
     # Rank 0 is shown, by this very interpreter, without the launcher's `python` in its PATH.
     shown = [line for line in done.stdout.splitlines() if line.startswith("rank ")]
@@ -263,6 +266,10 @@ def test_how_a_job_ends(tmp_path: Path) -> None:
         assert rest == ["last words"]
     wrong = tmp_path / "wrong" / "logs" / "worker_1.log"
     assert errors["wrong"] == f"error: this is wrong (rank 1, {wrong})\n"
+    first, second = errors["port"].splitlines()
+    assert first.startswith("error: msrun failed; ") and "set MASTER_PORT" in first
+    assert first.endswith(f"the end of {tmp_path / 'port' / 'logs' / 'msrun.log'}:")
+    assert second == "Address already in use"
     assert (tmp_path / "stopped" / "saved").exists()
     for case in cases:
         assert not list((tmp_path / case / "logs").glob(".python-*"))

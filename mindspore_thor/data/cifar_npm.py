@@ -118,8 +118,18 @@ def write_files(files: dict[str, bytes], folder: Path) -> list[Path]:
         The paths of all files.
 
     Raises:
-        UserError: A file with other contents is there; then nothing is written.
+        UserError: A file with other contents is there (then nothing is written), or the folder
+            cannot be written.
     """
+    try:
+        return _write_files(files, folder)
+    except OSError as error:
+        raise UserError(
+            f"'{folder}': cannot write there ({error.strerror}): choose another --output"
+        ) from None
+
+
+def _write_files(files: dict[str, bytes], folder: Path) -> list[Path]:
     for name, content in files.items():
         path = folder / name
         if path.exists() and path.read_bytes() != content:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 
 from mindspore_thor.errors import UserError
 
-VISIBLE_DEVICES = ("ASCEND_RT_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
-
 
 def host_addresses() -> set[str]:
     """Return this host's names and its addresses, the loopback's excluded."""
@@ -55,7 +53,7 @@ def visible_devices(environment: Mapping[str, str], name: str) -> list[str] | No
 
     Args:
         environment: The environment variables.
-        name: One of ``VISIBLE_DEVICES``.
+        name: The one that counts: ``ASCEND_RT_VISIBLE_DEVICES`` or ``CUDA_VISIBLE_DEVICES``.
 
     Returns:
         The entries in their order, or None where the variable is not set.

@@ -158,7 +158,11 @@ class Job:
                 check=False,
             )
         if done.returncode:
-            print(f"error: msrun failed; the end of {output}:", file=sys.stderr)
+            print(
+                "error: msrun failed; mend what it complains of (a port in use: set MASTER_PORT); "
+                f"the end of {output}:",
+                file=sys.stderr,
+            )
             print(_tail(output), file=sys.stderr, flush=True)
         return done.returncode == 0
 

@@ -229,7 +229,7 @@ def _fresh_logs(requested: Path | None) -> Path:
 def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     if not Path(options.script).is_file():
-        raise UserError(f"{options.script}: no such script")
+        raise UserError(f"{options.script}: no such script; give the path of one, e.g. train.py")
     plan = make_plan(options.devices, device_target(options.arguments), os.environ)
     log_dir = _fresh_logs(options.log_dir)
     command = msrun_command(

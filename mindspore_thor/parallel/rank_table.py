@@ -7,6 +7,7 @@ Every check here is one that ``msrun`` or the devices would otherwise fail in mu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -113,7 +114,9 @@ class RankTable:
                 f"{path}: cannot write the rank table ({error.strerror}); choose another folder"
             ) from None
         finally:
-            temporary.unlink(missing_ok=True)
+            # Where the folder is a file, this raises, too; the first error is the one to see.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def read_rank_table(path: Path) -> RankTable:
@@ -135,7 +138,9 @@ def read_rank_table(path: Path) -> RankTable:
             f"{path}: no such rank table; give a JSON file or a number of devices"
         ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot read the rank table ({error.strerror})") from None
+        raise UserError(
+            f"{path}: cannot read the rank table ({error.strerror}); give a readable JSON file"
+        ) from None
     except ValueError as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path}{line}: not a JSON file; {_REMEDY}") from None
@@ -216,13 +221,13 @@ def _check_shares(servers: Sequence[Server], source: str) -> None:
         if len(server.devices) != share:
             raise UserError(
                 f"{source}: {servers[0].server_id} has {share} devices, {server.server_id} has "
-                f"{len(server.devices)}; msrun needs equally many on every server"
+                f"{len(server.devices)}; msrun needs equally many on every server: {_REMEDY}"
             )
         ranks = [device.rank_id for device in server.devices]
         if ranks != list(range(number * share, (number + 1) * share)):
             raise UserError(
                 f"{source}: the ranks of {server.server_id} are {_shown(ranks)}; msrun needs "
-                "consecutive ranks on each server"
+                f"consecutive ranks on each server: {_REMEDY}"
             )
     if len(servers) > 1:
         for server in servers:

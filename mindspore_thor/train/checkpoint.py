@@ -37,7 +37,8 @@ class Position:
         steps_per_epoch: Batches per epoch of the data that is trained on.
         config: The resolved configuration, to compare on resume.
         metrics: One row per finished epoch, as in ``metrics.jsonl``.
-        best_accuracy: Best value so far of the task's first metric (top-1 accuracy), or None.
+        best_accuracy: Best value so far of the task's first metric, or None. That is an accuracy
+            or an error; the name is the one that stands in the checkpoints.
         loss_sum: Sum of the finite losses of the current epoch.
         loss_count: Number of them.
         epoch_seconds: Time spent in the current epoch so far.

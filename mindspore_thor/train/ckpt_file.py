@@ -96,7 +96,7 @@ def load_file(path: Path) -> dict[str, Any]:
         UserError: If the file is missing, damaged or not a checkpoint.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+        raise UserError(f"{path}: no such checkpoint file; give an existing {SUFFIX} file")
     _check_crc(path)
     try:
         # MindSpore logs a damaged file on stderr several lines long before it raises.

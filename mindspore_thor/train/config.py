@@ -90,7 +90,9 @@ class TrainConfig:
     accumulate: int = option(1, int, "batches per update", low=1)
     loss_scale: float = option(1.0, float, "factor on the loss in the backward pass", above=0.0)
     eval_every: int = option(1, int, "epochs between evaluations; 0: only at the end", low=0)
-    keep_best: bool = option(True, bool, "also keep the weights with the best top-1 accuracy")
+    keep_best: bool = option(
+        True, bool, "also keep the weights with the best top-1 accuracy or reconstruction error"
+    )
     checkpoint_every_epochs: int = option(
         1, int, "epochs between checkpoints; 0: only at the end", low=0
     )

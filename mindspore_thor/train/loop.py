@@ -67,6 +67,7 @@ class Trainer:
         self._read_every = 1 if on_cpu else (self._options.log_every or self._steps)
         self._clock = 0.0
         self._saved_at: tuple[int, int, int] | None = None
+        self._said_no_curves = False
 
     def run(self) -> None:
         """Train.
@@ -183,7 +184,13 @@ class Trainer:
             self._folder.write_metrics(position.metrics)
             config = self._session.config
             title = f"{config.model.name} on {config.data.name}, {config.optimizer.name}"
-            draw_curves(position.metrics, self._folder.curves, title, self._task)
+            drawn = draw_curves(position.metrics, self._folder.curves, title, self._task)
+            if not drawn and not self._said_no_curves:
+                self._said_no_curves = True
+                self._progress.message(
+                    f"no {self._folder.curves.name}: matplotlib is missing; pip install matplotlib "
+                    "(the package's extra 'plot')"
+                )
         self._keep_best(row)
         return True
 

@@ -38,7 +38,7 @@ class RunFolder:
 
     @property
     def best_checkpoint(self) -> Path:
-        """The weights with the best top-1 accuracy."""
+        """The weights with the best value of the task's first metric."""
         return self.path / f"{self._model_name}_best{SUFFIX}"
 
     def checkpoint(self, epoch: int, step: int) -> Path:

@@ -133,7 +133,10 @@ def _read(path: Path, chain: tuple[Path, ...]) -> Settings:
     resolved = path.resolve()
     if resolved in chain:
         loop = " -> ".join(item.name for item in (*chain, resolved))
-        raise UserError(f"{path}: recipes are based on each other in a circle ({loop})")
+        raise UserError(
+            f"{path}: recipes are based on each other in a circle ({loop}); "
+            f"remove one '{BASE_KEY}:'"
+        )
     tree = _parse(path)
     merged = Settings()
     bases = tree.pop(BASE_KEY, [])
@@ -152,14 +155,16 @@ def _parse(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such configuration file; check --config_path") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot read the configuration ({reason})") from None
+        raise UserError(
+            f"{path}: cannot read the configuration ({reason}); give a readable YAML file"
+        ) from None
     try:
         tree = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UserError(f"{path}{line}: malformed YAML: {problem}") from None
+        raise UserError(f"{path}{line}: malformed YAML: {problem}; correct it there") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict) or not _text_keys(tree):
