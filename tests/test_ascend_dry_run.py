@@ -5,7 +5,7 @@ graph and by which kernels; see ``benchmarks/ascend/stand_in.py``.
 
 | | what is compiled |
 |---|---|
-| every run (``COVERING``) | every method, both levels, both numbers of ranks, every kind of step, and ResNet-50's plain step, but not all combinations |
+| every run (``COVERING``) | every method, both levels, both numbers of ranks, plain, factor and inverse steps, and ResNet-50's plain step, but not all combinations |
 | ``pytest -m ascend_all tests/test_ascend_dry_run.py`` | plain, factor, update and inverse graphs of THOR, FNGD and LNGD on ResNet-20 and of THOR on ResNet-50, each at O0 and O1 and on 1 and 8 ranks; the same list as ``python -m benchmarks.ascend.dry_run``, which prints the kernels |
 
 One process per level and number of ranks compiles one graph after the other.
@@ -34,9 +34,9 @@ from benchmarks.traffic import traffic
 CONTROL_CASE = f"resnet20:fngd:{CONTROL}"
 
 COVERING = {
-    Setting("O0", 1): ("resnet20:fngd:plain", CONTROL_CASE),
+    Setting("O0", 1): ("resnet20:fngd:plain", "resnet20:lngd:inverse", CONTROL_CASE),
     Setting("O0", 8): ("resnet20:thor:factor",),
-    Setting("O1", 1): ("resnet20:thor:plain", "resnet20:lngd:inverse"),
+    Setting("O1", 1): ("resnet20:thor:plain", "resnet20:thor:inverse"),
     Setting("O1", 8): ("resnet50:thor:plain",),
 }
 
