@@ -14,13 +14,14 @@ from oracle.training import compare, cross_entropy
 from steps import Float32Loss, Outer, train
 
 from mindspore_thor import FNGD, THOR, TrainStep, UserError
-from mindspore_thor.optim import create_optimizer, optimizer_options
+from mindspore_thor.optim import optimizer_options
 
 N = 8
 
 
 PROOF = """
-from test_fngd_step import FNGD, TrainStep, create_optimizer, cross_entropy, small_conv_net, train
+from test_fngd_step import FNGD, TrainStep, cross_entropy, small_conv_net, train
+from mindspore_thor.optim import create_optimizer
 net, x, labels = small_conv_net()
 train(TrainStep(net, cross_entropy(), create_optimizer("sgd", net, 0.1)), [(x, labels)])
 net = small_conv_net()[0]
@@ -213,12 +214,15 @@ def test_a_layer_that_does_not_see_samples_is_refused_by_name() -> None:
         ({"steps_per_epoch": 2, "gram_memory": 0}, "gram_memory"),
         ({"steps_per_epoch": 2, "damping": 0.1}, "damping"),
         ({"steps_per_epoch": 2, "token_mode": "expand"}, "token_mode"),
+        ({"steps_per_epoch": 2, "kl_clip": 0.1}, "FNGD has no option 'kl_clip'"),
+        ({"steps_per_epoch": 2, "factor_interval": 3}, "FNGD has no option 'factor_interval'"),
+        ({"step_per_epoch": 2}, "did you mean 'steps_per_epoch'"),
     ],
     ids=str,
 )
 def test_bad_options(options, match) -> None:
     with pytest.raises(UserError, match=match):
-        create_optimizer("fngd", mlp()[0], 0.1, **options)
+        FNGD(mlp()[0], 0.1, **options)
 
 
 def test_options_of_the_registry() -> None:

@@ -13,7 +13,7 @@ from steps import Outer, train
 
 from mindspore_thor import LNGD, TrainStep, UserError
 from mindspore_thor.errors import TrainingError
-from mindspore_thor.optim import create_optimizer, optimizer_options
+from mindspore_thor.optim import optimizer_options
 
 OPTIONS = {"mu": 1e-3, "factor_interval": 3, "inverse_interval": 2}
 
@@ -69,7 +69,8 @@ def test_a_training_cell_without_the_first_pass_is_refused() -> None:
 
 PROOF = """
 from mindspore import Tensor
-from test_lngd_step import LNGD, TrainStep, create_optimizer, cross_entropy, small_net, train
+from test_lngd_step import LNGD, TrainStep, cross_entropy, small_net, train
+from mindspore_thor.optim import create_optimizer
 net, x, labels = small_net()
 train(TrainStep(net, cross_entropy(), create_optimizer("sgd", net, 0.1)), [(x, labels)])
 net = small_net()[0]
@@ -170,12 +171,14 @@ def test_a_dead_layer_does_not_poison_the_step() -> None:
         ({"inverse_interval": 0}, "inverse_interval"),
         ({"damping": 0.1}, "damping"),
         ({"token_mode": "expand"}, "token_mode"),
+        ({"inverse_share": "all"}, "inverse_share"),
+        ({"seed": "q"}, "seed='q'"),
     ],
     ids=str,
 )
 def test_bad_options(options, match) -> None:
     with pytest.raises(UserError, match=match):
-        create_optimizer("lngd", mlp()[0], 0.1, **options)
+        LNGD(mlp()[0], 0.1, **options)
 
 
 def test_options_of_the_registry() -> None:

@@ -188,6 +188,9 @@ def test_it_is_an_optimizer_of_mindspore() -> None:
         ("clip_norm", 0),
         ("clip_norm", -1.0),
         ("token_mode", "flatten"),
+        ("token_mode", "share"),
+        ("split_dimm", 4),
+        ("factor_interval", [(0, 5), (2.5, 3)]),
         ("max_failures", 0),
     ],
 )

@@ -15,6 +15,7 @@ from oracle.training import compare, cross_entropy
 from steps import INTERVALS, STEPS, Outer, problem, same, thor, train, weights
 
 from mindspore_thor import THOR, TrainStep
+from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer
 
 
@@ -155,3 +156,12 @@ def test_batches_of_different_size() -> None:
         lambda o: Thor(o, lr=0.1, momentum=0.9),
     )
     assert max(errors.values()) < 2e-5, errors
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["net", "loss_fn", "optimizer"])
+def test_other_arguments_are_refused_by_name(place, request) -> None:
+    net, _ = problem(1)
+    arguments = [net, cross_entropy(), thor(net)]
+    arguments[place] = "mse"
+    with pytest.raises(UserError, match=f"TrainStep: {request.node.callspec.id} is a str"):
+        TrainStep(*arguments)

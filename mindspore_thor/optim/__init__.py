@@ -13,6 +13,7 @@ from mindspore_thor.optim.ekfac import EKFAC
 from mindspore_thor.optim.eva import Eva
 from mindspore_thor.optim.first_order import adamw, sgd
 from mindspore_thor.optim.fngd import FNGD
+from mindspore_thor.optim.keywords import check_keywords
 from mindspore_thor.optim.kfac import KFAC
 from mindspore_thor.optim.lngd import LNGD
 from mindspore_thor.optim.shampoo import Shampoo
@@ -33,7 +34,7 @@ METHODS: dict[str, Callable[..., nn.Optimizer]] = {
 }
 
 # Arguments that are objects of the running program, not settings a configuration could hold.
-_NOT_OPTIONS = ("self", "net", "learning_rate", "label", "params", "decay_filter", "options")
+_NOT_OPTIONS = ("net", "learning_rate", "params", "decay_filter")
 
 
 def _factory(name: str) -> Callable[..., nn.Optimizer]:
@@ -57,17 +58,7 @@ def optimizer_options(name: str) -> dict[str, inspect.Parameter]:
     factory = _factory(name)
     found = dict(inspect.signature(factory).parameters)
     if inspect.isclass(factory) and issubclass(factory, SecondOrder):
-        shared = inspect.signature(SecondOrder.__init__).parameters
-        fixed = {
-            "damping",
-            "momentum",
-            "weight_decay",
-            "kl_clip",
-            "factor_interval",
-            "inverse_interval",
-        }
-        fixed.update(factory.without)
-        found.update({k: v for k, v in shared.items() if k not in found and k not in fixed})
+        found = factory.keywords()
     return {k: v for k, v in found.items() if k not in _NOT_OPTIONS}
 
 
@@ -86,10 +77,7 @@ def create_optimizer(name: str, net: nn.Cell, learning_rate: Any, **options: Any
     Raises:
         UserError: for an unknown method or keyword, or a value out of range.
     """
-    valid = optimizer_options(name)
-    for key in options:
-        if key not in valid:
-            raise UserError(f"{name} has no option {key!r}: it has {', '.join(valid)}")
+    check_keywords(name, options, optimizer_options(name))
     return _factory(name)(net, learning_rate, **options)
 
 

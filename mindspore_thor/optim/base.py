@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable, Union
 
@@ -13,8 +14,9 @@ from mindspore_thor.curvature.base import FACTORS, SPECTRUM, state
 from mindspore_thor.curvature.direct import GraphKind
 from mindspore_thor.errors import UserError
 from mindspore_thor.linalg.device import momentum_step
-from mindspore_thor.optim.checks import check_count, check_learning_rate, check_number
+from mindspore_thor.optim.checks import check_choice, check_count, check_learning_rate, check_number
 from mindspore_thor.optim.intervals import Interval, IntervalLike
+from mindspore_thor.optim.keywords import check_keywords, keywords_of
 from mindspore_thor.optim.layerwise import LayerwiseOptimizer
 from mindspore_thor.parallel.assignment import Share, check_share
 from mindspore_thor.runtime import prepare_target
@@ -76,6 +78,17 @@ class SecondOrder(LayerwiseOptimizer):
     needs_whole_batch: str = ""  # why gradients cannot be accumulated over micro-batches
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
+    own_token_mode: str = ""  # how it sees tokens where that is no option
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        """Refuse what the method does not have before anything is built."""
+        check_keywords(cls.__name__, options, cls.keywords())
+        return super().__new__(cls, *args, **options)
+
+    @classmethod
+    def keywords(cls) -> dict[str, inspect.Parameter]:
+        """The constructor's keywords and their defaults."""
+        return keywords_of(cls, SecondOrder, cls.without)
 
     def __init__(
         self,
@@ -106,18 +119,12 @@ class SecondOrder(LayerwiseOptimizer):
             raise UserError(f"momentum={momentum}: give a number in [0, 1)")
         check_number("weight_decay", weight_decay, 0.0)
         check_number("loss_scale", loss_scale, 0.0, open_low=True)
-        if token_mode not in ("expand", "reduce", "share"):
-            raise UserError(f"token_mode={token_mode!r}: use 'expand' or 'reduce'")
+        check_choice("token_mode", token_mode, ("expand", "reduce"))
         if clip_norm is not None:
             check_number("clip_norm", clip_norm, 0.0, open_low=True)
         if kl_clip is not None:
             check_number("kl_clip", kl_clip, 0.0, open_low=True)
         check_count("max_failures", max_failures)
-        if "inverse_share" in self.without and inverse_share != "one":
-            raise UserError(
-                f"inverse_share={inverse_share!r}: {type(self).__name__} has no inverses that "
-                "ranks could share; leave it out"
-            )
         self._inverse_share = check_share(inverse_share)
         prepare_target()
         check_learning_rate(learning_rate)
@@ -153,7 +160,7 @@ class SecondOrder(LayerwiseOptimizer):
         self.samples = state(np.ones((), np.int32), f"{label}.samples")
         self.samples_known = False  # a TrainStep writes it
         self.graph = GraphKind()
-        self._cover(net, label, token_mode)
+        self._cover(net, label, self.own_token_mode or token_mode)
 
     # -- one step, inside compiled graphs -----------------------------------------------------
 

@@ -58,7 +58,8 @@ class FNGD(SecondOrder):
         UserError: for values out of range, or a missing ``steps_per_epoch``.
     """
 
-    without = ("token_mode", "max_failures", "inverse_share")
+    without = ("token_mode", "max_failures", "inverse_share", "kl_clip")
+    own_token_mode = "share"
     needs_whole_batch = "its Gram matrix needs the whole batch at once"
 
     def __init__(
@@ -98,7 +99,6 @@ class FNGD(SecondOrder):
             damping=1.0,  # not used: the damping follows K
             momentum=momentum,
             weight_decay=weight_decay,
-            token_mode="share",
             **options,
         )
         self.slots = self._slots

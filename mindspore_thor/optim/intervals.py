@@ -17,12 +17,15 @@ HORIZON = 1_000_000
 """Steps up to which a step -> interval function is tabulated; its last value holds beyond."""
 
 
-def _positive(name: str, interval: object, step: int) -> int:
-    if isinstance(interval, bool) or not isinstance(interval, (int, np.integer)) or interval < 1:
-        raise UserError(
-            f"{name}={interval!r} at step {step}: an interval is a whole number of at least 1"
-        )
-    return int(interval)
+def _whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _positive(name: str, interval: object, step: int | None = None) -> int:
+    if isinstance(interval, (int, np.integer)) and _whole(interval) and interval >= 1:
+        return int(interval)
+    where = "" if step is None else f" at step {step}"
+    raise UserError(f"{name}={interval!r}{where}: an interval is a whole number of at least 1")
 
 
 def milestones(name: str, interval: IntervalLike) -> list[tuple[int, int]]:
@@ -53,10 +56,13 @@ def milestones(name: str, interval: IntervalLike) -> list[tuple[int, int]]:
         if not pairs or any(len(pair) != 2 for pair in pairs):
             raise UserError(f"{name}={interval!r}: milestones are pairs [first step, interval]")
         starts = [pair[0] for pair in pairs]
-        if starts[0] != 0 or any(b <= a for a, b in zip(starts, starts[1:])):
-            raise UserError(f"{name}={interval!r}: the first steps must ascend from 0")
+        ascending = all(map(_whole, starts)) and all(a < b for a, b in zip(starts, starts[1:]))
+        if not ascending or starts[0] != 0:
+            raise UserError(
+                f"{name}={interval!r}: the first steps must be whole numbers that ascend from 0"
+            )
         return [(int(start), _positive(name, value, int(start))) for start, value in pairs]
-    return [(0, _positive(name, interval, 0))]
+    return [(0, _positive(name, interval))]
 
 
 class Interval(nn.Cell):

@@ -77,7 +77,8 @@ class LNGD(SecondOrder):
         UserError: for values out of range.
     """
 
-    without = ("token_mode", "inverse_share")
+    without = ("token_mode", "inverse_share", "kl_clip")
+    own_token_mode = "share"
     measures_first = True
     needs_whole_batch = "its rates need every sample's gradient beside the whole batch's"
     rate_inside_momentum = True
@@ -120,7 +121,9 @@ class LNGD(SecondOrder):
             bounds,
             float(ema_old_weight),
         )
-        self._seed = seed
+        if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
+            raise UserError(f"seed={seed!r}: give a whole number of at least 0")
+        self._seed = int(seed)
         super().__init__(
             net,
             learning_rate,
@@ -130,7 +133,6 @@ class LNGD(SecondOrder):
             weight_decay=weight_decay,
             factor_interval=factor_interval,
             inverse_interval=inverse_interval,
-            token_mode="share",
             **options,
         )
 

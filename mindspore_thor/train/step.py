@@ -11,6 +11,7 @@ from mindspore.amp import all_finite
 
 from mindspore_thor.curvature.base import SPECTRUM
 from mindspore_thor.curvature.direct import PLAIN
+from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
@@ -225,7 +226,7 @@ class TrainStep(nn.Cell):
 
     Raises:
         TrainingError: when a layer's inversion failed ``max_failures`` times in a row.
-        UserError: where the method cannot accumulate gradients.
+        UserError: where the method cannot accumulate gradients, or an argument is something else.
     """
 
     def __init__(
@@ -236,6 +237,16 @@ class TrainStep(nn.Cell):
         accumulate: int = 1,
     ) -> None:
         super().__init__(auto_prefix=False)
+        for name, value, good in (
+            ("net", net, isinstance(net, nn.Cell)),
+            ("loss_fn", loss_fn, loss_fn is None or callable(loss_fn)),
+            ("optimizer", optimizer, isinstance(optimizer, nn.Optimizer)),
+        ):
+            if not good:
+                raise UserError(
+                    f"TrainStep: {name} is a {type(value).__name__}; give (network, loss or None, "
+                    "optimizer)"
+                )
         prepare_target()
         self.net = net
         self.loss_fn = loss_fn

@@ -1,0 +1,44 @@
+"""Which keywords a method has: what a configuration may set, and what a constructor takes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from mindspore_thor.errors import UserError
+
+# Keywords of the base class that only methods have whose own constructor names them.
+_OWN = ("damping", "momentum", "weight_decay", "factor_interval", "inverse_interval")
+
+
+def keywords_of(method: type, base: type, without: Iterable[str]) -> dict[str, inspect.Parameter]:
+    """The keywords of a method's constructor.
+
+    Args:
+        method: its class; what its constructor does not name it hands to its base's.
+        base: the base of all methods.
+        without: keywords of the base that the method does not have.
+
+    Returns:
+        Keyword -> its parameter, with the default.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for kind in method.__mro__:
+        if not issubclass(kind, base) or "__init__" not in vars(kind):
+            continue
+        hidden = {*_OWN, *without, "label"} if kind is base else ()
+        for name, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD and name not in hidden:
+                found.setdefault(name, parameter)
+    return found
+
+
+def check_keywords(title: str, given: Iterable[str], known: dict[str, Any]) -> None:
+    """Raise a UserError for the first keyword that is not known, with the nearest one."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"{title} has no option {name!r}: {hint}it has {', '.join(known)}")
