@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mindspore import nn
 
-from mindspore_thor.command_line import Parser, one_line_errors, whole_numbers
+from mindspore_thor.command_line import Parser, one_line_errors, whole_number, whole_numbers
 from mindspore_thor.optim.thor import THOR
 from mindspore_thor.parallel.assignment import Choice, Share, choices
 from models import create_model
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="a model's name, for example resnet50")
     parser.add_argument("--ranks", type=whole_numbers, default="8,128,256", help="ranks")
-    parser.add_argument("--split_dim", type=int, default=128, help="THOR's block size")
+    parser.add_argument("--split_dim", type=whole_number, default=128, help="THOR's block size")
     given = parser.parse_args(arguments)
     shares: tuple[Share, ...] = ("all", 8, "one")
     for split in (given.split_dim, None):

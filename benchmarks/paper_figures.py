@@ -25,14 +25,16 @@ from benchmarks.harness.provenance import provenance
 from benchmarks.harness.spec import RESULTS, ROOT
 from benchmarks.papers.drawing import draw
 from benchmarks.papers.experiments import EXPERIMENTS
-from mindspore_thor.command_line import Parser, one_line_errors
+from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.errors import UserError
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--epochs", type=int, metavar="N", help="length of the runs [their own]")
+    parser.add_argument(
+        "--epochs", type=whole_number, metavar="N", help="length of the runs [their own]"
+    )
     parser.add_argument("--draw_only", action="store_true", help="train nothing")
     parser.add_argument("--results_dir", type=Path, default=RESULTS / "paper_figures")
     parser.add_argument("--figures_dir", type=Path, default=ROOT / "docs" / "figures")

@@ -28,7 +28,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.command_line import Parser, one_line_errors
+from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.curvature.base import FACTORS, SPECTRUM
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
@@ -209,10 +209,10 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print the table; returns the exit code."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=whole_number, default=15)
     parser.add_argument("--model", default="resnet20", choices=list(MODELS))
-    parser.add_argument("--image_size", type=int, default=32)
-    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--image_size", type=whole_number, default=32)
+    parser.add_argument("--batch_size", type=whole_number, default=128)
     parser.add_argument("--json", type=Path, help="also write the medians here")
     args = parser.parse_args(argv)
     ms.set_context(mode=ms.GRAPH_MODE)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.harness.runs import Interrupted, LimitReached, Runner
 from benchmarks.harness.spec import RESULTS, Study, load_study
 from benchmarks.harness.store import publish
-from mindspore_thor.command_line import Parser, one_line_errors
+from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.errors import UserError
 
 
@@ -45,19 +45,21 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, help="run folders [runs/studies/NAME]")
     parser.add_argument("--data_path", help="folder of the data set [what the study says]")
     parser.add_argument("--only", metavar="METHOD,...", help="these methods, in this order [all]")
-    parser.add_argument("--seeds", type=int, metavar="N", help="only the study's first N seeds")
-    parser.add_argument("--max_runs", type=int, metavar="N", help="stop after N runs [never]")
+    parser.add_argument(
+        "--seeds", type=whole_number, metavar="N", help="only the study's first N seeds"
+    )
+    parser.add_argument(
+        "--max_runs", type=whole_number, metavar="N", help="stop after N runs [never]"
+    )
     parser.add_argument("--publish", action="store_true", help="store the finished runs' logs")
     parser.add_argument("--results_dir", type=Path, help="where [benchmarks/results/NAME]")
     parser.add_argument(
-        "--step_time", type=int, metavar="ROUNDS", help="measure step times instead of training"
+        "--step_time",
+        type=whole_number,
+        metavar="ROUNDS",
+        help="measure step times instead of training",
     )
-    arguments = parser.parse_args(argv)
-    for name in ("seeds", "max_runs", "step_time"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}; give a whole number of at least 1")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def _run_all(study: Study, names: list[str], arguments: argparse.Namespace) -> None:

@@ -32,6 +32,23 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
+def whole_number(text: str) -> int:
+    """Read a number of at least 1; fit for an argument's ``type``.
+
+    Args:
+        text: The number.
+
+    Returns:
+        The number.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; give a whole number of at least 1")
+    return int(text)
+
+
 def whole_numbers(text: str) -> list[int]:
     """Read a list of numbers; fit for an argument's ``type``.
 

@@ -6,12 +6,25 @@ import argparse
 
 import pytest
 
-from mindspore_thor.command_line import EXIT_USER, Parser, one_line_errors, whole_numbers
+from mindspore_thor.command_line import (
+    EXIT_USER,
+    Parser,
+    one_line_errors,
+    whole_number,
+    whole_numbers,
+)
 from mindspore_thor.errors import TrainingError, UserError
 
 
 def test_numbers_with_commas() -> None:
     assert whole_numbers("8, 256,1") == [8, 256, 1]
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1.5", "1,2"])
+def test_other_numbers_are_refused(text: str) -> None:
+    assert whole_number(" 12") == 12
+    with pytest.raises(argparse.ArgumentTypeError, match="a whole number of at least 1"):
+        whole_number(text)
 
 
 @pytest.mark.parametrize("text", ["", "x", "8,", "8,,2", "0", "-1", "1.5"])

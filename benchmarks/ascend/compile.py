@@ -20,7 +20,7 @@ from mindspore.communication import init
 
 from benchmarks.ascend.graphs import MARK, Graphs, parse_cases
 from benchmarks.step_time import wait
-from mindspore_thor.command_line import Parser, one_line_errors
+from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.runtime import prepare_target
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", action="store_true", help="also run every graph once")
     parser.add_argument("--target", default="Ascend", choices=("Ascend", "CPU"))
     parser.add_argument("--level", default="O0", choices=("O0", "O1"))
-    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--ranks", type=whole_number, default=1)
     parser.add_argument("--rank", type=int, default=0)
     args = parser.parse_args(argv)
     failed = 0

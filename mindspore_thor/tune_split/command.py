@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.command_line import whole_numbers
+from mindspore_thor.command_line import whole_number, whole_numbers
 from mindspore_thor.errors import UserError
 from mindspore_thor.train.build import build_session
 from mindspore_thor.train.checkpoint import find_checkpoint
@@ -102,13 +102,13 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
     parser.add_argument(
         "--list", help=f"split dimensions to compare [{','.join(map(str, CANDIDATES))}]"
     )
-    parser.add_argument("--batches", type=int, default=4, help="batches for the factors [4]")
+    parser.add_argument(
+        "--batches", type=whole_number, default=4, help="batches for the factors [4]"
+    )
     parser.add_argument("--output_dir", type=Path, help="folder for table and figure [below runs/]")
     arguments, overrides = read_arguments(parser, argv)
     if arguments.config_path is None:
         raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
-    if arguments.batches < 1:
-        raise UserError(f"--batches is {arguments.batches}; give a whole number of at least 1")
     return arguments, overrides
 
 
