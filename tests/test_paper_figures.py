@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.harness.spec import RESULTS, ROOT
 from benchmarks.paper_figures import main
 from benchmarks.papers.experiments import EXPERIMENTS, lngd_fisher
 
@@ -51,3 +53,25 @@ def test_wrong_input_is_one_line(
     error = capsys.readouterr().err
     assert error.startswith(message.format(results=tmp_path))
     assert error.count("\n") == 1
+
+
+def test_the_page_quotes_the_stored_runs() -> None:
+    page = " ".join((ROOT / "docs" / "papers.md").read_text(encoding="utf-8").split())
+    stored = {
+        name: json.loads((RESULTS / "paper_figures" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in EXPERIMENTS
+    }
+    changes = []
+    for layer in stored["thor_factors"]["layers"].values():
+        trace = np.array(layer["trace"])
+        changes.append(np.abs(np.diff(trace)) / trace[:-1])
+    above, below = np.mean(np.array(changes) > 0.01), np.mean(np.array(changes) < 0.001)
+    assert f"{100 * above:.0f} % are above w1 = 0.01 and {100 * below:.0f} % below w2" in page
+    losses = [f"{run['loss'][-1]:.3f}" for run in stored["thor_split"]["runs"].values()]
+    assert list(stored["thor_split"]["runs"]) == ["18", "72", "whole"]
+    assert f"({losses[0]}, {losses[1]} and {losses[2]} after four epochs" in page
+    medians = np.array([median for _, median, _ in stored["fngd_weights"]["layers"].values()])
+    first, last = medians[:, 0], medians[:, -1]
+    for words, values, digits in (("start", first, 2), ("end", last, 3)):
+        quoted = f"{words} between {values.min():.{digits}f} and {values.max():.{digits}f}"
+        assert quoted in page
