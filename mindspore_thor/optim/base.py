@@ -216,15 +216,17 @@ class SecondOrder(LayerwiseOptimizer):
         step = self.step_number()
         return ops.logical_and(step >= self.next_inverse, step < self.next_factor)
 
-    def retry(self) -> None:
+    def retry(self) -> bool:
         """Refresh once more, with more damping, the layers whose last refresh failed."""
         self.refresher.retry(self.current_damping() * RETRY_DAMPING)
+        return True  # see LayerCurvature.collect
 
-    def refresh_and_retry(self) -> None:
+    def refresh_and_retry(self) -> bool:
         """Both in one graph, the second where the first one failed."""
         self.refresh()
         if self.refresher.failed():
             self.retry()
+        return True  # see LayerCurvature.collect
 
     def unscale(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
