@@ -47,6 +47,11 @@ if NOTICE:
     logger.info(NOTICE)
 
 
+DEFAULT_CALL_DEPTH = 1000
+CALL_DEPTH = 10000
+"""How deep MindSpore's compiler may nest calls, where the user has not set that himself."""
+
+
 def prepare_target(target: str | None = None) -> None:
     """Choose the device and set what its back end needs before anything is compiled.
 
@@ -57,6 +62,9 @@ def prepare_target(target: str | None = None) -> None:
 
     if target is not None:
         ms.set_device(target)
+    if ms.get_context("max_call_depth") == DEFAULT_CALL_DEPTH:
+        # The backward pass of FNGD on ResNet-50 is nested deeper than MindSpore allows by default.
+        ms.set_recursion_limit(CALL_DEPTH)
     if ms.get_context("device_target") == "Ascend":
         # MindSpore 2.10 builds graphs with lazy branches, which the trace rule and the guard are,
         # where this is set, even to its default. It can be set once: somebody else's choice stays.
