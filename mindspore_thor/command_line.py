@@ -61,12 +61,12 @@ def whole_numbers(text: str) -> list[int]:
     Raises:
         argparse.ArgumentTypeError: If it is something else.
     """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    try:
+        return [whole_number(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
             f"{text!r}; give whole numbers of at least 1 with commas, for example 8,256"
-        )
-    return [int(part) for part in parts]
+        ) from None
 
 
 def report_error(error: Exception) -> None:

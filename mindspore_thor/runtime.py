@@ -48,12 +48,18 @@ if NOTICE:
 
 
 DEFAULT_CALL_DEPTH = 1000
+"""How deep MindSpore's compiler may nest calls by default."""
+
 CALL_DEPTH = 10000
-"""How deep MindSpore's compiler may nest calls, where the user has not set that himself."""
+"""How deep it may here; MindSpore's own nn.thor sets the same number."""
 
 
 def prepare_target(target: str | None = None) -> None:
-    """Choose the device and set what its back end needs before anything is compiled.
+    """Choose the device and set what the compiler needs before anything is compiled.
+
+    The limit on nested calls is raised unless ``ms.set_context(max_call_depth=...)`` chose another
+    one. What ``ms.set_recursion_limit`` was given cannot be read: call that after the last
+    optimizer and ``TrainStep`` are built.
 
     Args:
         target: "CPU", "GPU" or "Ascend"; None for what MindSpore takes by itself.

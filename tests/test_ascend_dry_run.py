@@ -34,7 +34,7 @@ from benchmarks.traffic import traffic
 CONTROL_CASE = f"resnet20:fngd:{CONTROL}"
 
 COVERING = {
-    Setting("O0", 1): ("resnet20:fngd:plain", "resnet20:lngd:inverse", CONTROL_CASE),
+    Setting("O0", 1): ("resnet20:fngd:plain", CONTROL_CASE, "resnet20:lngd:inverse"),
     Setting("O0", 8): ("resnet20:thor:factor",),
     Setting("O1", 1): ("resnet20:thor:plain", "resnet20:thor:inverse"),
     Setting("O1", 8): ("resnet50:thor:plain",),

@@ -74,7 +74,7 @@ class SecondOrder(LayerwiseOptimizer):
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
     measures_first: bool = False  # whether statistics come from a pass before the step
     rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
-    needs_samples: bool = False  # whether the update asks for the batch size
+    needs_samples: bool = False  # whether somebody has yet to tell the batch size
     needs_whole_batch: str = ""  # why gradients cannot be accumulated over micro-batches
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
@@ -158,7 +158,6 @@ class SecondOrder(LayerwiseOptimizer):
         first_inverse = np.full((), 0 if self.derives else NEVER, np.int32)
         self.next_inverse = state(first_inverse, f"{label}.next_inverse")
         self.samples = state(np.ones((), np.int32), f"{label}.samples")
-        self.samples_known = False  # a TrainStep writes it
         self.graph = GraphKind()
         self._cover(net, label, self.own_token_mode or token_mode)
 
@@ -282,7 +281,7 @@ class SecondOrder(LayerwiseOptimizer):
 
     def construct(self, gradients: Sequence[Tensor]) -> Tensor:
         """All phases in one graph: gradients of ``parameters``, the statistics last."""
-        if self.needs_samples and not self.samples_known:
+        if self.needs_samples:
             raise ValueError(
                 "the rule of LayerNorm layers needs the batch size: give the optimizer batch_size, "
                 "or use mindspore_thor.TrainStep(net, loss_fn, optimizer) as the Model's network"

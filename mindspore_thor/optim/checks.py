@@ -21,11 +21,16 @@ def check_number(name: str, value: Any, low: float, *, open_low: bool = False) -
     )
 
 
-def check_count(name: str, value: Any) -> int:
-    """``value`` as a whole number of at least 1, else a UserError that names it."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1:
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a whole number, not a truth value."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_count(name: str, value: Any, low: int = 1) -> int:
+    """``value`` as a whole number of at least ``low``, else a UserError that names it."""
+    if is_whole(value) and value >= low:
         return int(value)
-    raise UserError(f"{name}={value!r}: give a whole number of at least 1")
+    raise UserError(f"{name}={value!r}: give a whole number of at least {low}")
 
 
 def check_decay(factor_decay: Any) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Callable, Union
+from typing import Any, Callable, Union
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.optim.checks import is_whole
 
 IntervalLike = Union[int, Callable[[int], int], Sequence[Sequence[int]]]
 
@@ -17,12 +18,8 @@ HORIZON = 1_000_000
 """Steps up to which a step -> interval function is tabulated; its last value holds beyond."""
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _positive(name: str, interval: object, step: int | None = None) -> int:
-    if isinstance(interval, (int, np.integer)) and _whole(interval) and interval >= 1:
+def _positive(name: str, interval: Any, step: int | None = None) -> int:
+    if is_whole(interval) and interval >= 1:
         return int(interval)
     where = "" if step is None else f" at step {step}"
     raise UserError(f"{name}={interval!r}{where}: an interval is a whole number of at least 1")
@@ -56,7 +53,7 @@ def milestones(name: str, interval: IntervalLike) -> list[tuple[int, int]]:
         if not pairs or any(len(pair) != 2 for pair in pairs):
             raise UserError(f"{name}={interval!r}: milestones are pairs [first step, interval]")
         starts = [pair[0] for pair in pairs]
-        ascending = all(map(_whole, starts)) and all(a < b for a, b in zip(starts, starts[1:]))
+        ascending = all(map(is_whole, starts)) and all(a < b for a, b in zip(starts, starts[1:]))
         if not ascending or starts[0] != 0:
             raise UserError(
                 f"{name}={interval!r}: the first steps must be whole numbers that ascend from 0"

@@ -36,7 +36,16 @@ def keywords_of(method: type, base: type, without: Iterable[str]) -> dict[str, i
 
 
 def check_keywords(title: str, given: Iterable[str], known: dict[str, Any]) -> None:
-    """Raise a UserError for the first keyword that is not known, with the nearest one."""
+    """Refuse keywords that a method does not have.
+
+    Args:
+        title: what to call the method.
+        given: the keywords.
+        known: those that it has, as keys.
+
+    Raises:
+        UserError: for the first one that is not known; names the nearest one.
+    """
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

@@ -121,9 +121,7 @@ class LNGD(SecondOrder):
             bounds,
             float(ema_old_weight),
         )
-        if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or seed < 0:
-            raise UserError(f"seed={seed!r}: give a whole number of at least 0")
-        self._seed = int(seed)
+        self._seed = check_count("seed", seed, 0)
         super().__init__(
             net,
             learning_rate,

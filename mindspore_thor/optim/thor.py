@@ -95,10 +95,10 @@ class THOR(SecondOrder):
             inverse_interval=inverse_interval,
             **options,
         )
-        self.needs_samples = any(isinstance(c, LayerNormCurvature) for c in self.curvatures)
         if batch_size is not None:
             self.samples.set_data(ops.full_like(self.samples, batch_size))
-            self.samples_known = True
+        else:
+            self.needs_samples = any(isinstance(c, LayerNormCurvature) for c in self.curvatures)
 
     def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
         """Blocks with a trace rule; the diagonal rules for embeddings and LayerNorm."""

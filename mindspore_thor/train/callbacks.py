@@ -8,7 +8,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn
 
-from mindspore_thor.errors import TrainingError
+from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count
 from mindspore_thor.train.step import TrainStep
@@ -19,17 +19,17 @@ class StopOnFailure(ms.Callback):
 
     A compiled graph cannot raise an error: it counts the updates that it skips because loss or
     gradient is not finite, and the factors that it cannot invert. ``train.py`` looks at these
-    counts by itself; give this callback to ``Model.train``. With data sinking it looks where the
-    data has been sunk, otherwise after every ``every``-th step (reading waits for the device).
+    counts by itself; give this callback to ``Model.train``. It looks after every ``every``-th step
+    (reading waits for the device), with data sinking wherever MindSpore calls it.
 
     Args:
         step: the ``TrainStep``, or the second-order optimizer of a plain ``Model``, which counts
             failed inversions only.
-        max_skipped: skipped updates in a row that are too many.
-        every: steps between two looks.
+        max_skipped: skipped updates in a row that are too many, >= 1.
+        every: steps between two looks, >= 1.
 
     Raises:
-        UserError: for values out of range.
+        UserError: for values out of range, or a ``step`` that counts nothing.
         TrainingError: from ``Model.train``, with the cause and the remedy.
     """
 
@@ -38,6 +38,11 @@ class StopOnFailure(ms.Callback):
         self._step = step if isinstance(step, TrainStep) else None
         optimizer = step.optimizer if isinstance(step, TrainStep) else step
         self._optimizer = optimizer if isinstance(optimizer, SecondOrder) else None
+        if self._step is None and self._optimizer is None:
+            raise UserError(
+                f"StopOnFailure watches a TrainStep or a second-order optimizer, not a "
+                f"{type(step).__name__}: give one of them"
+            )
         self._max_skipped = check_count("max_skipped", max_skipped)
         self._every = check_count("every", every)
 

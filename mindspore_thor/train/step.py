@@ -258,7 +258,7 @@ class TrainStep(nn.Cell):
         self.skipped_in_a_row = self.guard.skipped_in_a_row
         samples = optimizer.samples if self.second_order else None
         if self.second_order:
-            optimizer.samples_known = True
+            optimizer.needs_samples = False  # every step writes it
         self.measures_first = self.second_order and optimizer.measures_first
         traffic = optimizer.traffic() if self.second_order else ()
         if self.second_order:
