@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from typing import Any, Callable, NoReturn, TypeVar, cast
 
@@ -90,10 +91,21 @@ def _missing_package(error: ModuleNotFoundError) -> UserError | None:
     )
 
 
+def _bad_file(error: OSError) -> UserError | None:
+    """Return what to tell of a file that the system refuses; None where it names no file."""
+    if not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return None  # a socket, a process: nothing that a line about files would explain
+    return UserError(
+        f"'{os.fsdecode(error.filename)}': {error.strerror}; check the path, its permissions and "
+        "the free space"
+    )
+
+
 def one_line_errors(main: _Main) -> _Main:
     """Make a command line's function report a ``UserError`` and return :data:`EXIT_USER`.
 
-    A package that is not installed, for instance MindSpore, is such an error, too.
+    A package that is not installed, for instance MindSpore, is such an error, too, and so is a
+    file that cannot be read or written.
 
     Args:
         main: Returns an exit code.
@@ -114,6 +126,12 @@ def one_line_errors(main: _Main) -> _Main:
             if missing is None:
                 raise
             report_error(missing)
+            return EXIT_USER
+        except OSError as error:
+            refused = _bad_file(error)
+            if refused is None:
+                raise
+            report_error(refused)
             return EXIT_USER
 
     return cast(_Main, run)

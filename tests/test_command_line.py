@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,26 @@ def test_a_defect_of_ours_is_no_missing_package() -> None:
     for name in ("mindspore_thor.trian", "models", "mindspore.nothing", None):
         with pytest.raises(ModuleNotFoundError):
             main(name)
+
+
+def test_a_file_that_the_system_refuses_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @one_line_errors
+    def main() -> int:
+        tmp_path.read_bytes()  # a folder; permissions would not stop a test that root runs
+        return 0
+
+    assert main() == EXIT_USER
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: '{tmp_path}': Is a directory; ")
+
+
+@pytest.mark.parametrize("error", [OSError("no file"), OSError(5, "I/O error", 3)])
+def test_a_system_error_without_a_file_is_not_hidden(error: OSError) -> None:
+    @one_line_errors
+    def main() -> int:
+        raise error
+
+    with pytest.raises(OSError):
+        main()
