@@ -178,6 +178,12 @@ def test_a_run_that_was_cut_continues(
     assert (again["resume_ckpt"] == again["output_dir"]) is resumed
     rows = runs_module.read_rows(tmp_path / "out" / "sgd" / "seed-1")
     assert [row["epoch"] for row in rows] == [1, 2, 3]
+    # SGD's second candidate has the rate 0.5. What was shown before the cut is not shown again.
+    shown = [line for line in capfd.readouterr().out.splitlines() if " epoch " in line]
+    assert shown == [
+        f"sgd/seed-1: epoch {epoch} of 3, top_1_accuracy {0.5 + epoch / 100:.4f}"
+        for epoch in ([2, 3] if resumed else [1, 2, 3])
+    ]
 
 
 def test_a_signal_is_passed_on_and_the_run_continues(tmp_path: Path, fake: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from mindspore_thor.train.run_folder import CONFIG_NAME, METRICS_NAME
 
 RECIPE_NAME, RUN_NAME, FAILED_NAME = "recipe.yaml", "run.json", "failed.json"
 _EXIT_TRAINING = 1
+_LOOK_SECONDS = 1.0
 
 
 class Interrupted(Exception):
@@ -173,7 +174,7 @@ class Runner:
                 start_new_session=True,
                 pass_fds=() if self._lock is None else (self._lock,),
             )
-            code = self._child.wait()
+            code = self._watch(self._child, folder, where, epochs)
             self._child = None
         return self._concluded(folder, code, where)
 
@@ -201,6 +202,24 @@ class Runner:
             arguments += ["--data_path", self._data_path]
         arguments += ["--output_dir", str(folder)]
         return arguments + (["--resume_ckpt", str(folder)] if kept else [])
+
+    def _watch(self, child: subprocess.Popen[bytes], folder: Path, where: str, epochs: int) -> int:
+        """Show each epoch as it ends; return the exit code."""
+        shown = max((row["epoch"] for row in read_rows(folder)), default=0)
+        code: int | None = None
+        while code is None:
+            # Between two looks; what ended since the last one is shown after the process is gone.
+            with suppress(subprocess.TimeoutExpired):
+                code = child.wait(_LOOK_SECONDS)
+            for row in read_rows(folder):
+                if row["epoch"] > shown:
+                    shown = row["epoch"]
+                    value = row.get(self._study.metric, math.nan)
+                    print(
+                        f"{where}: epoch {shown} of {epochs}, {self._study.metric} {value:.4f}",
+                        flush=True,
+                    )
+        return code
 
     def _concluded(self, folder: Path, code: int, where: str) -> list[dict[str, Any]]:
         if self._stopped:
