@@ -171,7 +171,7 @@ def test_a_dead_layer_does_not_poison_the_step() -> None:
         ({"inverse_interval": 0}, "inverse_interval"),
         ({"damping": 0.1}, "damping"),
         ({"token_mode": "expand"}, "token_mode"),
-        ({"inverse_share": "all"}, "inverse_share"),
+        ({"inverse_share": "some"}, "inverse_share"),
         ({"seed": "q"}, "seed='q'"),
     ],
     ids=str,

@@ -12,21 +12,21 @@ from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import state
+from mindspore_thor.curvature.base import state, take
 from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKind
 from mindspore_thor.curvature.kronecker import trace
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.device import narrow
-from mindspore_thor.linalg.inverse import inverse_each
+from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
 from mindspore_thor.linalg.random import squared_normal
 from mindspore_thor.parallel.communication import world
 
 _TINY = 1e-30
-FLOOR = 1e-5
-"""Damping of the second attempt, as a share of tr(Phi), which bounds the largest eigenvalue."""
+FLOOR = 1e-6
+"""A tenth of a second attempt's damping, as a share of tr(Phi), which bounds its eigenvalues."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,8 @@ class LayerSample(DirectCurvature):
         step: int32 [1] parameter, the number of finished steps.
     """
 
+    solver = INVERSE
+
     def __init__(
         self,
         name: str,
@@ -307,32 +309,31 @@ class LayerSample(DirectCurvature):
         """The damping for a mean eigenvalue."""
         return ops.maximum(ops.minimum(mean, self.high), self.low)
 
-    def derive(self, damping: Tensor) -> None:
-        """Invert Phi and psi, each with lam = clip(trace / dimension, nu1, nu2).
+    def stacks(self) -> tuple[tuple[int, int], ...]:
+        """Phi of every group."""
+        return ((self.groups, self.d_in),)
 
-        Factors in float32 carry errors of some 1e-7 of their largest eigenvalue. Where these drown
-        the clipped damping, Phi is inverted once more with at least ``damping`` times
-        :data:`FLOOR` of its trace. ``damping`` is 1, and more when a failed refresh is retried.
+    def derived(self) -> tuple[Parameter, ...]:
+        """Both inverses."""
+        return self.inverse_phi, self.inverse_psi
+
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """Phi and its damping, lam = clip(trace / dimension, nu1, nu2).
+
+        ``damping`` is 1, and more where a failed refresh is retried: factors in float32 carry
+        errors of some 1e-7 of their largest eigenvalue, and where these drown the clipped damping
+        Phi gets at least ``damping`` times :data:`FLOOR` of its trace.
         """
-        phi, psi = self.factor_phi(), self.factor_psi()
-        total = trace(phi.expand_dims(1)).reshape((-1, 1, 1))
+        phi = self.factor_phi()
+        total = trace(phi.expand_dims(1))
         clipped = self.clipped(total / self.d_in)
         raised = ops.maximum(clipped, damping * FLOOR * total)
-        inverse, ok = self.inverted(phi, clipped, raised)
-        inverse_psi = 1.0 / (psi + self.clipped(psi.sum(1, keepdims=True) / self.d_out))
-        # Where both attempts fail the inverses in use stay.
-        ops.assign(self.inverse_phi, ops.where(ok, inverse, self.inverse_phi))
-        ops.assign(self.inverse_psi, ops.where(ok, inverse_psi, self.inverse_psi))
-        done = ops.cast(ok, ms.int32)
-        self.count(done, 0, 1 - done)
+        return phi, ops.where(damping > 1, raised, clipped)
 
-    def inverted(self, phi: Tensor, damping: Tensor, raised: Tensor) -> tuple[Tensor, Tensor]:
-        """Phi's inverse and whether it is good, with more damping where the first attempt fails."""
-        inverse, sound = inverse_each(phi, damping.reshape((-1,)))
-        ok = sound.all()
-        if ok:
-            result, good = inverse, ok
-        else:
-            result, sound_now = inverse_each(phi, raised.reshape((-1,)))
-            good = sound_now.all()
-        return result, good
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take Phi's inverses and make psi's, whose lam is clipped likewise."""
+        psi = self.factor_psi()
+        inverse_psi = 1.0 / (psi + self.clipped(psi.sum(1, keepdims=True) / self.d_out))
+        return take(good, (solutions[0], inverse_psi), (self.inverse_phi, self.inverse_psi))

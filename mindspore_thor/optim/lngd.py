@@ -47,7 +47,8 @@ class LNGD(SecondOrder):
     A layer that is used several times in one forward pass has the average of the uses' factors,
     and each use's part of the gradient gets a direction and a rate of its own.
 
-    Where the float32 Phi is too ill conditioned for its damping, 1e-5 of its trace is added.
+    Where the float32 Phi is too ill conditioned for its damping, a second attempt has at least
+    1e-5 of its trace.
 
     Args:
         net: the network, changed in place so that its layers can capture.
@@ -77,7 +78,7 @@ class LNGD(SecondOrder):
         UserError: for values out of range.
     """
 
-    without = ("token_mode", "inverse_share", "kl_clip")
+    without = ("token_mode", "kl_clip")
     own_token_mode = "share"
     measures_first = True
     needs_whole_batch = "its rates need every sample's gradient beside the whole batch's"
