@@ -191,10 +191,11 @@ def test_fngd_has_a_gram_matrix_per_rank(results) -> None:
     assert max(found.values()) < DEFAULT_TOLERANCE, found
 
 
-def test_resuming_on_two_ranks_is_exact_and_on_one_equal(results) -> None:
-    state = load(results, equality.RESUMED, 0)
-    alone = equality.resume(equality.RESUMED, state)
-    for name in alone:
-        np.testing.assert_array_equal(state[f"resumed.{name}"], state[f"continued.{name}"])
+@pytest.mark.parametrize("name", equality.RESUMED)
+def test_resuming_on_two_ranks_is_exact_and_on_one_equal(results, name) -> None:
+    state = load(results, name, 0)
+    alone = equality.resume(name, state)
+    for key in alone:
+        np.testing.assert_array_equal(state[f"resumed.{key}"], state[f"continued.{key}"])
     found = errors(state, alone, "resumed.")
     assert max(found.values()) < DEFAULT_TOLERANCE, found

@@ -25,7 +25,7 @@ STEPS = 20
 BATCH = 8
 BAD_STEP = 7
 MOMENTUM = 0.875
-RESUMED, MORE = "thor", 5
+RESUMED, MORE = ("thor", "lngd"), 5
 INTERVALS = {"factor_interval": 2, "inverse_interval": 4}
 METHODS = {
     "sgd": ("sgd", {"weight_decay": 0.01}),
@@ -125,8 +125,8 @@ if __name__ == "__main__":
     rank, _ = world()
     names = sys.argv[2:] or list(METHODS)
     for name in names:
-        result = train(name, more=MORE if name == RESUMED else 0)
-        if name == RESUMED:
+        result = train(name, more=MORE if name in RESUMED else 0)
+        if name in RESUMED:
             result.update({f"resumed.{k}": v for k, v in resume(name, result).items()})
         np.savez(Path(sys.argv[1]) / f"{name}.{rank}.npz", **result)
     print("rank", rank, "done", flush=True)
