@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness.spec import Study
+from benchmarks.harness.spec import BASELINE, Study
 from benchmarks.harness.store import Run
 
 
@@ -116,6 +116,6 @@ def summarise(
             best_epoch=curve.index(best) + 1,
             last=curve[-1],
             seconds=steps * time["amortised"] if time else None,
-            ratio=time["amortised"] / measured["sgd"]["amortised"] if time else None,
+            ratio=time["amortised"] / measured[BASELINE]["amortised"] if time else None,
         )
     return found

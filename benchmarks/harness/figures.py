@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.analysis import Summary, metric_curve, summarise
-from benchmarks.harness.spec import Study
+from benchmarks.harness.spec import BASELINE, Study
 from benchmarks.harness.store import load_json, load_runs
 from benchmarks.harness.tables import figure_names
 
@@ -42,6 +42,7 @@ def _draw(
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -57,6 +58,12 @@ def _draw(
         for run in item.runs if len(item.runs) > 1 else []:
             _line(axes, study, metric_curve(run.rows, study.metric, worst), scale, colour, None)
         _line(axes, study, item.curve, scale, colour, name)
+    if seconds is None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if BASELINE in summaries:
+        # What the others have to reach, and how soon.
+        best = summaries[BASELINE].best * (100.0 if study.task.percent else 1.0)
+        axes.axhline(best, color="0.4", linewidth=0.9, linestyle=":", label=f"{BASELINE}'s best")
     axes.set_xlabel("epoch" if seconds is None else "time (s): epochs x seconds per epoch")
     unit = " (%)" if study.task.percent else ""
     axes.set_ylabel(f"test {study.metric.replace('_', ' ')}{unit}")

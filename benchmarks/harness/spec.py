@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 STUDIES = ROOT / "benchmarks" / "studies"
 
+BASELINE = "sgd"
+"""The method that the others are compared with."""
+
 # A study keeps what an exact resume needs, and no more.
 _RUN_DEFAULTS = {
     "keep_best": False,

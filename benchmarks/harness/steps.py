@@ -11,7 +11,7 @@ from typing import Any
 
 import models
 from benchmarks.harness.provenance import provenance
-from benchmarks.harness.spec import Study
+from benchmarks.harness.spec import BASELINE, Study
 from benchmarks.step_time import Runner, amortised_seconds
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.fngd import FNGD
@@ -78,11 +78,11 @@ def measure(
     Raises:
         UserError: If the study has no method ``sgd`` to compare with, or a recipe is wrong.
     """
-    if "sgd" not in study.methods:
-        raise UserError(f"{study.name}: has no method 'sgd' to compare with; add it")
+    if BASELINE not in study.methods:
+        raise UserError(f"{study.name}: has no method {BASELINE!r} to compare with; add it")
     runners: dict[str, tuple[Runner, tuple[float, float], Any]] = {}
     steps_per_epoch = 0
-    for name in dict.fromkeys(["sgd", *names]):
+    for name in dict.fromkeys([BASELINE, *names]):
         recipe = results / f"{name}.yaml"
         with tempfile.TemporaryDirectory() as folder:
             if not recipe.is_file():
@@ -114,5 +114,5 @@ def measure(
     results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for name, row in measured.items():
-        ratio = row["amortised"] / measured["sgd"]["amortised"]
+        ratio = row["amortised"] / measured[BASELINE]["amortised"]
         print(f"{name:<12} {1e3 * row['amortised']:8.1f} ms, {ratio:.3f} x SGD")

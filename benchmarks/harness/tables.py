@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.analysis import Summary, epochs_to, metric_curve, summarise
-from benchmarks.harness.spec import ROOT, Study
+from benchmarks.harness.spec import BASELINE, ROOT, Study
 from benchmarks.harness.store import Run, load_json, load_runs
 
 NOTHING = "No runs are stored yet."
@@ -87,7 +87,7 @@ def _reached(summary: Summary, target: float, lower: bool) -> str:
 
 def _summary_table(study: Study, summaries: dict[str, Summary]) -> str:
     lower = study.task.lower_is_better
-    sgd = summaries.get("sgd")
+    sgd = summaries.get(BASELINE)
     relation = "<=" if lower else ">="
     head = ["method", "seeds", "best (epoch)", "last", "s/epoch", "/ SGD"]
     head += [f"{relation} {value_text(study, target)}" for target in study.targets]
@@ -133,7 +133,7 @@ def _notes(study: Study, step_time: dict[str, Any]) -> str:
 
 
 def _step_table(step_time: dict[str, Any]) -> str:
-    base = step_time["methods"]["sgd"]["plain"]
+    base = step_time["methods"][BASELINE]["plain"]
     head = ["method", "plain", "factor", "inverse alone", "amortised", "amortised / SGD"]
     rows = []
     for name, row in step_time["methods"].items():
