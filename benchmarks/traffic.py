@@ -49,6 +49,6 @@ def traffic(step: TrainStep) -> dict[str, list[int]]:
     if not optimizer.measures_first:
         found["update"] = running
     batches = optimizer.refresher.batches
-    if batches or optimizer.refresher.alone_count:
-        found["inverse"] = message_bytes(travelling_lengths(batches)) if batches else []
+    if batches:
+        found["inverse"] = message_bytes(travelling_lengths(batches))
     return found

@@ -60,9 +60,10 @@ def _draw(
         _line(axes, study, item.curve, scale, colour, name)
     if seconds is None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if BASELINE in summaries:
+    baseline = summaries.get(BASELINE)
+    if baseline is not None and math.isfinite(baseline.best):
         # What the others have to reach, and how soon.
-        best = summaries[BASELINE].best * (100.0 if study.task.percent else 1.0)
+        best = _unit(study) * baseline.best
         axes.axhline(best, color="0.4", linewidth=0.9, linestyle=":", label=f"{BASELINE}'s best")
     axes.set_xlabel("epoch" if seconds is None else "time (s): epochs x seconds per epoch")
     unit = " (%)" if study.task.percent else ""
@@ -76,11 +77,15 @@ def _draw(
     figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
 
 
+def _unit(study: Study) -> float:
+    """How many of the axis's units the metric's 1 is."""
+    return 100.0 if study.task.percent else 1.0
+
+
 def _line(
     axes: Any, study: Study, curve: list[float], scale: float, colour: Any, label: str | None
 ) -> None:
-    factor = 100.0 if study.task.percent else 1.0
-    points = [(scale * (k + 1), factor * y) for k, y in enumerate(curve) if math.isfinite(y)]
+    points = [(scale * (k + 1), _unit(study) * y) for k, y in enumerate(curve) if math.isfinite(y)]
     if not points:
         return
     xs, ys = zip(*points)

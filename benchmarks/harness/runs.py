@@ -204,11 +204,10 @@ class Runner:
         return arguments + (["--resume_ckpt", str(folder)] if kept else [])
 
     def _watch(self, child: subprocess.Popen[bytes], folder: Path, where: str, epochs: int) -> int:
-        """Show each epoch as it ends; return the exit code."""
+        """Show each epoch as it ends, the last ones after the process is gone; return its code."""
         shown = max((row["epoch"] for row in read_rows(folder)), default=0)
         code: int | None = None
         while code is None:
-            # Between two looks; what ended since the last one is shown after the process is gone.
             with suppress(subprocess.TimeoutExpired):
                 code = child.wait(_LOOK_SECONDS)
             for row in read_rows(folder):

@@ -61,9 +61,8 @@ class LayerCurvature(nn.Cell):
     fresh statistics enter the stored ones) and :meth:`precondition`. What is derived every inverse
     interval comes from matrices that are solved for all layers together: ``solver`` names the job
     (see :mod:`mindspore_thor.linalg.inverse`), :meth:`problems` poses it and :meth:`install` takes
-    the solutions (see :mod:`mindspore_thor.curvature.refresh`). Where there is nothing to share,
-    :meth:`derive` may do it alone. All state is held in parameters, so a checkpoint of the
-    optimizer is complete.
+    the solutions (see :mod:`mindspore_thor.curvature.refresh`). All state is held in parameters, so
+    a checkpoint of the optimizer is complete.
 
     Args:
         name: prefix of the parameters' names, unique in the training step.
@@ -202,21 +201,6 @@ class LayerCurvature(nn.Cell):
             again: whether this was a second attempt.
         """
         return (tally(self.counts, self.active, decision, sound, again),)
-
-    def derive(self, damping: Tensor) -> None:
-        """Derive by itself what preconditioning needs; the default derives nothing."""
-
-    def refresh(self, damping: Tensor) -> None:
-        """What happens every inverse interval in a layer without a solver."""
-        self.derive(damping)
-
-    def retry(self, damping: Tensor) -> bool:
-        """Derive again with this larger damping if the last attempt failed."""
-        if self.counts[3] > 0:
-            # Both attempts are one failure.
-            ops.assign(self.counts, self.counts - _FAILED)
-            self.derive(damping)
-        return True
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The preconditioned gradient, [groups, d_out, d_in(+1)] -> the same shape."""

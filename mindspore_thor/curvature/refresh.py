@@ -194,16 +194,7 @@ class Refresh(nn.Cell):
 
     def __init__(self, curvatures: Sequence[LayerCurvature], share: Share = "one") -> None:
         super().__init__(auto_prefix=False)
-        base = LayerCurvature
         layers = [c for c in curvatures if c.solver]
-        alone = [
-            c
-            for c in curvatures
-            if not c.solver
-            and (type(c).derive is not base.derive or type(c).refresh is not base.refresh)
-        ]
-        self.alone = nn.CellList(alone, auto_prefix=False)
-        self.alone_count = len(alone)
         self.layer_count = len(layers)
         self.selective = any(c.selective for c in layers)
         self.map = ops.Map()
@@ -212,7 +203,6 @@ class Refresh(nn.Cell):
         self.install = tuple(c.install for c in layers)
         self.settle = tuple(c.settle for c in layers)
         self.counts = ParameterTuple([c.counts for c in layers])
-        self.all_counts = ParameterTuple([c.counts for c in [*layers, *alone]])
         self.derived = tuple(ParameterTuple(c.derived()) for c in layers)
         self.counters = tuple(ParameterTuple(c.counters()) for c in layers)
         self.numbers = tuple(range(len(layers)))
@@ -249,8 +239,6 @@ class Refresh(nn.Cell):
 
     def refresh(self, damping: Tensor) -> None:
         """Solve where the layers decide so, and count what became of it."""
-        for k in range(self.alone_count):
-            self.alone[k].refresh(damping)
         if self.layer_count > 0:
             judged = self.map(ops.partial(_decide, damping), self.decide)
             decisions = self.map(_first, judged)
@@ -259,8 +247,6 @@ class Refresh(nn.Cell):
 
     def retry(self, damping: Tensor) -> None:
         """Solve once more, with this damping, for the layers whose last refresh failed."""
-        for k in range(self.alone_count):
-            self.alone[k].retry(damping)
         if self.layer_count > 0:
             judged = self.map(ops.partial(_decide, damping), self.decide)
             decisions = self.map(_failed, self.counts)
@@ -269,9 +255,9 @@ class Refresh(nn.Cell):
 
     def failed(self) -> Tensor | bool:
         """Whether the last refresh failed for any layer."""
-        if self.layer_count + self.alone_count == 0:
+        if self.layer_count == 0:
             return False
-        return _MAX(ops.stack(self.map(_failed, self.all_counts))) > 0
+        return _MAX(ops.stack(self.map(_failed, self.counts))) > 0
 
     def finish(
         self,
