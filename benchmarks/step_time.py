@@ -119,8 +119,8 @@ class Runner:
         self.times.setdefault(kind, []).append(time.perf_counter() - start)
         return result
 
-    def round(self, batch: tuple[Tensor, ...]) -> None:
-        """One step of every kind that this method has."""
+    def round(self, batch: tuple[Tensor, ...], inverses: bool = True) -> None:
+        """One step of every kind that this method has; on demand without its inverses."""
         step, optimizer = self.step, self.step.optimizer
         if not step.second_order:
             self.timed("plain", lambda: step.whole.compile_and_run(*batch))
@@ -142,7 +142,7 @@ class Runner:
             self.timed("brief", factor)
         ops.assign(optimizer.due, Tensor(everything, ms.int32))
         self.timed("factor", factor)
-        if self.name == "fngd":
+        if self.name == "fngd" or not inverses:
             return
         for curvature in optimizer.curvatures:
             # Every round really inverts: forget the trace rule's baseline and its stops.
@@ -163,6 +163,8 @@ class Runner:
         medians = {kind: statistics.median(times[skip:]) for kind, times in self.times.items()}
         if self.name == "fngd":  # its factor steps are the first epoch only
             return {**medians, "amortised": medians["plain"]}
+        if self.step.second_order and self.step.optimizer.derives and "inverse" not in medians:
+            return medians
         shares = 1.0 / self.factor_interval, 1.0 / self.inverse_interval
         return {**medians, "amortised": amortised_seconds(medians, *shares)}
 
@@ -213,15 +215,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="resnet20", choices=list(MODELS))
     parser.add_argument("--image_size", type=whole_number, default=32)
     parser.add_argument("--batch_size", type=whole_number, default=128)
+    parser.add_argument("--warm_up", type=whole_number, default=2, help="rounds not counted")
+    parser.add_argument(
+        "--no_inverses", action="store_true", help="where whole factors would take minutes"
+    )
     parser.add_argument("--json", type=Path, help="also write the medians here")
     args = parser.parse_args(argv)
     ms.set_context(mode=ms.GRAPH_MODE)
     names = list(dict.fromkeys(["sgd", *args.methods.split(",")]))
     built = [build(name, args.model, args.batch_size, args.image_size) for name in names]
-    skip = 2
+    skip = args.warm_up
     for index in range(args.rounds + skip):
         for runner, batch in built:
-            runner.round(batch)
+            runner.round(batch, not args.no_inverses)
         print(f"round {index + 1}/{args.rounds + skip}", file=sys.stderr, flush=True)
     results = {runner.name: runner.summary(skip) for runner, _ in built}
     base = results["sgd"]["plain"]
@@ -237,10 +243,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     print("| method | plain | factor | inverse alone | amortised / SGD |\n|---|---|---|---|---|")
     for name, row in results.items():
-        cells = [
-            f"{row[k] / base:.2f}" if k in row else "-" for k in ("plain", "factor", "inverse")
-        ]
-        print(f"| {name} | {' | '.join(cells)} | {row['amortised'] / base:.3f} |")
+        kinds = ("plain", "factor", "inverse", "amortised")
+        cells = [f"{row[kind] / base:.2f}" if kind in row else "-" for kind in kinds]
+        print(f"| {name} | {' | '.join(cells)} |")
     if args.json:
         args.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return 0

@@ -17,8 +17,9 @@ from mindspore_thor.linalg import inverse
 from mindspore_thor.linalg.blocks import apply_blocks, block_layout
 from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
 from mindspore_thor.linalg.inverse import damped_inverse, eigen_each
-from mindspore_thor.linalg.moments import block_moments, with_ones
+from mindspore_thor.linalg.moments import block_moments, gathers_rows, with_ones
 from mindspore_thor.linalg.patches import ConvGeometry, unfold
+from mindspore_thor.linalg.slices import every, part
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 
@@ -40,6 +41,26 @@ def padded_blocks(m: np.ndarray, size: int) -> np.ndarray:
     full[:d, :d] = m
     return np.stack(
         [full[k * size : (k + 1) * size, k * size : (k + 1) * size] for k in range(count)]
+    )
+
+
+@few
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    axis=st.integers(0, 3),
+    start=st.integers(0, 4),
+    count=st.integers(1, 5),
+    stride=st.integers(1, 3),
+)
+def test_slices(shape, axis, start, count, stride) -> None:
+    assume(axis < len(shape) and start + count <= shape[axis])
+    x = normal(3, *shape)
+    before = (slice(None),) * axis
+    np.testing.assert_array_equal(
+        part(Tensor(x), start, count, axis).asnumpy(), x[(*before, slice(start, start + count))]
+    )
+    np.testing.assert_array_equal(
+        every(Tensor(x), stride, axis).asnumpy(), x[(*before, slice(None, None, stride))]
     )
 
 
@@ -113,6 +134,38 @@ def test_conv_moments_are_those_of_the_patches(
         columns = patches[:, k].transpose(1, 0, 2).reshape(d, n * positions)
         expected = padded_blocks(columns @ columns.T / (n * positions), layout.size)
         np.testing.assert_allclose(got[k], expected, atol=2e-6 * max(1.0, np.abs(expected).max()))
+
+
+class Branch(nn.Cell):
+    """Moments inside a branch on a tensor, as a capture has them."""
+
+    def __init__(self, geometry: ConvGeometry, width: int) -> None:
+        super().__init__()
+        self.geometry, self.layout = geometry, block_layout(9 * width, None)
+        self.plan = row_plan(geometry, self.layout)
+
+    def construct(self, x: Tensor, flag: Tensor) -> Tensor:
+        result = x.sum()
+        if flag > 0:
+            result = conv_moments(x, self.geometry, self.layout, self.plan)
+        else:
+            result = conv_moments(x * 2.0, self.geometry, self.layout, self.plan)
+        return result
+
+
+@pytest.mark.parametrize(("width", "size", "gathered"), [(8, 2, True), (2, 9, False)])
+def test_conv_moments_compile_both_ways(width, size, gathered) -> None:
+    """Small images, whose columns are gathered over the batch, and large ones."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    assert gathers_rows(size * size, 3 * width) is gathered
+    x = normal(5, 3, width, size, size)
+    geometry = ConvGeometry((3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1)
+    weight = np.zeros((1, width, 3, 3))
+    patches = Conv(weight, None, (1, 1), (1, 1, 1, 1), (1, 1), 1).patches(x.astype(np.float64))
+    columns = patches[:, 0].transpose(1, 0, 2).reshape(9 * width, -1)
+    expected = columns @ columns.T / columns.shape[1]
+    got = Branch(geometry, width)(Tensor(x), Tensor(1, ms.int32)).asnumpy()[0, 0]
+    np.testing.assert_allclose(got, expected, atol=2e-6 * np.abs(expected).max())
 
 
 def test_rows_are_shared_where_that_saves_work() -> None:

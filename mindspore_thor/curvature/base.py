@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.linalg.blocks import part
+from mindspore_thor.linalg.slices import part
 
 
 def state(value: np.ndarray, name: str, *, probe: bool = False) -> Parameter:

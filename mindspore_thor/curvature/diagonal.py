@@ -7,9 +7,10 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import LayerCurvature, state, take
-from mindspore_thor.linalg.blocks import block_layout, part
+from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments
+from mindspore_thor.linalg.slices import part
 
 
 class EmbeddingRule(nn.Cell):

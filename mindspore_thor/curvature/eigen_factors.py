@@ -8,12 +8,16 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_thor.curvature.base import state, take
 from mindspore_thor.curvature.kronecker import KroneckerCurvature, factors_of, per_block, stack
 from mindspore_thor.linalg.inverse import EIGEN
+from mindspore_thor.linalg.slices import part
 
 
 def eigen_parts(solutions: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
     """Eigenvectors of A and G, eigenvalues T da and dg."""
     a, g = solutions
-    return a[:, :, 1:], g[:, :, 1:], a[:, :, 0] * positions, g[:, :, 0]
+    vectors_a, vectors_g = part(a, 1, a.shape[1], 2), part(g, 1, g.shape[1], 2)
+    values_a = part(a, 0, 1, 2).reshape(a.shape[:2])
+    values_g = part(g, 0, 1, 2).reshape(g.shape[:2])
+    return vectors_a, vectors_g, values_a * positions, values_g
 
 
 class EigenFactors(KroneckerCurvature):

@@ -14,8 +14,9 @@ from mindspore_thor.curvature.base import FACTORS, META, SPECTRUM, state, take
 from mindspore_thor.curvature.eigen_factors import EigenFactors, eigen_parts
 from mindspore_thor.curvature.input_moments import InputMoments
 from mindspore_thor.curvature.rule import StatisticsRule
-from mindspore_thor.linalg.blocks import BlockLayout, part
+from mindspore_thor.linalg.blocks import BlockLayout
 from mindspore_thor.linalg.moments import block_moments, projected_squares
+from mindspore_thor.linalg.slices import part
 
 
 class CorrectedRule(StatisticsRule):
@@ -44,9 +45,10 @@ class CorrectedRule(StatisticsRule):
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X, the gradient of the layer's output and (Qa, Qg, due) -> statistics."""
         groups, d_in, d_out = self.rows.groups, self.right.dim, self.left.dim
-        vectors_a = state[: groups * d_in * d_in].reshape((groups, d_in, d_in))
-        vectors_g = state[groups * d_in * d_in : -1].reshape((groups, d_out, d_out))
-        due = state[-1]
+        end_a, end = groups * d_in * d_in, self.factor_length
+        vectors_a = part(state, 0, end_a).reshape((groups, d_in, d_in))
+        vectors_g = part(state, end_a, end - end_a).reshape((groups, d_out, d_out))
+        due = part(state, end, 1).reshape(())
         g = self.rows.output_columns(dout)
         factors = self.factors(x, g, due)
         spectrum = self.spectrum(x, g, due, vectors_a, vectors_g)
@@ -106,24 +108,28 @@ class CorrectedFactors(EigenFactors):
 
     def spectrum(self) -> Tensor:
         """S, [groups, d_out, d_in(+1)]."""
-        return self.statistics[self.end_g : self.end].reshape(self.shape)
+        return self.measured(self.statistics).reshape(self.shape)
+
+    def measured(self, statistics: Tensor) -> Tensor:
+        """S of a vector of statistics [size], flat: [groups * d_out * d_in(+1)]."""
+        return part(statistics, self.end_g, self.end - self.end_g)
 
     def collect(self, fresh: Tensor) -> bool:
         """Let those of A, G and S enter that this step has collected."""
-        if fresh[self.end] > 0:
+        if part(fresh, self.end, 1).reshape(()) > 0:
             mean, old = self.averaged(fresh), self.statistics
             collected = ops.cast(self.due != SPECTRUM, ms.float32)
             measured = ops.cast(self.due != FACTORS, ms.float32)
             entering = collected * (1.0 - self.kept_weight())
             # Sums over positions do not stop at one use: those of several uses add up.
-            spectrum = fresh[self.end_g : self.end]
+            spectrum = self.measured(fresh)
             settled = ops.cast(self.provisional == 0, ms.float32)
             change = measured * (1.0 - self.decay * settled)
             blended = ops.concat(
                 (
-                    _blend(old[: self.end_g], mean[: self.end_g], entering),
-                    _blend(old[self.end_g : self.end], spectrum, change),
-                    _blend(old[self.end :], mean[self.end :], entering),
+                    _blend(part(old, 0, self.end_g), part(mean, 0, self.end_g), entering),
+                    _blend(self.measured(old), spectrum, change),
+                    _blend(part(old, self.end, META), part(mean, self.end, META), entering),
                 )
             )
             ops.assign(self.statistics, blended)

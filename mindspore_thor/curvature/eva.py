@@ -7,6 +7,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.rule import StatisticsRule
+from mindspore_thor.linalg.slices import part
 
 
 def mean_columns(columns: Tensor) -> Tensor:
@@ -64,11 +65,11 @@ class RankOne(LayerCurvature):
 
     def mean_a(self) -> Tensor:
         """Averaged mean input, [groups, d_in(+1), 1]."""
-        return self.statistics[: self.end_a].reshape((self.rows.groups, self.d_in, 1))
+        return part(self.statistics, 0, self.end_a).reshape((self.rows.groups, self.d_in, 1))
 
     def mean_g(self) -> Tensor:
         """Averaged mean output gradient, [groups, d_out, 1]."""
-        means = self.statistics[self.end_a : self.end]
+        means = part(self.statistics, self.end_a, self.end - self.end_a)
         return means.reshape((self.rows.groups, self.rows.d_out, 1))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:

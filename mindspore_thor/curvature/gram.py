@@ -9,6 +9,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.linalg.device import narrow, product
+from mindspore_thor.linalg.slices import part
 
 _FLOAT = 4
 _GRAM = ops.BatchMatMul(transpose_b=True)
@@ -87,8 +88,9 @@ class SampleGram(nn.Cell):
             if start > 0:
                 # One chunk after the other: together they would take the memory that is bounded.
                 a = ops.depend(a, found[-1])
-            first, last = start * positions, stop * positions
-            found += (self._pairs(a[:, first:last], g[:, first:last], a, g, n),)
+            first, count = start * positions, (stop - start) * positions
+            a_n, g_n = part(a, first, count, 1), part(g, first, count, 1)
+            found += (self._pairs(a_n, g_n, a, g, n),)
         return ops.concat(found, 0)
 
     def _pairs(self, a_n: Tensor, g_n: Tensor, a: Tensor, g: Tensor, n: int) -> Tensor:
@@ -97,7 +99,8 @@ class SampleGram(nn.Cell):
         if positions == 1:
             return products.sum(0)
         products = products.reshape((groups, a_n.shape[1] // positions, positions, n, positions))
-        return products.sum((0, 2, 4))
+        # One axis at a time, the last first: three at once take several times as long.
+        return products.sum(4).sum(2).sum(0)
 
     def from_gradients_by_sample(self, x: Tensor, g: Tensor, memory: int) -> Tensor:
         """U U^T where U fits into the memory: only its patches are made in parts."""
@@ -108,9 +111,9 @@ class SampleGram(nn.Cell):
         for start, stop in chunks(n, memory // per_sample):
             if start > 0:
                 x = ops.depend(x, found[-1])
-            a = self.rows.input_columns(x[start:stop])
+            a = self.rows.input_columns(part(x, start, stop - start))
             a = a.reshape(((stop - start) * groups, d_in, positions))
-            g_n = g[start:stop].reshape(((stop - start) * groups, d_out, positions))
+            g_n = part(g, start, stop - start).reshape(((stop - start) * groups, d_out, positions))
             u = product(_GRAM, g_n, a, positions)
             found += (u.reshape((stop - start, groups * d_out * d_in)),)
         u = found[0] if len(found) == 1 else ops.concat(found, 0)
@@ -127,7 +130,7 @@ class SampleGram(nn.Cell):
             if start > 0:
                 x = ops.depend(x, total)
             a = self.rows.part_of_columns(x, start, stop)
-            g_c = g if groups == 1 else g[:, start:stop]
+            g_c = g if groups == 1 else part(g, start, stop - start, 1)
             batch = n * a.shape[1]
             g_c, a = g_c.reshape((batch, d_out, positions)), a.reshape((batch, -1, positions))
             u = product(_GRAM, g_c, a, positions).reshape((n, -1))

@@ -16,8 +16,9 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.input_moments import InputMoments
 from mindspore_thor.curvature.rule import StatisticsRule
-from mindspore_thor.linalg.blocks import BlockLayout, block_layout, part
+from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.moments import block_moments
+from mindspore_thor.linalg.slices import part
 
 
 class KroneckerRule(StatisticsRule):

@@ -22,6 +22,8 @@ from mindspore_thor.linalg.device import narrow
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
 from mindspore_thor.linalg.random import squared_normal
+from mindspore_thor.linalg.slices import part
+from mindspore_thor.linalg.sums import total
 from mindspore_thor.parallel.communication import world
 
 _TINY = 1e-30
@@ -159,11 +161,11 @@ class LayerSampleRule(DirectRule):
         scale = x.shape[0]
         count = -(-self.rate_samples // self.ranks)
         if 0 < count < scale:
-            x, g = x[:count], g[:count]
-        weight = self.rows.from_matrix(direction[:, :, : self.rows.d_in])
+            x, g = part(x, 0, count), part(g, 0, count)
+        weight = self.rows.from_matrix(part(direction, 0, self.rows.d_in, 2))
         y = self.rows.apply(x, ops.cast(weight, x.dtype))
         if self.has_bias:
-            bias = direction[:, :, self.rows.d_in].reshape(-1)
+            bias = part(direction, self.rows.d_in, 1, 2).reshape(-1)
             y = self.rows.add_bias(y, ops.cast(bias, x.dtype))
         # d^T u_n = g_n^T Dd a_n, summed over the sample's positions, with g_n = N dL/ds_n.
         products = (ops.cast(y, ms.float32) * g).reshape((x.shape[0], -1)).sum(1) * scale
@@ -171,7 +173,7 @@ class LayerSampleRule(DirectRule):
 
     def rate(self, x: Tensor, direction: Tensor, matrix: Tensor, g: Tensor) -> Tensor:
         """alpha_l = <d, grad> / (d^T F d + mu)."""
-        overlap = (direction * matrix).sum()
+        overlap = total(direction * matrix)
         along = self.along(x, direction, g) if self.per_sample else overlap * overlap
         # Zero gradients have no curvature either: 0 / tiny is the right step.
         return overlap / ops.maximum(along + self.mu, _TINY)
@@ -201,10 +203,10 @@ class LayerSampleRule(DirectRule):
             direction = direction * self.rate(x, direction, matrix, g)
         if self.inverse_scale != 1.0:
             direction = direction / self.inverse_scale
-        dweight = ops.cast(rows.from_matrix(direction[:, :, : rows.d_in]), weight.dtype)
+        dweight = ops.cast(rows.from_matrix(part(direction, 0, rows.d_in, 2)), weight.dtype)
         if not self.has_bias:
             return dweight, ops.zeros_like(bias)
-        return dweight, ops.cast(direction[:, :, rows.d_in].reshape(bias.shape), bias.dtype)
+        return dweight, ops.cast(part(direction, rows.d_in, 1, 2).reshape(bias.shape), bias.dtype)
 
 
 def sample_length(rows: nn.Cell, has_bias: bool) -> int:
@@ -284,14 +286,16 @@ class LayerSample(DirectCurvature):
 
         Means are taken over the layer's uses in this pass; no uses leave everything as it is.
         """
-        used = fresh[self.end] > 0
-        uses = ops.maximum(fresh[self.end], 1.0)
-        psi = fresh[self.end_phi : self.end].reshape((self.groups, self.d_out))
-        total = psi.sum(1, keepdims=True)
+        uses = part(fresh, self.end, 1)
+        used, uses = uses > 0, ops.maximum(uses, 1.0)
+        psi = part(fresh, self.end_phi, self.groups * self.d_out)
+        psi = psi.reshape((self.groups, self.d_out))
+        trace_psi = psi.sum(1, keepdims=True)
         # A layer whose units are all dead says nothing about its outputs: treat them alike.
-        psi = ops.where(total > 0, psi / ops.maximum(total, _TINY), 1.0 / self.d_out)
-        tail = ops.stack((ops.ones_like(uses), fresh[self.end + 1], fresh[self.end + 2] / uses))
-        mean = ops.concat((fresh[: self.end_phi] / uses, psi.reshape(-1), tail))
+        psi = ops.where(trace_psi > 0, psi / ops.maximum(trace_psi, _TINY), 1.0 / self.d_out)
+        positions, samples = part(fresh, self.end + 1, 1), part(fresh, self.end + 2, 1) / uses
+        phi = part(fresh, 0, self.end_phi) / uses
+        mean = ops.concat((phi, psi.reshape(-1), ops.ones_like(uses), positions, samples))
         keep = self.kept_weight()
         mean = keep * self.statistics + (1.0 - keep) * mean
         ops.assign(self.statistics, ops.where(used, mean, self.statistics))
@@ -299,11 +303,13 @@ class LayerSample(DirectCurvature):
 
     def factor_phi(self) -> Tensor:
         """Phi, [groups, d_in, d_in]."""
-        return self.statistics[: self.end_phi].reshape((self.groups, self.d_in, self.d_in))
+        phi = part(self.statistics, 0, self.end_phi)
+        return phi.reshape((self.groups, self.d_in, self.d_in))
 
     def factor_psi(self) -> Tensor:
         """The diagonal of Psi, [groups, d_out]."""
-        return self.statistics[self.end_phi : self.end].reshape((self.groups, self.d_out))
+        psi = part(self.statistics, self.end_phi, self.groups * self.d_out)
+        return psi.reshape((self.groups, self.d_out))
 
     def clipped(self, mean: Tensor) -> Tensor:
         """The damping for a mean eigenvalue."""

@@ -17,6 +17,7 @@ from mindspore_thor.curvature.gram import SampleGram
 from mindspore_thor.errors import UserError
 from mindspore_thor.linalg.device import weighs_input
 from mindspore_thor.linalg.inverse import damped_inverse
+from mindspore_thor.linalg.slices import part
 
 _ACROSS = ops.MatMul(transpose_b=True)
 _TINY = 1e-30
@@ -114,16 +115,16 @@ class WeightingRule(DirectRule):
 
     def reported(self, statistics: Tensor) -> Tensor:
         """All of it where weights are stored, else only how the solve went."""
-        return statistics if self.stores else statistics[statistics.shape[0] - META :]
+        return statistics if self.stores else part(statistics, statistics.shape[0] - META, META)
 
     def derived(self, x: Tensor, statistics: Tensor) -> Tensor:
         """The fresh weights [N]."""
-        return statistics[: x.shape[0]]
+        return part(statistics, 0, x.shape[0])
 
     def stored(self, x: Tensor, state: tuple[Tensor, ...]) -> Tensor:
         """The weights of this slot [N]."""
         n = self.samples(x, state)
-        return state[0][:n] if self.stores else ops.ones((n,), ms.float32)
+        return part(state[0], 0, n) if self.stores else ops.ones((n,), ms.float32)
 
     def weigh(self, values: Tensor, weights: Tensor) -> Tensor:
         """Every sample times its weight, on the first axis."""
@@ -223,12 +224,12 @@ class SampleWeights(DirectCurvature):
     def collect(self, fresh: Tensor) -> bool:
         """Store the weights of this step, averaged over the layer's uses in this pass."""
         n = fresh.shape[0] - META
-        used = fresh[n] > 0
-        uses = ops.maximum(fresh[n], 1.0)
+        uses = part(fresh, n, 1).reshape(())
+        used, uses = uses > 0, ops.maximum(uses, 1.0)
         if self.share != "none":
-            self.keep((fresh[:n] / uses).reshape((1, n)), used)
+            self.keep((part(fresh, 0, n) / uses).reshape((1, n)), used)
         solved = ops.cast(used, ms.int32)
-        failed = solved * ops.cast(fresh[n + 1] > 0, ms.int32)
+        failed = solved * ops.cast(part(fresh, n + 1, 1).reshape(()) > 0, ms.int32)
         self.count(solved - failed, 0, failed)
         return True
 

@@ -9,6 +9,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_thor.curvature.base import LayerCurvature, state, take
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
 from mindspore_thor.linalg.inverse import FOURTH_ROOT
+from mindspore_thor.linalg.sums import total
 
 _SMALLEST_NORM = 1e-30
 
@@ -81,8 +82,6 @@ class GradientRoots(LayerCurvature):
         blocks = ops.bmm(ops.bmm(self.root_left, blocks), self.root_right)
         result = merge_matrix(blocks, self.left, self.right)
         if self.graft:
-            norm = ops.sqrt((result * result).sum())
-            result = result * (
-                ops.sqrt((matrix * matrix).sum()) / ops.maximum(norm, _SMALLEST_NORM)
-            )
+            norm = ops.sqrt(total(result * result))
+            result = result * (ops.sqrt(total(matrix * matrix)) / ops.maximum(norm, _SMALLEST_NORM))
         return result

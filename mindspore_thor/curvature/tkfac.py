@@ -22,7 +22,7 @@ from mindspore_thor.curvature.kronecker import (
 from mindspore_thor.curvature.rule import StatisticsRule
 from mindspore_thor.linalg.blocks import BlockLayout, apply_blocks
 from mindspore_thor.linalg.inverse import INVERSE
-from mindspore_thor.linalg.moments import block_moments
+from mindspore_thor.linalg.moments import block_moments, feature_sums
 
 _SMALLEST_TRACE = 1e-30
 """Stands for the trace of a dead layer, whose moments are all zero."""
@@ -52,8 +52,8 @@ class WeightedMomentsRule(StatisticsRule):
         """X and the gradient of the layer's output -> statistics."""
         a = self.inputs(x)
         g = self.rows.output_columns(dout)
-        size_a = ops.sqrt((a * a).sum(2, keepdims=True))
-        size_g = ops.sqrt((g * g).sum(2, keepdims=True))
+        size_a = ops.sqrt(feature_sums(a * a))
+        size_g = ops.sqrt(feature_sums(g * g))
         phi = block_moments(a * size_g, self.right)
         psi = block_moments(g * size_a, self.left)
         return ops.concat((phi.reshape(-1), psi.reshape(-1), self.meta(x, dout)))

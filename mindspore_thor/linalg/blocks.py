@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from mindspore import Tensor, ops
 
+from mindspore_thor.linalg.slices import part
+
 
 class BlockLayout(NamedTuple):
     """How one dimension is split.
@@ -31,18 +33,6 @@ def block_layout(dim: int, split_dim: int | None) -> BlockLayout:
         return BlockLayout(dim, dim, 1, dim)
     count = -(-dim // split_dim)
     return BlockLayout(dim, split_dim, count, count * split_dim)
-
-
-_SLICE = ops.Slice()
-
-
-def part(x: Tensor, start: int, count: int) -> Tensor:
-    """``x[start : start + count]`` along the first axis.
-
-    The operator itself: indexing goes through layers of Python that the compiler parses each time.
-    """
-    rest = len(x.shape) - 1
-    return _SLICE(x, (start, *(0,) * rest), (count, *x.shape[1:]))
 
 
 def pad_axis(x: Tensor, axis: int, amount: int) -> Tensor:
@@ -75,7 +65,7 @@ def merge_matrix(blocks: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor
     """The inverse of :func:`split_matrix`; what lies in the padding is dropped."""
     x = blocks.reshape((-1, rows.blocks, cols.blocks, rows.size, cols.size))
     x = x.transpose((0, 1, 3, 2, 4)).reshape((-1, rows.padded, cols.padded))
-    return x[:, : rows.dim, : cols.dim]
+    return part(part(x, 0, rows.dim, 1), 0, cols.dim, 2)
 
 
 def apply_blocks(
@@ -101,7 +91,7 @@ def apply_blocks(
         x = pad_axis(x, 1, rows.padded - rows.dim)
         x = x.reshape((groups * rows.blocks, rows.size, cols.dim))
         x = ops.bmm(left.reshape((groups * rows.blocks, rows.size, rows.size)), x)
-        x = x.reshape((groups, rows.padded, cols.dim))[:, : rows.dim, :]
+        x = part(x.reshape((groups, rows.padded, cols.dim)), 0, rows.dim, 1)
     if cols.blocks == 1:
         return ops.bmm(x, right.reshape((groups, cols.size, cols.size)))
     x = pad_axis(x, 2, cols.padded - cols.dim)
@@ -109,4 +99,4 @@ def apply_blocks(
     x = x.reshape((groups * cols.blocks, rows.dim, cols.size))
     x = ops.bmm(x, right.reshape((groups * cols.blocks, cols.size, cols.size)))
     x = x.reshape((groups, cols.blocks, rows.dim, cols.size)).transpose((0, 2, 1, 3))
-    return x.reshape((groups, rows.dim, cols.padded))[:, :, : cols.dim]
+    return part(x.reshape((groups, rows.dim, cols.padded)), 0, cols.dim, 2)

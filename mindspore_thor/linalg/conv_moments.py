@@ -16,12 +16,13 @@ from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.blocks import BlockLayout
 from mindspore_thor.linalg.device import operand, rescaled, wide
+from mindspore_thor.linalg.moments import gathers_rows
 from mindspore_thor.linalg.patches import ConvGeometry, resolve_padding
+from mindspore_thor.linalg.slices import every, part
 
 # Operators and ops.Map, not indexing and loops: the compiler unrolls those into far larger graphs.
 _OUTER = ops.BatchMatMul(transpose_b=True)
-_SLICE = ops.Slice()
-_STRIDED = ops.StridedSlice()
+_INNER = ops.BatchMatMul(transpose_a=True)
 _MAP = ops.Map()
 
 
@@ -91,12 +92,9 @@ def conv_moments(x: Tensor, geometry: ConvGeometry, layout: BlockLayout, plan: R
     batch = geometry.groups * layout.blocks
     columns = _width_taps(x, geometry, left, right)
     out_width = columns.shape[-1]
-    columns = columns.reshape((n * batch, plan.width * kw, height * out_width))
-    firsts, counts, shifts = _row_ranges(geometry, height, out_height, top)
-    # Once for all products.
-    columns, unscale = operand(columns, columns.shape[2])
-    lagged = ops.partial(_lagged, columns, n, out_width)
-    products = rescaled(ops.stack(_MAP(lagged, firsts, counts, shifts)), unscale, unscale)
+    columns = columns.reshape((n, batch, plan.width * kw, height * out_width))
+    ranges = _row_ranges(geometry, height, out_height, top)
+    products = _lagged_products(columns, out_width, ranges)
     weights = _row_weights(geometry, height, out_height, top)
     half = ops.matmul(weights, products).reshape((kh, kh, batch, plan.width, kw, plan.width, kw))
     half = half.transpose((2, 3, 0, 4, 5, 1, 6))
@@ -122,9 +120,7 @@ def _width_taps(x: Tensor, geometry: ConvGeometry, left: int, right: int) -> Ten
 
 
 def _tap(x: Tensor, span: int, stride: int, start: int) -> Tensor:
-    n, channels, height, _ = x.shape
-    end = (n, channels, height, start + span)
-    return _STRIDED(x, (0, 0, 0, start), end, (1, 1, 1, stride))
+    return every(part(x, start, span, 3), stride, 3)
 
 
 def _row_pairs(
@@ -173,17 +169,43 @@ def _row_weights(geometry: ConvGeometry, height: int, out_height: int, top: int)
     return Tensor(weights)
 
 
-def _lagged(columns: Tensor, n: int, width: int, first: int, count: int, shift: int) -> Tensor:
+def _lagged_products(columns: Tensor, width: int, ranges: Any) -> Tensor:
+    """The sums over samples of all ranges, [ranges, batch * size * size].
+
+    Args:
+        columns: [N, batch, size, length].
+        width: entries of one image row.
+        ranges: firsts, counts and shifts.
+    """
+    n, batch, size, length = columns.shape
+    # The scale of an operand is found once for all products.
+    if gathers_rows(length, size):
+        rows = columns.transpose((1, 0, 3, 2))
+        rows, unscale = operand(rows, n * length)
+        found = ops.stack(_MAP(ops.partial(_over_batch, rows, width), *ranges))
+        return rescaled(found, unscale, unscale)
+    columns, unscale = operand(columns.reshape((n * batch, size, length)), length)
+    found = ops.stack(_MAP(ops.partial(_by_sample, columns, n, width), *ranges))
+    return rescaled(found, unscale, unscale)
+
+
+def _by_sample(columns: Tensor, n: int, width: int, first: int, count: int, shift: int) -> Tensor:
     """Sum over samples and image rows first .. first + count - 1 of u_r u_{r + shift}^T, flat."""
-    batch, size, length = columns.shape
-    left = columns
-    right = columns
-    if count * width < length:
-        left = _SLICE(columns, (0, 0, first * width), (batch, size, count * width))
-        right = left
-        if shift > 0:
-            right = _SLICE(columns, (0, 0, (first + shift) * width), (batch, size, count * width))
+    left = part(columns, first * width, count * width, 2)
+    right = left
+    if shift > 0:
+        right = part(columns, (first + shift) * width, count * width, 2)
     return wide(_OUTER(left, right)).reshape((n, -1)).sum(0)
+
+
+def _over_batch(rows: Tensor, width: int, first: int, count: int, shift: int) -> Tensor:
+    """The same from rows [batch, N, length, size], in one product over all samples."""
+    batch, size = rows.shape[0], rows.shape[3]
+    left = part(rows, first * width, count * width, 2).reshape((batch, -1, size))
+    right = left
+    if shift > 0:
+        right = part(rows, (first + shift) * width, count * width, 2).reshape((batch, -1, size))
+    return wide(_INNER(left, right)).reshape((-1,))
 
 
 def _cut(blocks: Tensor, plan: RowPlan, layout: BlockLayout, groups: int) -> Tensor:

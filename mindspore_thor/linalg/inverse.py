@@ -17,6 +17,7 @@ from mindspore_thor.linalg.device import (
     inverts_by_products,
 )
 from mindspore_thor.linalg.newton_schulz import newton_schulz
+from mindspore_thor.linalg.sums import rows
 
 RESIDUAL_LIMIT = 1e-2
 """Largest accepted entry of ``|M M^-1 - I|``: beyond it a float32 inverse has lost all meaning."""
@@ -31,6 +32,7 @@ INVERSE, EIGEN, FOURTH_ROOT = "inverse", "eigen", "fourth_root"
 """What :func:`solve_each` can make of a matrix."""
 
 _MAP = ops.Map()
+_MAX = ops.ReduceMax()
 
 
 def _values(pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -78,8 +80,8 @@ def solution_width(kind: str, size: int) -> int:
 def _sound(residuals: Tensor) -> Tensor:
     """Which residual matrices [n, d, d] are finite and small; boolean [n]."""
     # A comparison with NaN is false, so non-finite matrices are caught too.
-    small = ops.abs(residuals).max((1, 2)) < RESIDUAL_LIMIT
-    return ops.logical_and(small, ops.isfinite(residuals.sum((1, 2))))
+    small = _MAX(rows(ops.abs(residuals)), 1) < RESIDUAL_LIMIT
+    return ops.logical_and(small, ops.isfinite(rows(residuals).sum(1)))
 
 
 def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +152,7 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         finite and its vectors are orthonormal within :data:`RESIDUAL_LIMIT`.
     """
     # The decomposition must not see a NaN: the iteration behind it need not end then.
-    finite = ops.isfinite(matrices.sum((1, 2)))
+    finite = ops.isfinite(rows(matrices).sum(1))
     eye = identity_like(matrices)
     matrices = ops.where(finite.reshape((-1, 1, 1)), matrices, eye)
     w, q = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
@@ -176,7 +178,7 @@ def _eigh_loop(matrices: Tensor) -> tuple[Tensor, Tensor]:
     vectors = ops.zeros(matrices.shape, ms.float32)
     i = Tensor([0], ms.int32)
     while i < matrices.shape[0]:
-        value, vector = _eigh(ops.gather(matrices, i, 0)[0])
+        value, vector = _eigh(ops.gather(matrices, i, 0).reshape(matrices.shape[1:]))
         at = i.reshape((1, 1))
         values = ops.tensor_scatter_update(values, at, value.expand_dims(0))
         vectors = ops.tensor_scatter_update(vectors, at, vector.expand_dims(0))
@@ -203,4 +205,4 @@ def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
     # it tries out during the first calls. A resumed run must compute the same bits.
     roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
     root = ops.bmm(vectors * roots, vectors.transpose((0, 2, 1)))
-    return root, ops.logical_and(ok, ops.isfinite(root.sum((1, 2))))
+    return root, ops.logical_and(ok, ops.isfinite(rows(root).sum(1)))

@@ -7,10 +7,25 @@ from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 from mindspore_thor.linalg.device import product
+from mindspore_thor.linalg.slices import part
 
 # Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
 _OUTER = ops.BatchMatMul(transpose_b=True)
 _INNER = ops.BatchMatMul(transpose_a=True)
+
+
+def gathers_rows(positions: int, size: int) -> bool:
+    """Whether the moments of [N, size, T] are one product over all samples rather than N of them.
+
+    That takes a transpose of the N T size columns; the other way N size^2 products are written and
+    added up, which for large layers at small images would fill the memory: 85 MB per sample where
+    ResNet-50's widest patches have 4608 entries.
+
+    Args:
+        positions: T, columns per sample.
+        size: rows of a block of the moments.
+    """
+    return positions == 1 or 2 * positions <= size
 
 
 def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
@@ -28,10 +43,10 @@ def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
     if layout.blocks > 1:
         columns = pad_axis(columns, 2, layout.padded - layout.dim)
     batch = groups * layout.blocks
-    if positions == 1:
-        # One position a sample: a single product over the samples instead of N rank-one ones.
-        rows = columns.reshape((n, batch, layout.size)).transpose((1, 0, 2))
-        total = product(_INNER, rows, None, n)
+    if gathers_rows(positions, layout.size):
+        rows = columns.reshape((n, batch, layout.size, positions)).transpose((1, 0, 3, 2))
+        rows = rows.reshape((batch, n * positions, layout.size))
+        total = product(_INNER, rows, None, n * positions)
     else:
         columns = columns.reshape((n * batch, layout.size, positions))
         products = product(_OUTER, columns, None, positions)
@@ -99,7 +114,8 @@ def _summed_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> T
     chunk = max(1, min(n, LARGEST_CHUNK // (groups * d_in * d_out)))
     total = ops.zeros((groups, d_out, d_in), ms.float32)
     for start in range(0, n, chunk):
-        part_a, part_g = a[start : start + chunk], g[start : start + chunk]
+        count = min(chunk, n - start)
+        part_a, part_g = part(a, start, count), part(g, start, count)
         # Rotate whichever is smaller: the rows before the sum over positions, or the sums.
         if positions * (d_in * d_in + d_out * d_out) < d_in * d_out * (d_in + d_out):
             matrices = _rotated_rows(part_a, part_g, basis_a, basis_g)

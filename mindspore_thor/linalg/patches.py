@@ -7,6 +7,7 @@ from typing import NamedTuple
 from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.device import im2col
+from mindspore_thor.linalg.slices import every
 
 
 class ConvGeometry(NamedTuple):
@@ -58,7 +59,7 @@ def unfold(x: Tensor, geometry: ConvGeometry, groups: int = 0) -> Tensor:
     top, bottom, left, right = resolve_padding(geometry, height, width)
     if geometry.kernel == (1, 1) and (top, bottom, left, right) == (0, 0, 0, 0):
         # A pointwise convolution's patches are the (strided) input itself.
-        x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+        x = every(every(x, geometry.stride[0], 2), geometry.stride[1], 3)
         return x.reshape((n, groups, channels // groups, -1))
     if top == bottom and left == right:
         pad = (top, left)

@@ -13,6 +13,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from mindspore_thor.linalg.slices import part
+
 
 def _constant(value: int) -> Tensor:
     return Tensor(np.array(value, np.uint32).astype(np.int32))
@@ -76,4 +78,4 @@ def squared_normal(rows: int, count: int, key: int, step: Tensor, first: int = 0
     # Two numbers of one hash: its high bits, and those of a product that mixes the low ones in.
     indices = ops.concat((bits.reshape((rows, half)), (bits * _SECOND).reshape((rows, half))), 1)
     indices = ops.bitwise_and(ops.bitwise_right_shift(indices, _HIGH), _LOW)
-    return ops.gather(_TABLE, indices, 0)[:, :count]
+    return part(ops.gather(_TABLE, indices, 0), 0, count, 1)

@@ -9,6 +9,12 @@ from __future__ import annotations
 from mindspore import Tensor, ops
 
 from mindspore_thor.linalg.blocks import pad_axis
+from mindspore_thor.linalg.slices import part
+
+
+def _quarter(x: Tensor, row: int, column: int, h: int) -> Tensor:
+    """The h x h part of [n, 2h, 2h] that begins at that row and column."""
+    return part(part(x, row, h, 1), column, h, 2)
 
 
 def pack_triangles(matrices: Tensor) -> Tensor:
@@ -17,19 +23,19 @@ def pack_triangles(matrices: Tensor) -> Tensor:
     h = (d + 1) // 2
     x = pad_axis(pad_axis(matrices, 1, 2 * h - d), 2, 2 * h - d)
     column = ops.zeros((x.shape[0], h, 1), x.dtype)
-    upper = ops.triu(ops.concat((column, x[:, :h, :h]), 2), 1)
-    lower = ops.tril(ops.concat((x[:, h:, h:], column), 2), 0)
-    return ops.concat((x[:, :h, h:], upper + lower), 2)
+    upper = ops.triu(ops.concat((column, _quarter(x, 0, 0, h)), 2), 1)
+    lower = ops.tril(ops.concat((_quarter(x, h, h, h), column), 2), 0)
+    return ops.concat((_quarter(x, 0, h, h), upper + lower), 2)
 
 
 def unpack_triangles(packed: Tensor, d: int) -> Tensor:
     """The inverse of :func:`pack_triangles`: [n, d, d], exactly symmetric."""
     h = packed.shape[1]
-    q, both = packed[:, :, :h], packed[:, :, h:]
-    upper = ops.triu(both, 1)[:, :, 1:]
-    lower = ops.tril(both, 0)[:, :, :h]
+    q, both = part(packed, 0, h, 2), part(packed, h, h + 1, 2)
+    upper = part(ops.triu(both, 1), 1, h, 2)
+    lower = part(ops.tril(both, 0), 0, h, 2)
     p = upper + ops.tril(upper.transpose((0, 2, 1)), -1)
     r = lower + ops.triu(lower.transpose((0, 2, 1)), 1)
     top = ops.concat((p, q), 2)
     bottom = ops.concat((q.transpose((0, 2, 1)), r), 2)
-    return ops.concat((top, bottom), 1)[:, :d, :d]
+    return part(part(ops.concat((top, bottom), 1), 0, d, 1), 0, d, 2)

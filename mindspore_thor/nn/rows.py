@@ -11,6 +11,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.linalg.patches import ConvGeometry, unfold
+from mindspore_thor.linalg.slices import part
 
 
 class DenseRows(nn.Cell):
@@ -82,7 +83,7 @@ class DenseRows(nn.Cell):
 
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The input columns of features start..stop alone, [N, 1, stop - start, T]."""
-        return self._columns(x[..., start:stop], stop - start)
+        return self._columns(part(x, start, stop - start, len(x.shape) - 1), stop - start)
 
     def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
         """The layer's bias added to its output."""
@@ -150,9 +151,10 @@ class ConvRows(nn.Cell):
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The patches of input channels start..stop alone; of groups where there are several."""
         if self.groups == 1:
-            return unfold(x[:, start:stop], self.geometry)
+            return unfold(part(x, start, stop - start, 1), self.geometry)
         width = self.weight_shape[1]
-        return unfold(x[:, start * width : stop * width], self.geometry, stop - start)
+        count = stop - start
+        return unfold(part(x, start * width, count * width, 1), self.geometry, count)
 
     def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
         """The layer's bias added to its output."""

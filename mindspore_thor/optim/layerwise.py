@@ -13,6 +13,8 @@ from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.direct import ANY, GraphKind
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.errors import TrainingError
+from mindspore_thor.linalg.slices import part
+from mindspore_thor.linalg.sums import total
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
 from mindspore_thor.optim.report import LayerReport
 from mindspore_thor.parallel.assignment import Share
@@ -130,7 +132,7 @@ class LayerwiseOptimizer(nn.Optimizer):
                 if self.kl_clip is not None:
                     weight = self.matrices[k][0]
                     rate = lr[weight] if self.is_group_lr else lr
-                    overlap = overlap + rate * rate * (preconditioned * matrix).sum()
+                    overlap = overlap + rate * rate * total(preconditioned * matrix)
                 matrices += (preconditioned,)
             else:
                 matrices += (damping,)
@@ -153,10 +155,12 @@ class LayerwiseOptimizer(nn.Optimizer):
             if role == _MATRIX:
                 matrix = matrices[k]
                 if self.matrices[k][1] >= 0:
-                    matrix = matrix[:, :, :-1]
+                    matrix = part(matrix, 0, matrix.shape[2] - 1, 2)
                 gradient = ops.cast(self.layer_rows[k].from_matrix(matrix), gradient.dtype)
             elif role == _BIAS:
-                gradient = ops.cast(matrices[k][:, :, -1].reshape(gradient.shape), gradient.dtype)
+                matrix = matrices[k]
+                column = part(matrix, matrix.shape[2] - 1, 1, 2)
+                gradient = ops.cast(column.reshape(gradient.shape), gradient.dtype)
             elif role == _ELEMENTWISE:
                 gradient = self.curvatures[k].precondition(gradient, damping)
             result += (gradient,)
