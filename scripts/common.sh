@@ -62,6 +62,8 @@ ensure_venv() {
   return "$code"
 }
 
+free_space() { df -Pm -- "$1" | awk 'NR == 2 { print $4 " MB" }'; }
+
 install_venv() {
   local base made="$VENV/.mindspore_thor-made" busy="$VENV/.mindspore_thor-busy"
   # Left half-built by an interrupted run, or its base Python is gone: start again. A folder that
@@ -87,7 +89,8 @@ install_venv() {
   [ ! -e "$made" ] || : >"$busy"
   "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-input \
     -e "$REPO_ROOT[$1]" </dev/null || {
-    say "error: pip could not install the package; see its message above"
+    say "error: pip could not install the package; see its message above." \
+      "$(free_space "$VENV") are free where $VENV is, and it takes 3 GB"
     return 1
   }
   if [ "$1" = test ]; then

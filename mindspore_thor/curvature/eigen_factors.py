@@ -10,6 +10,10 @@ from mindspore_thor.curvature.kronecker import KroneckerCurvature, factors_of, p
 from mindspore_thor.linalg.inverse import EIGEN
 from mindspore_thor.linalg.slices import part
 
+# A transposition of its own is a copy, which takes longer than the product with a large basis.
+_TRANSPOSED_FIRST = ops.BatchMatMul(transpose_a=True)
+_TRANSPOSED_SECOND = ops.BatchMatMul(transpose_b=True)
+
 
 def eigen_parts(solutions: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
     """Eigenvectors of A and G, eigenvalues T da and dg."""
@@ -63,9 +67,13 @@ class EigenFactors(KroneckerCurvature):
         stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
         return take(good, eigen_parts(solutions, self.positions()), stored)
 
+    def spectrum(self) -> Tensor:
+        """T dg da^T, [groups, d_out, d_in(+1)]."""
+        return self.values_g.expand_dims(2) * self.values_a.expand_dims(1)
+
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
-        """Divide by T dg da^T + lam in the eigenbasis; lam is this step's."""
+        """Divide by the spectrum + lam in the eigenbasis; lam is this step's."""
         q_a, q_g = self.vectors_a, self.vectors_g
-        inner = ops.bmm(ops.bmm(q_g.transpose((0, 2, 1)), matrix), q_a)
-        inner = inner / (self.values_g.expand_dims(2) * self.values_a.expand_dims(1) + damping)
-        return ops.bmm(ops.bmm(q_g, inner), q_a.transpose((0, 2, 1)))
+        inner = ops.bmm(_TRANSPOSED_FIRST(q_g, matrix), q_a)
+        inner = inner / (self.spectrum() + damping)
+        return ops.bmm(q_g, _TRANSPOSED_SECOND(inner, q_a))

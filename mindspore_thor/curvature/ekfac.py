@@ -153,13 +153,6 @@ class CorrectedFactors(EigenFactors):
         stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
         return take(good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional))
 
-    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
-        """Divide by S + lam in the eigenbasis; lam is this step's."""
-        q_a, q_g = self.vectors_a, self.vectors_g
-        inner = ops.bmm(ops.bmm(q_g.transpose((0, 2, 1)), matrix), q_a)
-        inner = inner / (self.spectrum() + damping)
-        return ops.bmm(ops.bmm(q_g, inner), q_a.transpose((0, 2, 1)))
-
 
 def _blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
     """(1 - weight) * old + weight * new."""

@@ -25,7 +25,7 @@ STEPS = 20
 BATCH = 8
 BAD_STEP = 7
 MOMENTUM = 0.875
-RESUMED, MORE = ("thor", "lngd"), 5
+RESUMED, MORE = ("thor", "ekfac", "fngd", "lngd"), 5
 INTERVALS = {"factor_interval": 2, "inverse_interval": 4}
 METHODS = {
     "sgd": ("sgd", {"weight_decay": 0.01}),
@@ -42,6 +42,8 @@ METHODS = {
     "lngd": ("lngd", {**INTERVALS, "weight_decay": 0.01}),
     "norm": ("sgd", {}),
 }
+# On four ranks: two teams of two ranks, each of which divides all matrices.
+FOUR, TEAMS = 4, {"kfac_teams": ("kfac", {**INTERVALS, "method": "inverse", "inverse_share": 2})}
 
 
 def problem(norm: bool = False) -> nn.SequentialCell:
@@ -78,7 +80,7 @@ def share(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def make(name: str, net: nn.Cell) -> TrainStep:
-    method, options = METHODS[name]
+    method, options = {**METHODS, **TEAMS}[name]
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
     return TrainStep(net, loss, create_optimizer(method, net, 0.02, **options))
 
