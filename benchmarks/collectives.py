@@ -23,6 +23,9 @@ from typing import Callable, NamedTuple
 os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import benchmarks.needs  # noqa: F401  (first, before what it asks for)
+
+# isort: split
 import mindspore as ms
 from mindspore import nn
 

@@ -15,6 +15,9 @@ from pathlib import Path
 os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import benchmarks.needs  # noqa: F401  (first, before what it asks for)
+
+# isort: split
 from mindspore import nn
 
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number, whole_numbers

@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import benchmarks.needs  # noqa: F401  (first, before what it asks for)
+
+# isort: split
+import yaml
 
 from benchmarks.ascend.graphs import Graphs
 from benchmarks.traffic import traffic

@@ -24,6 +24,9 @@ from typing import Any, Callable, NamedTuple
 os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import benchmarks.needs  # noqa: F401  (first, before what it asks for)
+
+# isort: split
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops

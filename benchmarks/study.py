@@ -20,6 +20,9 @@ from pathlib import Path
 os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import benchmarks.needs  # noqa: F401  (first, before what it asks for)
+
+# isort: split
 from benchmarks.harness.runs import Interrupted, LimitReached, Runner
 from benchmarks.harness.spec import RESULTS, Study, load_study
 from benchmarks.harness.store import publish

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import os
 import sys
 from typing import Any, Callable, NoReturn, TypeVar, cast
@@ -89,6 +90,28 @@ def _missing_package(error: ModuleNotFoundError) -> UserError | None:
         "'pip install .', or use .venv/bin/python, which 'bash scripts/run_standalone_train.sh' "
         "sets up"
     )
+
+
+def need(*packages: str) -> None:
+    """End the program in one line where this Python lacks a package.
+
+    For what programs import at their top, where no function reports what is missing.
+
+    Args:
+        *packages: Names to import.
+
+    Raises:
+        SystemExit: With :data:`EXIT_USER`, where one is missing.
+    """
+    for name in packages:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            missing = _missing_package(error)
+            if missing is None:
+                raise
+            report_error(missing)
+            raise SystemExit(EXIT_USER) from None
 
 
 def _bad_file(error: OSError) -> UserError | None:

@@ -18,6 +18,7 @@ import mindspore_thor.data
 
 ROOT = Path(__file__).resolve().parents[1]
 ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+BENCHMARKS = [p for p in sorted((ROOT / "benchmarks").glob("*.py")) if "def main" in p.read_text()]
 STUB = "raise ModuleNotFoundError(\"No module named 'mindspore'\", name='mindspore')\n"
 
 
@@ -46,8 +47,10 @@ def run_without(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
         (str(ROOT / "eval.py"), "--help"),
         ("-m", "mindspore_thor.tune_split"),
         ("-m", "mindspore_thor.parallel.launch", "2", str(ROOT / "train.py")),
+        ("-m", "benchmarks.ascend.dry_run"),
+        *((str(program),) for program in BENCHMARKS),
     ],
-    ids=["train", "eval", "tune_split", "launch"],
+    ids=["train", "eval", "tune_split", "launch", "dry_run", *(p.stem for p in BENCHMARKS)],
 )
 def test_what_needs_it_says_how_to_get_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = run_without(tmp_path, *arguments)

@@ -18,6 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import benchmarks.needs  # noqa: F401  (first, before what it asks for)
+
+# isort: split
 from benchmarks.ascend.dry_run import read_log, report
 from benchmarks.ascend.graphs import LEVELS, Setting, required
 from mindspore_thor.command_line import Parser, one_line_errors

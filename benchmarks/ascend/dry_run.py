@@ -22,6 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import benchmarks.needs  # noqa: F401  (first, before what it asks for)
+
+# isort: split
 from benchmarks.ascend import stand_in
 from benchmarks.ascend.graphs import MARK, Case, Setting, parse_cases, required
 from mindspore_thor.command_line import Parser, one_line_errors, whole_numbers

@@ -12,6 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import benchmarks.needs  # noqa: F401  (first, before what it asks for)
+
+# isort: split
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
