@@ -1,6 +1,7 @@
 """Two processes with half batches against the formulas with whole batches, for every method.
 
-One ``msrun`` job trains with all methods, because starting one takes 15 to 25 seconds. The oracle
+One ``msrun`` job trains with all methods, because starting one takes 15 to 25 seconds; another has
+four processes in two teams. The oracle
 of tests/oracle takes the whole batches; EKFAC's needs the program's own eigenvectors and LNGD's its
 random numbers, so there one process is the reference. That one process agrees with its oracle is in
 the methods' own files.
@@ -137,8 +138,7 @@ def train_oracle(oracle: Base) -> list[float]:
 
 def assert_is_oracle(both: dict[str, np.ndarray], name: str, make: Callable[..., Base]) -> Base:
     """Weights, losses and schedules are those of the oracle, which is returned."""
-    options = {**equality.METHODS, **equality.TEAMS}[name][1]
-    options = {k: v for k, v in options.items() if k != "inverse_share"}
+    options = {k: v for k, v in equality.SETTINGS[name][1].items() if k != "inverse_share"}
     oracle = make(oracle_net(equality.problem()), lr=0.02, momentum=0.9, **options)
     losses = train_oracle(oracle)
     found = errors(both, oracle.net.weights())

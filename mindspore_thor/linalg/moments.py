@@ -24,6 +24,10 @@ def gathers_rows(positions: int, size: int) -> bool:
     Args:
         positions: T, columns per sample.
         size: rows of a block of the moments.
+
+    Returns:
+        True where the columns have at most half as many entries as those products, chosen so that
+        the transposed copy is the smaller of the two; always for a single position.
     """
     return positions == 1 or 2 * positions <= size
 

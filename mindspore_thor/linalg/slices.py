@@ -20,7 +20,7 @@ def part(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
     Args:
         x: any shape and type.
         start: first entry, from 0.
-        count: how many; MindSpore refuses more than there are when the graph is compiled.
+        count: how many, at most as many as there are from ``start`` on (not checked here).
         axis: from 0; negative numbers do not count from the end.
 
     Returns:

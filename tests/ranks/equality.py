@@ -44,6 +44,7 @@ METHODS = {
 }
 # On four ranks: two teams of two ranks, each of which divides all matrices.
 FOUR, TEAMS = 4, {"kfac_teams": ("kfac", {**INTERVALS, "method": "inverse", "inverse_share": 2})}
+SETTINGS = {**METHODS, **TEAMS}
 
 
 def problem(norm: bool = False) -> nn.SequentialCell:
@@ -80,7 +81,7 @@ def share(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def make(name: str, net: nn.Cell) -> TrainStep:
-    method, options = {**METHODS, **TEAMS}[name]
+    method, options = SETTINGS[name]
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
     return TrainStep(net, loss, create_optimizer(method, net, 0.02, **options))
 
