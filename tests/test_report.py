@@ -121,6 +121,30 @@ def test_both_factors_of_the_time_to_accuracy_are_shown(
     assert readme.read_text() == text
 
 
+def test_the_shorter_form_of_a_method_has_a_row_of_its_own(tmp_path: Path, readme: Path) -> None:
+    path = tmp_path / "small.yaml"
+    tuning = {**STUDY["tuning"], "common": {"model": {"width": 0.5}}}  # type: ignore[dict-item]
+    path.write_text(yaml.safe_dump({**STUDY, "shorter": [2], "tuning": tuning}, sort_keys=False))
+    logs = tmp_path / "logs" / "small"
+    write_logs(logs)
+    write_step_time(logs)
+    rows = [{"epoch": 1, "top_1_accuracy": 0.5}, {"epoch": 2, "top_1_accuracy": 0.81}]
+    lines = [json.dumps(item) for item in ({"seed": 1, **ORIGIN}, *rows)]
+    (logs / "thor-2ep-seed1.jsonl").write_text("\n".join(lines) + "\n")
+    times = json.loads((logs / "step_time.json").read_text())
+    times["methods"]["thor-2ep"] = {**times["methods"]["thor"], "amortised": 0.15}
+    (logs / "step_time.json").write_text(json.dumps(times))
+    program.report(tmp_path, tmp_path / "logs", [load_study(path)], check=False)
+    text = readme.read_text()
+    # 50 steps of 0.15 s are 7.5 s; SGD's best, 80 % after 4 x 5 s, is reached after 2 x 7.5 s.
+    assert cells(text, "| thor-2ep | 1 |") == [
+        *("thor-2ep", "1", "81.00 % (2)", "81.00 %", "7.5", "1.50", "1 x 7.5 s = 8 s", "-"),
+        *("2 x 7.5 s = 15 s", "0.75"),
+    ]
+    assert "1 epoch(s) each with seed 9, model.width 0.5;" in text
+    assert "| thor-2ep | 100.0 ms" not in text
+
+
 def test_without_step_times_only_epochs_are_shown(
     tmp_path: Path, small: Study, readme: Path
 ) -> None:

@@ -116,8 +116,8 @@ def labels(fake: Path) -> list[str]:
     return ["/".join(Path(call["output_dir"]).parts[-2:]) for call in calls(fake)]
 
 
-def run_study(folder: Path, *flags: str) -> int:
-    arguments = [str(write_study(folder)), "--output_dir", str(folder / "out")]
+def run_study(folder: Path, *flags: str, **changes: Any) -> int:
+    arguments = [str(write_study(folder, **changes)), "--output_dir", str(folder / "out")]
     return program.main([*arguments, "--results_dir", str(folder / "results"), *flags])
 
 
@@ -159,6 +159,39 @@ def test_finished_runs_are_never_repeated(tmp_path: Path, fake: Path) -> None:
     assert labels(fake)[2:] == [*("adamw/tuning-1", "adamw/tuning-2", "adamw/seed-1", "sgd/seed-1")]
     assert run_study(tmp_path, "--seeds", "1") == 0
     assert len(calls(fake)) == 6
+
+
+def test_a_shorter_form_of_a_method_shares_its_tuning(tmp_path: Path, fake: Path) -> None:
+    common = {"model": {"hidden": [2]}}
+    tuning = {"epochs": 1, "seed": 9, "common": common}
+    flags = ("--seeds", "1", "--publish")
+    assert run_study(tmp_path, *flags, tuning=tuning, shorter=[2]) == 0
+    assert labels(fake) == [
+        *("sgd/tuning-1", "sgd/tuning-2", "sgd/seed-1"),
+        *("adamw/tuning-1", "adamw/tuning-2", "adamw/seed-1"),
+        *("sgd-2ep/seed-1", "adamw-2ep/seed-1"),
+    ]
+    # name -> hidden width, rate (the better candidate's in the end), epochs
+    expected = {
+        "sgd/tuning-1": ([2], 0.25, 1),
+        "sgd/seed-1": ([4], 0.5, 3),
+        "sgd-2ep/seed-1": ([4], 0.5, 2),
+        "adamw-2ep/seed-1": ([4], 0.75, 2),
+    }
+    for label, (hidden, peak, epochs) in expected.items():
+        recipe = yaml.safe_load((tmp_path / "out" / label / "recipe.yaml").read_text())
+        found = (recipe["model"]["hidden"], recipe["learning_rate"]["peak"])
+        assert (*found, recipe["train"]["epochs"]) == (hidden, peak, epochs)
+    study = load_study(write_study(tmp_path, tuning=tuning, shorter=[2]))
+    stored = load_runs(study, tmp_path / "results")
+    assert {name: len(group[0].rows) for name, group in stored.items()} == {
+        "sgd": 3,
+        "adamw": 3,
+        "sgd-2ep": 2,
+        "adamw-2ep": 2,
+    }
+    assert run_study(tmp_path, *flags, tuning=tuning, shorter=[2]) == 0
+    assert len(calls(fake)) == 8
 
 
 @pytest.mark.parametrize(
@@ -263,7 +296,10 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
         ({"targets": []}, "targets"),
         ({"seeds": "1"}, "seeds"),
         ({"tuning": {"epochs": 1, "seed": 2}}, "tuning.seed 2"),
+        ({"tuning": {"epochs": 1, "seed": 3, "rounds": 4}}, "tuning needs"),
         ({"common": {"train": {}}}, "common.train.epochs"),
+        ({"shorter": [3]}, "shorter is [3]; give a list of whole numbers from 1 to 2"),
+        ({"shorter": 1}, "shorter is 1"),
         ({"methods": {"sgd": {"settings": {}}}}, "candidates"),
         ({"methods": {"sgd": {"settings": {}, "candidates": [{"peak": 1}]}}}, "dotted"),
         (

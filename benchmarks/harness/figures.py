@@ -52,12 +52,15 @@ def _draw(
     worst = math.inf if study.task.lower_is_better else -math.inf
     for name, item in summaries.items():
         # By its place in the study, so that a method keeps its colour in every figure.
-        order = list(study.methods).index(name) if name in study.methods else len(study.methods)
+        known = study.methods.get(name)
+        order = list(study.methods).index(known.tuned_as) if known else len(study.methods)
         colour = colours((2 * order + (order >= 10)) % 20)
+        dashes = "--" if known and known.tuned_as != name else "-"
         scale = 1.0 if seconds is None else seconds[name]
         for run in item.runs if len(item.runs) > 1 else []:
-            _line(axes, study, metric_curve(run.rows, study.metric, worst), scale, colour, None)
-        _line(axes, study, item.curve, scale, colour, name)
+            curve = metric_curve(run.rows, study.metric, worst)
+            _line(axes, study, curve, scale, colour, dashes, None)
+        _line(axes, study, item.curve, scale, colour, dashes, name)
     if seconds is None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     baseline = summaries.get(BASELINE)
@@ -86,11 +89,17 @@ def _unit(study: Study) -> float:
 
 
 def _line(
-    axes: Any, study: Study, curve: list[float], scale: float, colour: Any, label: str | None
+    axes: Any,
+    study: Study,
+    curve: list[float],
+    scale: float,
+    colour: Any,
+    dashes: str,
+    label: str | None,
 ) -> None:
     points = [(scale * (k + 1), _unit(study) * y) for k, y in enumerate(curve) if math.isfinite(y)]
     if not points:
         return
     xs, ys = zip(*points)
     style = {"linewidth": 0.7, "alpha": 0.5} if label is None else {"linewidth": 1.9}
-    axes.plot(xs, ys, color=colour, label=label, **style)
+    axes.plot(xs, ys, color=colour, linestyle=dashes, label=label, **style)

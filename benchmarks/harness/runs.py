@@ -87,10 +87,12 @@ class Runner:
         """
         for name in names:
             for index in range(len(self._study.methods[name].candidates)):
-                path = self._folder / "recipes" / f"{name}-{index + 1}.yaml"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(self._study.recipe(name, index, tuning=False), encoding="utf-8")
-                load_config(path, models)
+                for tuning, ending in ((False, ""), (True, "-tuning")):
+                    path = self._folder / "recipes" / f"{name}-{index + 1}{ending}.yaml"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    recipe = self._study.recipe(name, index, tuning=tuning)
+                    path.write_text(recipe, encoding="utf-8")
+                    load_config(path, models)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -149,7 +151,7 @@ class Runner:
         """
         folder = self._folder / method / label
         recipe = self._study.recipe(method, candidate, tuning=tuning)
-        epochs = self._study.tuning_epochs if tuning else self._study.epochs
+        epochs = self._study.tuning_epochs if tuning else self._study.methods[method].epochs
         if (folder / RECIPE_NAME).is_file():
             if (folder / RECIPE_NAME).read_text(encoding="utf-8") != recipe:
                 raise UserError(
@@ -247,12 +249,15 @@ class Runner:
     def tune(self, method: str) -> int:
         """Choose among a method's candidates by short runs; done at most once.
 
+        The shorter form of a method shares the method's choice.
+
         Args:
             method: Name of the method.
 
         Returns:
             The chosen candidate, from 0; the first one where there is only one.
         """
+        method = self._study.methods[method].tuned_as
         candidates = self._study.methods[method].candidates
         if len(candidates) == 1:
             return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ _RUN_DEFAULTS = {
     "log_every": 0,
 }
 _KEYS = ("title", "family", "targets", "seeds", "common", "tuning", "methods")
+_OPTIONAL_KEYS = ("shorter",)
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,15 @@ class Method:
         name: Its name in tables.
         settings: What it adds to the common recipe.
         candidates: Settings by dotted keys, one of which the tuning phase chooses.
+        epochs: Length of its final runs, over which its schedule is stretched.
+        tuned_as: The method whose tuning it shares: itself, or what it is the shorter form of.
     """
 
     name: str
     settings: dict[str, Any]
     candidates: tuple[dict[str, Any], ...]
+    epochs: int
+    tuned_as: str
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,12 @@ class Study:
         targets: Values of the metric that a run should reach, easiest first.
         seeds: Seeds of the final runs.
         common: The recipe that all methods share.
-        epochs: Length of a final run.
+        epochs: The budget: length of a final run, where it is not one of ``shorter``.
+        shorter: Lengths of further final runs of every method, with the schedule made so much
+            shorter; such a form of a method is a method of its own, ``<name>-<epochs>ep``.
         tuning_epochs: Length of a tuning run.
         tuning_seed: Its seed, which is none of ``seeds``.
+        tuning_common: What the recipes of tuning runs have otherwise, a smaller net for instance.
         methods: Name -> method, in the order in which they run.
     """
 
@@ -66,8 +74,10 @@ class Study:
     seeds: tuple[int, ...]
     common: dict[str, Any]
     epochs: int
+    shorter: tuple[int, ...]
     tuning_epochs: int
     tuning_seed: int
+    tuning_common: dict[str, Any]
     methods: dict[str, Method]
 
     @property
@@ -93,11 +103,12 @@ class Study:
         """
         chosen = self.methods[method]
         merged = Settings({"train": dict(_RUN_DEFAULTS)})
-        epochs = self.tuning_epochs if tuning else self.epochs
+        epochs = self.tuning_epochs if tuning else chosen.epochs
         layers = (
             self.common,
             chosen.settings,
             _nested(chosen.candidates[candidate]),
+            self.tuning_common if tuning else {},
             {"train": {"epochs": epochs}},
         )
         for layer in layers:
@@ -129,13 +140,57 @@ def load_study(path: Path) -> Study:
         raise UserError(f"{path}: no such study; give one of benchmarks/studies/*.yaml")
     tree = read_settings(path).tree
     for key in tree:
-        if key not in _KEYS:
-            raise UserError(f"{path}: unknown key {key!r}; known are {', '.join(_KEYS)}")
+        if key not in (*_KEYS, *_OPTIONAL_KEYS):
+            known = ", ".join((*_KEYS, *_OPTIONAL_KEYS))
+            raise UserError(f"{path}: unknown key {key!r}; known are {known}")
     for key in _KEYS:
         if tree.get(key) in (None, [], {}):
             raise UserError(f"{path}: {key} is missing; add it")
+    seeds, tuning = tree["seeds"], tree["tuning"]
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{path}: seeds is {seeds!r}; give a list of whole numbers")
+    if not isinstance(tuning, dict) or set(tuning) - {"common"} != {"epochs", "seed"}:
+        raise UserError(
+            f"{path}: tuning needs 'epochs' and 'seed', and may have 'common', but nothing else"
+        )
+    if tuning["seed"] in seeds:
+        raise UserError(f"{path}: tuning.seed {tuning['seed']} is also a final seed; give another")
+    epochs, shorter = _lengths(path, tree)
+    return Study(
+        name=path.stem,
+        title=str(tree["title"]),
+        family=str(tree["family"]),
+        targets=tuple(float(target) for target in tree["targets"]),
+        seeds=tuple(seeds),
+        common=tree["common"],
+        epochs=epochs,
+        shorter=shorter,
+        tuning_epochs=tuning["epochs"],
+        tuning_seed=tuning["seed"],
+        tuning_common=tuning.get("common", {}),
+        methods=_methods(path, tree["methods"], epochs, shorter),
+    )
+
+
+def _lengths(path: Path, tree: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
+    epochs = tree["common"].get("train", {}).get("epochs")
+    if type(epochs) is not int:
+        raise UserError(f"{path}: common.train.epochs is {epochs!r}; give a whole number")
+    shorter = tree.get("shorter", [])
+    if not isinstance(shorter, list) or not all(
+        type(length) is int and 0 < length < epochs for length in shorter
+    ):
+        raise UserError(
+            f"{path}: shorter is {shorter!r}; give a list of whole numbers from 1 to {epochs - 1}"
+        )
+    return epochs, tuple(shorter)
+
+
+def _methods(
+    path: Path, parts: dict[str, Any], epochs: int, shorter: tuple[int, ...]
+) -> dict[str, Method]:
     methods = {}
-    for name, part in tree["methods"].items():
+    for name, part in parts.items():
         if not isinstance(part, dict) or set(part) != {"settings", "candidates"}:
             raise UserError(f"{path}: method {name!r} needs exactly 'settings' and 'candidates'")
         candidates = part["candidates"]
@@ -147,29 +202,13 @@ def load_study(path: Path) -> Study:
                     f"{path}: candidate {item!r} of {name!r}: give dotted keys, for instance "
                     "{learning_rate.peak: 0.1}"
                 )
-        methods[name] = Method(name, part["settings"], tuple(candidates))
+        methods[name] = Method(name, part["settings"], tuple(candidates), epochs, name)
     budgets = {name: len(method.candidates) for name, method in methods.items()}
     if len(set(budgets.values())) > 1:
         raise UserError(f"{path}: the tuning budgets differ ({budgets}); give all the same number")
-    seeds, tuning = tree["seeds"], tree["tuning"]
-    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-        raise UserError(f"{path}: seeds is {seeds!r}; give a list of whole numbers")
-    if not isinstance(tuning, dict) or set(tuning) != {"epochs", "seed"}:
-        raise UserError(f"{path}: tuning needs exactly 'epochs' and 'seed'")
-    if tuning["seed"] in seeds:
-        raise UserError(f"{path}: tuning.seed {tuning['seed']} is also a final seed; give another")
-    epochs = tree["common"].get("train", {}).get("epochs")
-    if type(epochs) is not int:
-        raise UserError(f"{path}: common.train.epochs is {epochs!r}; give a whole number")
-    return Study(
-        name=path.stem,
-        title=str(tree["title"]),
-        family=str(tree["family"]),
-        targets=tuple(float(target) for target in tree["targets"]),
-        seeds=tuple(seeds),
-        common=tree["common"],
-        epochs=epochs,
-        tuning_epochs=tuning["epochs"],
-        tuning_seed=tuning["seed"],
-        methods=methods,
-    )
+    for length in shorter:
+        for method in list(methods.values()):
+            if method.tuned_as == method.name:
+                name = f"{method.name}-{length}ep"
+                methods[name] = replace(method, name=name, epochs=length)
+    return methods

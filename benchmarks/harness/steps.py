@@ -80,9 +80,10 @@ def measure(
     """
     if BASELINE not in study.methods:
         raise UserError(f"{study.name}: has no method {BASELINE!r} to compare with; add it")
-    runners: dict[str, tuple[Runner, tuple[float, float], Any]] = {}
+    runners: dict[str, tuple[Runner, Session, Any]] = {}
     steps_per_epoch = 0
-    for name in dict.fromkeys([BASELINE, *names]):
+    # The steps of a method's shorter form are its own.
+    for name in dict.fromkeys([BASELINE, *(study.methods[name].tuned_as for name in names)]):
         recipe = results / f"{name}.yaml"
         with tempfile.TemporaryDirectory() as folder:
             if not recipe.is_file():
@@ -93,18 +94,22 @@ def measure(
         images, labels = next(session.train_data.epoch(0))
         batch = session.config.task.inputs(images, labels)
         runner = Runner(session.config.optimizer.name, session.step, 1, 1)
-        runners[name] = (runner, _shares(session, study.epochs), batch)
+        runners[name] = (runner, session, batch)
     for index in range(rounds + SKIPPED_ROUNDS):
         for runner, _, batch in runners.values():
             runner.round(batch)
         print(f"round {index + 1}/{rounds + SKIPPED_ROUNDS}", file=sys.stderr, flush=True)
     path = results / FILE_NAME
     measured = {}
-    for name, (runner, shares, _) in runners.items():
+    for method in study.methods.values():
+        if method.tuned_as not in runners:
+            continue
+        runner, session, _ = runners[method.tuned_as]
         medians = {
             kind: statistics.median(times[SKIPPED_ROUNDS:]) for kind, times in runner.times.items()
         }
-        measured[name] = {**medians, "amortised": amortised_seconds(medians, *shares)}
+        amortised = amortised_seconds(medians, *_shares(session, method.epochs))
+        measured[method.name] = {**medians, "amortised": amortised}
     content = {
         **provenance(),
         "rounds": rounds,

@@ -45,7 +45,7 @@ def section(study: Study, results: Path) -> str:
     if any(summary.seconds is not None for summary in summaries.values()):
         parts.append(f"![{study.metric} against time]({time})")
     if step_time:
-        parts.append(_step_table(step_time))
+        parts.append(_step_table(study, step_time))
     parts.append(_tuning_table(study, load_json(results / "tuning.json")))
     parts.append(_run_table(study, runs, results))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -68,12 +68,23 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _budget(study: Study) -> str:
     count = len(next(iter(study.methods.values())).candidates)
-    return (
+    other = "".join(
+        f", {section}.{key} {value}"
+        for section, part in study.tuning_common.items()
+        for key, value in part.items()
+    )
+    text = (
         f"`benchmarks/studies/{study.name}.yaml`: {study.epochs} epochs, batch "
         f"{study.common['data']['batch_size']}. Tuning, the same for every method: {count} "
-        f"candidates, {study.tuning_epochs} epoch(s) each with seed {study.tuning_seed}; the best "
-        f"{study.metric} on the test images decides."
+        f"candidates, {study.tuning_epochs} epoch(s) each with seed {study.tuning_seed}{other}; "
+        f"the best {study.metric} on the test images decides."
     )
+    for length in study.shorter:
+        text += (
+            f" Rows `NAME-{length}ep`: the same settings, with the schedule brought to its end in "
+            f"{length} epochs."
+        )
+    return text
 
 
 def _reached(summary: Summary, target: float, lower: bool) -> str:
@@ -118,8 +129,8 @@ def _against_sgd(item: Summary, sgd: Summary, lower: bool) -> str:
 
 def _notes(study: Study, step_time: dict[str, Any]) -> str:
     text = (
-        f'Columns with a target: epochs to it x seconds per epoch = time; "-" means not reached '
-        f"within {study.epochs} epochs. Values are the median over the seeds after each epoch."
+        'Columns with a target: epochs to it x seconds per epoch = time; "-" means not reached '
+        "within its epochs. Values are the median over the seeds after each epoch."
     )
     if step_time:
         text += (
@@ -132,11 +143,13 @@ def _notes(study: Study, step_time: dict[str, Any]) -> str:
     return text
 
 
-def _step_table(step_time: dict[str, Any]) -> str:
+def _step_table(study: Study, step_time: dict[str, Any]) -> str:
     base = step_time["methods"][BASELINE]["plain"]
     head = ["method", "plain", "factor", "inverse alone", "amortised", "amortised / SGD"]
     rows = []
     for name, row in step_time["methods"].items():
+        if name in study.methods and study.methods[name].tuned_as != name:
+            continue
         cells = [
             f"{1e3 * row[kind]:.1f} ms" if kind in row else "-"
             for kind in ("plain", "factor", "inverse", "amortised")
