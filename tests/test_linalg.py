@@ -283,6 +283,42 @@ class AnyDevice(nn.Cell):
         return inverse.eigh_each(matrices)
 
 
+def nearly_empty(d: int) -> dict[str, np.ndarray]:
+    """Factors [d, d] of constant and of linearly dependent inputs, and one of widely spread sizes."""
+    rng = np.random.default_rng(7)
+    spread = rng.standard_normal((2 * d, d)) * 10.0 ** -rng.uniform(0, 16, d)
+    rows = {
+        "constant": np.ones((1, d)),
+        "constant pixels": np.full((1, d), 255.0),
+        "three values": np.arange(d)[None] % 3,
+        "every other": np.stack([np.ones(d), np.arange(d) % 2]),
+        "empty rows": np.concatenate([np.zeros((2 * d, d // 2)), spread[:, d // 2 :]], 1),
+        "spread": spread,
+        "nothing": np.zeros((1, d)),
+    }
+    return {name: (m.T @ m).astype(np.float32) for name, m in rows.items()}
+
+
+def test_nearly_empty_factors_are_decomposed_in_a_graph() -> None:
+    """In the first run of a graph, whose threads flush denormal numbers to zero."""
+
+    @ms.jit
+    def decompose(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return eigen_each(matrices)
+
+    for d in (37, 300):
+        factors = nearly_empty(d)
+        w, q, ok = (x.asnumpy() for x in decompose(Tensor(np.stack(list(factors.values())))))
+        for k, (name, factor) in enumerate(factors.items()):
+            assert ok[k], name
+            # Beside the largest eigenvalue, a float32 decomposition is right to some d roundings.
+            exact = np.linalg.eigvalsh(factor.astype(np.float64))
+            limit = 2e-7 * d * max(exact[-1], 1e-30)
+            np.testing.assert_allclose(np.sort(w[k]), np.maximum(exact, 0), rtol=0, atol=limit)
+            np.testing.assert_allclose(q[k].T @ q[k], np.eye(d), rtol=0, atol=1e-4)
+            np.testing.assert_allclose((q[k] * w[k]) @ q[k].T, factor, rtol=0, atol=limit)
+
+
 def test_the_decomposition_of_many_matrices_is_a_loop_in_the_graph() -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
     x = normal(8, inverse.UNROLLED_LIMIT + 1, 5, 4)

@@ -25,11 +25,20 @@ RESIDUAL_LIMIT = 1e-2
 EIGENVALUE_FLOOR = 1e-7
 """Smallest eigenvalue of a root as a share of the largest one: float32 resolves nothing below."""
 
+ROUNDING = 1.2e-7
+"""Distance of 1 to the next float32."""
+
+FAINT = 1e-10
+"""What counts as next to nothing beside a matrix's largest entry; its square is no denormal."""
+
 UNROLLED_LIMIT = 64
 """Without a batched operator, up to so many matrices are decomposed without a loop in the graph."""
 
 INVERSE, EIGEN, FOURTH_ROOT = "inverse", "eigen", "fourth_root"
 """What :func:`solve_each` can make of a matrix."""
+
+# Multiples of the second modulo the first look random enough between -1 and 1.
+_PRIME, _FACTOR = 10007, 3571
 
 _MAP = ops.Map()
 _MAX = ops.ReduceMax()
@@ -141,6 +150,24 @@ def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     return inverse.reshape(shape), ok.all()
 
 
+def _roughened(matrices: Tensor) -> Tensor:
+    """The matrices [n, d, d] with a fixed symmetric pattern of their own rounding errors.
+
+    MindSpore's CPU threads flush denormal numbers to zero, and a Householder reflection of a column
+    whose squares are flushed is not orthogonal. Such columns come up where the trailing rows are
+    almost empty: in factors of constant or linearly dependent inputs, of black image borders. With
+    every entry changed in its last bit, and by 1e-10 of the largest, there are none, and the
+    decomposition changes by no more than rounding the matrix to float32 did.
+    """
+    # Not a sine, whose last bit need not be the same in every call (see inverse_fourth_root).
+    k = ops.arange(1, matrices.shape[-1] + 1).astype(ms.int32)
+    products = k.expand_dims(0) * k.expand_dims(1) % _PRIME * _FACTOR % _PRIME
+    pattern = products.astype(ms.float32) * (2.0 / _PRIME) - 1.0
+    size = ops.abs(matrices)
+    largest = _MAX(_MAX(size, 2), 1).reshape((-1, 1, 1))
+    return matrices + (ROUNDING * size + FAINT * largest) * pattern
+
+
 def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eigenvalues (clipped at zero) and eigenvectors of symmetric matrices.
 
@@ -154,7 +181,7 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # The decomposition must not see a NaN: the iteration behind it need not end then.
     finite = ops.isfinite(rows(matrices).sum(1))
     eye = identity_like(matrices)
-    matrices = ops.where(finite.reshape((-1, 1, 1)), matrices, eye)
+    matrices = _roughened(ops.where(finite.reshape((-1, 1, 1)), matrices, eye))
     w, q = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
     w = ops.relu(w)
     ok = ops.logical_and(_sound(ops.bmm(q.transpose((0, 2, 1)), q) - eye), finite)
