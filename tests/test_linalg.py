@@ -284,7 +284,7 @@ class AnyDevice(nn.Cell):
 
 
 def nearly_empty(d: int) -> dict[str, np.ndarray]:
-    """Factors [d, d] of constant and of linearly dependent inputs, and one of widely spread sizes."""
+    """Factors [d, d] of constant, linearly dependent and widely spread inputs."""
     rng = np.random.default_rng(7)
     spread = rng.standard_normal((2 * d, d)) * 10.0 ** -rng.uniform(0, 16, d)
     rows = {
