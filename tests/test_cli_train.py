@@ -88,6 +88,7 @@ def test_a_run_leaves_everything_behind(
         expected = 0.05 * (1 - row["epoch"] / 4) ** 2
         assert row["learning_rate"] == pytest.approx(expected, rel=1e-6)
         assert row["skipped"] == 0
+        assert "failed_inversions" not in row  # SGD inverts nothing
         assert 0 < row["loss"] < 10
         assert 0 <= row["top_1_accuracy"] <= row["top_5_accuracy"] <= 1
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
@@ -249,6 +250,18 @@ def test_a_few_skipped_updates_are_counted_and_shown(
     row = rows_of(tmp_path / "run")[0]
     assert row["skipped"] >= 2
     assert f"skipped updates: {row['skipped']}\n" in capfd.readouterr().out
+    assert np.isfinite(row["loss"])
+
+
+def test_failed_inversions_are_counted_and_shown(
+    arguments: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A batch has fewer samples than an image has pixels: the factor is singular but for lam."""
+    flags = ["--optimizer.name=kfac", "--optimizer.method=inverse", "--train.epochs=1"]
+    assert train.main([*arguments, *flags, "--optimizer.damping=1e-30"]) == 0
+    row = rows_of(tmp_path / "run")[0]
+    assert row["failed_inversions"] >= 1
+    assert f"failed inversions: {row['failed_inversions']}\n" in capfd.readouterr().out
     assert np.isfinite(row["loss"])
 
 

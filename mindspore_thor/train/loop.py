@@ -169,6 +169,9 @@ class Trainer:
             "learning_rate": self._session.learning_rate_at(position.epoch * self._steps - 1),
             "skipped": self._skipped,
         }
+        failed = getattr(self._session.optimizer, "failed_inversions", None)
+        if failed is not None:
+            row["failed_inversions"] = failed
         last = position.epoch == options.epochs
         if last or (options.eval_every and position.epoch % options.eval_every == 0):
             # Only together could the ranks stop in the middle of it.

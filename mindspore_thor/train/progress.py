@@ -92,7 +92,7 @@ class Progress:
         self.message(
             f"epoch: [{row['epoch']}/{self._epochs}] loss: {_loss(row['loss'])}, "
             f"epoch time: {row['train_time']:.3f} s, per step time: {row['step_ms']:.3f} ms"
-            f"{_skipped(row['skipped'])}"
+            f"{_skipped(row['skipped'])}{_failed(row.get('failed_inversions', 0))}"
         )
         measured = [f"{name}: {row[name]:.4f}" for name in self._metrics if name in row]
         if measured:
@@ -111,3 +111,7 @@ def _loss(value: float | None) -> str:
 
 def _skipped(count: int) -> str:
     return f", skipped updates: {count}" if count else ""
+
+
+def _failed(count: int) -> str:
+    return f", failed inversions: {count}" if count else ""
