@@ -4,7 +4,8 @@
         [--output_dir O] [--only sgd,thor] [--seeds 1] [--publish] [--step_time ROUNDS]
 
 Give the same command again after an interruption: finished runs are not repeated, a run that was
-cut continues from its checkpoint. ``--publish`` stores the finished runs' logs in
+cut continues from its checkpoint. Several processes may share an output folder as long as each has
+methods of its own (``--only``). ``--publish`` stores the finished runs' logs in
 ``benchmarks/results/``; ``--step_time`` measures the methods' step times there, interleaved in one
 process, instead of training. ``python benchmarks/report.py`` makes tables and plots of both.
 """
@@ -69,7 +70,7 @@ def _run_all(study: Study, names: list[str], arguments: argparse.Namespace) -> N
     output = arguments.output_dir or Path("runs") / "studies" / study.name
     runner = Runner(study, output, arguments.data_path, arguments.max_runs)
     results = arguments.results_dir or RESULTS / study.name
-    with runner.exclusive():
+    with runner.exclusive(names):
         runner.check_recipes(names)
         # One seed of every method comes before the second seed of any.
         for seed in study.seeds[: arguments.seeds]:

@@ -279,13 +279,22 @@ def test_a_folder_of_something_else_is_left_alone(
     assert other.read_text() == "years of work" and not calls(fake)
 
 
-def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    study = load_study(write_study(tmp_path))
-    with (
-        Runner(study, tmp_path / "out", None).exclusive(),
-        pytest.raises(UserError, match="another process"),
-        Runner(study, tmp_path / "out", None).exclusive(),
-    ):
+def test_two_processes_do_not_share_a_method(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path, shorter=[2]))
+
+    def runner() -> Runner:
+        return Runner(study, tmp_path / "out", None)
+
+    with runner().exclusive(["sgd"]):
+        with runner().exclusive(["adamw", "adamw-2ep"]):
+            pass
+        for name in ("sgd", "sgd-2ep"):
+            with (
+                pytest.raises(UserError, match="out/sgd: another process"),
+                runner().exclusive(["adamw", name]),
+            ):
+                pass
+    with runner().exclusive(["sgd-2ep", "adamw"]):
         pass
 
 

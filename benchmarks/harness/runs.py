@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import models
+from benchmarks.harness.locks import held
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.spec import ROOT, Study
 from mindspore_thor.errors import UserError
@@ -74,7 +75,7 @@ class Runner:
         self._data_path = data_path
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = 0
-        self._lock: int | None = None
+        self._locks: list[int] = []
 
     def check_recipes(self, names: list[str]) -> None:
         """Validate all recipes before the first run.
@@ -95,32 +96,35 @@ class Runner:
                     load_config(path, models)
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the output folder, stop orderly on a signal; both while this lasts.
+    def exclusive(self, names: list[str]) -> Iterator[None]:
+        """Hold the methods' folders, stop orderly on a signal; both while this lasts.
+
+        Args:
+            names: The methods that will run. Another process may run others beside them; the
+                shorter forms of a method, which share its tuning, go with it.
 
         Raises:
-            UserError: If another process works in the folder.
+            UserError: If another process works on one of them.
         """
-        import fcntl
-
-        self._folder.mkdir(parents=True, exist_ok=True)
         former = {
             number: signal.signal(number, self._pass_on)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
-            with (self._folder / ".lock").open("w") as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise UserError(
-                        f"{self._folder}: another process works on this study; wait for it, or "
-                        "give another --output_dir"
-                    ) from None
-                # A run that outlives this process inherits the lock and keeps others away.
-                self._lock = stream.fileno()
+            with ExitStack() as stack:
+                for name in dict.fromkeys(self._study.methods[name].tuned_as for name in names):
+                    folder = self._folder / name
+                    try:
+                        # A run that outlives this process inherits these and keeps others away.
+                        self._locks.append(stack.enter_context(held(folder, wait=False)))
+                    except BlockingIOError:
+                        raise UserError(
+                            f"{folder}: another process works on this method; wait for it, give "
+                            "others by --only, or another --output_dir"
+                        ) from None
                 yield
         finally:
+            self._locks.clear()
             for number, handler in former.items():
                 signal.signal(number, handler)
 
@@ -174,7 +178,7 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C reaches this process alone, which passes one signal on.
                 start_new_session=True,
-                pass_fds=() if self._lock is None else (self._lock,),
+                pass_fds=self._locks,
             )
             code = self._watch(self._child, folder, where, epochs)
             self._child = None

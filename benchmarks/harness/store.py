@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.locks import held
 from benchmarks.harness.runs import FAILED_NAME, RECIPE_NAME, RUN_NAME, read_rows
 from benchmarks.harness.spec import Study
 
@@ -64,9 +65,11 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
     tuned = source / method / "tuning.json"
     if tuned.is_file():
         path = target / "tuning.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        known[method] = json.loads(tuned.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        # Another process may store another method of the study.
+        with held(target, wait=True):
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            known[method] = json.loads(tuned.read_text(encoding="utf-8"))
+            path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_runs(study: Study, folder: Path) -> dict[str, list[Run]]:
