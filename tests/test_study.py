@@ -190,8 +190,10 @@ def test_a_shorter_form_of_a_method_shares_its_tuning(tmp_path: Path, fake: Path
         "sgd-2ep": 2,
         "adamw-2ep": 2,
     }
-    assert run_study(tmp_path, *flags, tuning=tuning, shorter=[2]) == 0
+    again = ("--only", "sgd-2ep", "--results_dir", str(tmp_path / "other"))
+    assert run_study(tmp_path, *flags, *again, tuning=tuning, shorter=[2]) == 0
     assert len(calls(fake)) == 8
+    assert list(json.loads((tmp_path / "other" / "tuning.json").read_text())) == ["sgd"]
 
 
 @pytest.mark.parametrize(

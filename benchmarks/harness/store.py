@@ -62,13 +62,14 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
     (target / f"{method}-seed{seed}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     recipe = (folder / RECIPE_NAME).read_text(encoding="utf-8")
     (target / f"{method}.yaml").write_text(recipe, encoding="utf-8")
-    tuned = source / method / "tuning.json"
+    chooser = study.methods[method].tuned_as
+    tuned = source / chooser / "tuning.json"
     if tuned.is_file():
         path = target / "tuning.json"
         # Another process may store another method of the study.
         with held(target, wait=True):
             known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            known[method] = json.loads(tuned.read_text(encoding="utf-8"))
+            known[chooser] = json.loads(tuned.read_text(encoding="utf-8"))
             path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
