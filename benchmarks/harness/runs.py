@@ -86,11 +86,12 @@ class Runner:
         Raises:
             UserError: If a recipe is wrong.
         """
+        folder = self._folder / "recipes"
+        folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             for index in range(len(self._study.methods[name].candidates)):
                 for tuning, ending in ((False, ""), (True, "-tuning")):
-                    path = self._folder / "recipes" / f"{name}-{index + 1}{ending}.yaml"
-                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path = folder / f"{name}-{index + 1}{ending}.yaml"
                     recipe = self._study.recipe(name, index, tuning=tuning)
                     path.write_text(recipe, encoding="utf-8")
                     load_config(path, models)

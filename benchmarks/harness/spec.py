@@ -25,7 +25,7 @@ _RUN_DEFAULTS = {
     "log_every": 0,
 }
 _KEYS = ("title", "family", "targets", "seeds", "common", "tuning", "methods")
-_OPTIONAL_KEYS = ("shorter",)
+_KNOWN_KEYS = (*_KEYS, "shorter")
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,8 @@ def load_study(path: Path) -> Study:
         raise UserError(f"{path}: no such study; give one of benchmarks/studies/*.yaml")
     tree = read_settings(path).tree
     for key in tree:
-        if key not in (*_KEYS, *_OPTIONAL_KEYS):
-            known = ", ".join((*_KEYS, *_OPTIONAL_KEYS))
-            raise UserError(f"{path}: unknown key {key!r}; known are {known}")
+        if key not in _KNOWN_KEYS:
+            raise UserError(f"{path}: unknown key {key!r}; known are {', '.join(_KNOWN_KEYS)}")
     for key in _KEYS:
         if tree.get(key) in (None, [], {}):
             raise UserError(f"{path}: {key} is missing; add it")
@@ -155,6 +154,14 @@ def load_study(path: Path) -> Study:
         )
     if tuning["seed"] in seeds:
         raise UserError(f"{path}: tuning.seed {tuning['seed']} is also a final seed; give another")
+    tuning_common = tuning.get("common", {})
+    for key, part in (
+        ("common", tree["common"]),
+        ("methods", tree["methods"]),
+        ("tuning.common", tuning_common),
+    ):
+        if not isinstance(part, dict):
+            raise UserError(f"{path}: {key} is {part!r}; give a section with keys below it")
     epochs, shorter = _lengths(path, tree)
     return Study(
         name=path.stem,
@@ -167,7 +174,7 @@ def load_study(path: Path) -> Study:
         shorter=shorter,
         tuning_epochs=tuning["epochs"],
         tuning_seed=tuning["seed"],
-        tuning_common=tuning.get("common", {}),
+        tuning_common=tuning_common,
         methods=_methods(path, tree["methods"], epochs, shorter),
     )
 
