@@ -6,8 +6,8 @@
 Give the same command again after an interruption: finished runs are not repeated, a run that was
 cut continues from its checkpoint. Several processes may share an output folder as long as each has
 methods of its own (``--only``). ``--publish`` stores the finished runs' logs in
-``benchmarks/results/``; ``--step_time`` measures the methods' step times there, interleaved in one
-process, instead of training. ``python benchmarks/report.py`` makes tables and plots of both.
+``benchmarks/results/``; ``--step_time`` measures the methods' step times there, each interleaved
+with SGD's, instead of training. ``python benchmarks/report.py`` makes tables and plots of both.
 """
 
 from __future__ import annotations

@@ -14,6 +14,9 @@ from mindspore_thor.errors import UserError
 EXIT_USER = 2
 """Exit code of a command line for wrong input."""
 
+EXIT_INTERRUPT = 130
+"""The shell's exit code for Ctrl-C."""
+
 _OWN = ("benchmarks", "mindspore_thor", "models")
 
 _Main = TypeVar("_Main", bound=Callable[..., int])
@@ -128,7 +131,7 @@ def one_line_errors(main: _Main) -> _Main:
     """Make a command line's function report a ``UserError`` and return :data:`EXIT_USER`.
 
     A package that is not installed, for instance MindSpore, is such an error, too, and so is a
-    file that cannot be read or written.
+    file that cannot be read or written. Ctrl-C ends in one line as well.
 
     Args:
         main: Returns an exit code.
@@ -156,5 +159,8 @@ def one_line_errors(main: _Main) -> _Main:
                 raise
             report_error(refused)
             return EXIT_USER
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPT
 
     return cast(_Main, run)

@@ -60,6 +60,15 @@ def test_an_error_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "error: a: b; use c\n"
 
 
+def test_an_interruption_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @one_line_errors
+    def main() -> int:
+        raise KeyboardInterrupt
+
+    assert main() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_other_errors_are_not_hidden() -> None:
     @one_line_errors
     def main() -> int:

@@ -16,7 +16,7 @@ from benchmarks import study as program
 from benchmarks.harness import runs as runs_module
 from benchmarks.harness.runs import Runner, best_candidate
 from benchmarks.harness.spec import STUDIES, Study, load_study
-from benchmarks.harness.steps import events
+from benchmarks.harness.steps import events, scaled
 from benchmarks.harness.store import load_runs
 from benchmarks.step_time import amortised_seconds
 from mindspore_thor.errors import UserError
@@ -367,6 +367,19 @@ def test_amortised_time_counts_what_really_happens() -> None:
     assert amortised_seconds(brief, 0.2, 0.1) == pytest.approx((8 * 2 + 5 + 3 + 10) / 10)
 
 
+def test_ratios_to_sgd_stay_those_of_a_methods_own_process() -> None:
+    pairs = [
+        {"sgd": {"plain": 2.0}, "thor": {"plain": 3.0, "factor": 5.0}},
+        {"sgd": {"plain": 4.0}, "kfac": {"plain": 6.0, "factor": 14.0}},
+    ]
+    # SGD's median is 3; THOR has 1.5 and 2.5 times SGD's, KFAC 1.5 and 3.5.
+    assert scaled(pairs) == {
+        "sgd": {"plain": 3.0},
+        "thor": {"plain": 4.5, "factor": 7.5},
+        "kfac": {"plain": 4.5, "factor": 10.5},
+    }
+
+
 def shipped() -> list[Study]:
     return [load_study(path) for path in sorted(STUDIES.glob("*.yaml"))]
 
@@ -409,3 +422,20 @@ def test_the_sample_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         assert [row["epoch"] for row in run.rows] == [1, 2]
         assert run.failed is None
         assert run.rows[-1]["top_1_accuracy"] > 0.6
+
+
+@pytest.mark.slow
+def test_step_times_of_the_sample_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(STUDIES / "sample.yaml"), "--results_dir", str(tmp_path), "--step_time", "1"]
+    assert program.main(arguments) == 0
+    assert "x SGD" in capfd.readouterr().out
+    (stored,) = (json.loads(path.read_text()) for path in tmp_path.iterdir())
+    assert stored["paired"] and stored["rounds"] == 1
+    assert stored["steps_per_epoch"] == 5000 // 250
+    times = stored["methods"]
+    assert list(times) == ["sgd", "thor"]
+    assert times["sgd"]["amortised"] == times["sgd"]["plain"] > 0
+    # Of 2 x 20 steps 8 collect factors (interval 5) and 4 invert (interval 10).
+    thor = times["thor"]
+    expected = 0.8 * thor["plain"] + 0.2 * thor["factor"] + 0.1 * thor["inverse"]
+    assert thor["amortised"] == pytest.approx(expected)

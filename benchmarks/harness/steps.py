@@ -1,11 +1,14 @@
-"""Step times of a study's methods on the study's own model and data, interleaved in one process."""
+"""Step times of a study's methods on the study's own model and data, interleaved with SGD's."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import multiprocessing
 import statistics
-import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,9 @@ from mindspore_thor.train.config import load_config, parse_overrides
 
 SKIPPED_ROUNDS = 2
 FILE_NAME = "step_time.json"
+
+# Kind of step -> seconds.
+Medians = dict[str, float]
 
 
 def events(interval: Any, steps: int) -> int:
@@ -59,13 +65,82 @@ def _session(study: Study, name: str, recipe: Path, data_path: str | None) -> Se
     return build_session(load_config(recipe, models, parse_overrides(flags)), models)
 
 
+def _paired(
+    study: Study, name: str, results: Path, data_path: str | None, rounds: int
+) -> tuple[dict[str, Medians], int]:
+    """Medians of SGD and of one method, and the steps of an epoch; runs in a process of its own.
+
+    Each round runs one step of every kind of both, so that a drift of the machine's speed hits
+    both alike.
+    """
+    runners: dict[str, tuple[Runner, Session, Any]] = {}
+    steps_per_epoch = 0
+    for member in dict.fromkeys([BASELINE, name]):
+        recipe = results / f"{member}.yaml"
+        with tempfile.TemporaryDirectory() as folder:
+            if not recipe.is_file():
+                recipe = Path(folder) / "recipe.yaml"
+                recipe.write_text(study.recipe(member, 0, tuning=False), encoding="utf-8")
+            session = _session(study, member, recipe, data_path)
+        steps_per_epoch = session.train_data.steps_per_epoch
+        images, labels = next(session.train_data.epoch(0))
+        batch = session.config.task.inputs(images, labels)
+        runner = Runner(session.config.optimizer.name, session.step, 1, 1)
+        runners[member] = (runner, session, batch)
+    for _ in range(rounds + SKIPPED_ROUNDS):
+        for runner, _, batch in runners.values():
+            runner.round(batch)
+    measured = {}
+    for method in study.methods.values():
+        if method.tuned_as not in runners:
+            continue
+        runner, session, _ = runners[method.tuned_as]
+        medians = {
+            kind: statistics.median(times[SKIPPED_ROUNDS:]) for kind, times in runner.times.items()
+        }
+        amortised = amortised_seconds(medians, *_shares(session, method.epochs))
+        measured[method.name] = {**medians, "amortised": amortised}
+    return measured, steps_per_epoch
+
+
+def _in_process(study: Study, name: str, *rest: Any) -> tuple[dict[str, Medians], int]:
+    """Run :func:`_paired` in a fresh process: MindSpore survives no fork and frees no memory."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        try:
+            return pool.submit(_paired, study, name, *rest).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{name}: the process that measured it was ended; where memory ran out, "
+                "close other programs, or measure the other methods with --only"
+            ) from error
+
+
+def scaled(pairs: Sequence[dict[str, Medians]]) -> dict[str, Medians]:
+    """Bring the processes' step times to one scale: SGD's median over all of them.
+
+    Args:
+        pairs: For every process, method -> kind of step -> seconds; SGD is in each.
+
+    Returns:
+        Method -> kind of step -> seconds; ratios to SGD are those of the method's own process.
+    """
+    reference = statistics.median(pair[BASELINE]["plain"] for pair in pairs)
+    return {
+        name: {kind: value * reference / pair[BASELINE]["plain"] for kind, value in row.items()}
+        for pair in pairs
+        for name, row in pair.items()
+    }
+
+
 def measure(
     study: Study, names: list[str], results: Path, data_path: str | None, rounds: int
 ) -> None:
     """Measure and store the step times; SGD is always among them.
 
-    Each round runs one step of every kind of every method, so that a drift of the machine's speed
-    hits all alike. Every round really inverts: what THOR's trace rule saves is not in the figures.
+    Every method is measured beside SGD in a process of its own: with twelve nets in one process
+    the same graph was found to take 15 % longer in one place than in another. Every round really
+    inverts: what THOR's trace rule saves is not in the figures.
 
     Args:
         study: The study.
@@ -80,44 +155,22 @@ def measure(
     """
     if BASELINE not in study.methods:
         raise UserError(f"{study.name}: has no method {BASELINE!r} to compare with; add it")
-    runners: dict[str, tuple[Runner, Session, Any]] = {}
-    steps_per_epoch = 0
     # The steps of a method's shorter form are its own.
-    for name in dict.fromkeys([BASELINE, *(study.methods[name].tuned_as for name in names)]):
-        recipe = results / f"{name}.yaml"
-        with tempfile.TemporaryDirectory() as folder:
-            if not recipe.is_file():
-                recipe = Path(folder) / "recipe.yaml"
-                recipe.write_text(study.recipe(name, 0, tuning=False), encoding="utf-8")
-            session = _session(study, name, recipe, data_path)
-        steps_per_epoch = session.train_data.steps_per_epoch
-        images, labels = next(session.train_data.epoch(0))
-        batch = session.config.task.inputs(images, labels)
-        runner = Runner(session.config.optimizer.name, session.step, 1, 1)
-        runners[name] = (runner, session, batch)
-    for index in range(rounds + SKIPPED_ROUNDS):
-        for runner, _, batch in runners.values():
-            runner.round(batch)
-        print(f"round {index + 1}/{rounds + SKIPPED_ROUNDS}", file=sys.stderr, flush=True)
-    path = results / FILE_NAME
-    measured = {}
-    for method in study.methods.values():
-        if method.tuned_as not in runners:
-            continue
-        runner, session, _ = runners[method.tuned_as]
-        medians = {
-            kind: statistics.median(times[SKIPPED_ROUNDS:]) for kind, times in runner.times.items()
-        }
-        amortised = amortised_seconds(medians, *_shares(session, method.epochs))
-        measured[method.name] = {**medians, "amortised": amortised}
+    wanted = list(dict.fromkeys(study.methods[name].tuned_as for name in names))
+    if len(wanted) > 1:
+        wanted = [name for name in wanted if name != BASELINE]  # it is in all the others' processes
+    pairs, steps_per_epoch = [], 0
+    for name in wanted:
+        pair, steps_per_epoch = _in_process(study, name, results, data_path, rounds)
+        pairs.append(pair)
+        own, base = pair[name]["amortised"], pair[BASELINE]["amortised"]
+        print(f"{name:<12} {1e3 * own:8.1f} ms, {own / base:.3f} x SGD", flush=True)
     content = {
         **provenance(),
         "rounds": rounds,
+        "paired": True,
         "steps_per_epoch": steps_per_epoch,
-        "methods": measured,
+        "methods": scaled(pairs),
     }
     results.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    for name, row in measured.items():
-        ratio = row["amortised"] / measured[BASELINE]["amortised"]
-        print(f"{name:<12} {1e3 * row['amortised']:8.1f} ms, {ratio:.3f} x SGD")
+    (results / FILE_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

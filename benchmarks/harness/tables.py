@@ -155,9 +155,14 @@ def _step_table(study: Study, step_time: dict[str, Any]) -> str:
             for kind in ("plain", "factor", "inverse", "amortised")
         ]
         rows.append([name, *cells, f"{row['amortised'] / base:.3f}"])
+    how = (
+        "each interleaved with SGD in a process of its own, scaled to SGD's median over these"
+        if step_time.get("paired")
+        else "all methods interleaved in one process"
+    )
     return (
-        f"Step times, medians of {step_time['rounds']} rounds, all methods interleaved in one "
-        f"process ({step_time['machine']}; commit {step_time['commit']}; "
+        f"Step times, medians of {step_time['rounds']} rounds, {how} "
+        f"({step_time['machine']}; commit {step_time['commit']}; "
         f"{_versions(step_time)}). Every round really inverts: what THOR's trace rule saves is not "
         "in them. FNGD's factor steps are those of its first epoch.\n\n" + _table(head, rows)
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.command_line import EXIT_USER, Parser, report_error
+from mindspore_thor.command_line import EXIT_INTERRUPT, EXIT_USER, Parser, report_error
 from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import serve_as_scheduler
@@ -48,7 +48,6 @@ from mindspore_thor.train.signals import StopRequest
 from mindspore_thor.train.yaml_files import Settings
 
 EXIT_TRAINING = 1
-EXIT_INTERRUPT = 130
 EXIT_TERMINATED = 143
 
 
