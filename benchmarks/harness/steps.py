@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import multiprocessing
 import statistics
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -87,9 +88,10 @@ def _paired(
         batch = session.config.task.inputs(images, labels)
         runner = Runner(session.config.optimizer.name, session.step, 1, 1)
         runners[member] = (runner, session, batch)
-    for _ in range(rounds + SKIPPED_ROUNDS):
+    for index in range(rounds + SKIPPED_ROUNDS):
         for runner, _, batch in runners.values():
             runner.round(batch)
+        print(f"{name}: round {index + 1}/{rounds + SKIPPED_ROUNDS}", file=sys.stderr, flush=True)
     measured = {}
     for method in study.methods.values():
         if method.tuned_as not in runners:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.command_line import EXIT_INTERRUPT, EXIT_USER, Parser, report_error
+from mindspore_thor.command_line import Parser, one_line_errors, report_error
 from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import serve_as_scheduler
@@ -78,6 +77,7 @@ def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     return guarded(lambda: _evaluate(argv, models))
 
 
+@one_line_errors
 def guarded(work: Callable[[], int]) -> int:
     """Turn the errors that a user can mend into one line and an exit code.
 
@@ -93,12 +93,9 @@ def guarded(work: Callable[[], int]) -> int:
         if NOTICE:
             print(NOTICE, flush=True)
         return work()
-    except (UserError, TrainingError) as error:
+    except TrainingError as error:
         report_error(error)
-        return EXIT_USER if isinstance(error, UserError) else EXIT_TRAINING
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPT
+        return EXIT_TRAINING
 
 
 def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
