@@ -181,6 +181,12 @@ def test_bad_options(options, match) -> None:
         LNGD(mlp()[0], 0.1, **options)
 
 
+def test_an_unquoted_true_means_the_gradients_of_the_loss() -> None:
+    """YAML, and so the command line, reads `gradients: true` as a boolean."""
+    report = LNGD(mlp()[0], 0.1, gradients=True).layer_report()
+    assert {row.reason for row in report if row.covered} == {"gradients of the loss"}
+
+
 def test_options_of_the_registry() -> None:
     found = optimizer_options("lngd")
     assert found["mu"].default == 1e-3 and found["ema_old_weight"].default == 0.95

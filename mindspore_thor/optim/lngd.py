@@ -91,7 +91,7 @@ class LNGD(SecondOrder):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         sampling: str = "gaussian",
-        gradients: str = "sampled",
+        gradients: str | bool = "sampled",
         adaptive_rate: bool = True,
         fisher: str = "per_sample",
         rate_samples: int | None = None,
@@ -112,6 +112,8 @@ class LNGD(SecondOrder):
             raise UserError(f"nu1={nu1} is above nu2={nu2}: give nu1 <= nu2")
         if check_number("ema_old_weight", ema_old_weight, 0.0) >= 1:
             raise UserError(f"ema_old_weight={ema_old_weight}: give a number in [0, 1)")
+        if gradients is True:  # what YAML makes of an unquoted true
+            gradients = "true"
         self._settings = LayerSampleSettings(
             check_choice("sampling", sampling, ("gaussian", "analytic")) == "gaussian",
             check_choice("gradients", gradients, ("sampled", "true")) == "true",
