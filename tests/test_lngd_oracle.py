@@ -33,7 +33,7 @@ run = partial(steps.run, partial(LNGD, sampling="analytic"), Lngd)
 
 def test_one_step_on_every_convolution() -> None:
     """lr = 1, intervals of 1: every covered weight moves by minus alpha_l d_l."""
-    errors, oracle, step = run(conv_net(), mu=1e-4)
+    errors, oracle, step = run(conv_net())
     for name, error in errors.items():
         # A float32 inverse is as good as its condition number allows: six samples leave most of
         # the Dense layers' Phi to the damping of 0.01.
@@ -398,6 +398,22 @@ def test_the_scale_of_the_direction_cancels() -> None:
     for one, three in zip(*found):
         np.testing.assert_allclose(one.asnumpy(), three.asnumpy(), rtol=1e-5)
         assert np.abs(one.asnumpy()).max() > 1e-3
+
+
+def test_few_samples_without_a_gradient_do_not_make_the_rate_explode() -> None:
+    """mean((d^T u_n)^2) >= <d, grad>^2 holds for all samples; one of them may say 0."""
+    rng = np.random.default_rng(5)
+    x, weight, bias, g = (rng.standard_normal(shape) for shape in ((6, 3), (2, 3), (2,), (6, 2)))
+    g[0] = 0.0
+    inverse_phi, inverse_psi = np.diag([1.0, 2.0, 3.0, 0.5]), np.array([2.0, 5.0])
+    gradient = g.T @ np.c_[x, np.ones(6)]
+    direction = inverse_psi[:, None] * gradient @ inverse_phi
+    expected = direction / (direction * gradient).sum()
+    cell = Gradients(rule_of(DenseRows(3, 2, "share"), rate_samples=1))
+    values = (x, weight, bias, g, inverse_phi.ravel(), inverse_psi)
+    dweight, dbias = cell(*(Tensor(v.astype(np.float32)) for v in values))
+    np.testing.assert_allclose(dweight.asnumpy(), expected[:, :3], rtol=1e-5)
+    np.testing.assert_allclose(dbias.asnumpy(), expected[:, 3], rtol=1e-5)
 
 
 # -- the generator

@@ -189,6 +189,6 @@ def test_an_unquoted_true_means_the_gradients_of_the_loss() -> None:
 
 def test_options_of_the_registry() -> None:
     found = optimizer_options("lngd")
-    assert found["mu"].default == 1e-3 and found["ema_old_weight"].default == 0.95
+    assert found["mu"].default == 1e-7 and found["ema_old_weight"].default == 0.95
     assert {"factor_interval", "inverse_interval", "seed", "max_failures"} <= set(found)
     assert not {"damping", "token_mode", "kl_clip"} & set(found)

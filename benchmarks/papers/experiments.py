@@ -36,7 +36,7 @@ train: {epochs: 10}
 _SMALL_MLP = """
 model: {name: mlp, hidden: [12, 8]}
 data: {name: fashion_mnist_sample, batch_size: 250, augment: false}
-optimizer: {name: lngd, momentum: 0.9, sampling: analytic, ema_old_weight: 0.0}
+optimizer: {name: lngd, momentum: 0.9, sampling: analytic, ema_old_weight: 0.0, mu: 1e-3}
 learning_rate: {schedule: constant, value: 0.03}
 """
 

@@ -174,7 +174,10 @@ class LayerSampleRule(DirectRule):
     def rate(self, x: Tensor, direction: Tensor, matrix: Tensor, g: Tensor) -> Tensor:
         """alpha_l = <d, grad> / (d^T F d + mu)."""
         overlap = total(direction * matrix)
-        along = self.along(x, direction, g) if self.per_sample else overlap * overlap
+        along = overlap * overlap
+        if self.per_sample:
+            # A mean of squares is never below the square of the mean, but that of a few samples is.
+            along = ops.maximum(along, self.along(x, direction, g))
         # Zero gradients have no curvature either: 0 / tiny is the right step.
         return overlap / ops.maximum(along + self.mu, _TINY)
 

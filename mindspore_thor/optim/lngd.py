@@ -64,7 +64,11 @@ class LNGD(SecondOrder):
         rate_samples: the mean over samples takes the first so many of the batch, which saves time
             where "per_sample" costs another forward pass; None for all. Several ranks take equal
             parts of that number from their shares.
-        mu: added to d^T F d. The paper does not give it; 1e-3 is the default of a port.
+        mu: added to d^T F d. The paper does not give it. d^T F d goes with the fourth power of the
+            gradients, 1e-9 to 1e-6 in a ResNet's convolutions at first, so that a port's 1e-3 all
+            but stops these layers; 1e-9 to 1e-5 train it equally well (models/resnet/README.md).
+            With 0 the rates do not depend on the factors' scale, but layers with tiny gradients
+            take large steps.
         nu1: lower bound of the damping clip(trace / dimension, nu1, nu2).
         nu2: upper bound of it.
         ema_old_weight: weight of the OLD factors in their moving average, in [0, 1); the first
@@ -95,7 +99,7 @@ class LNGD(SecondOrder):
         adaptive_rate: bool = True,
         fisher: str = "per_sample",
         rate_samples: int | None = None,
-        mu: float = 1e-3,
+        mu: float = 1e-7,
         nu1: float = 1e-5,
         nu2: float = 1e-2,
         ema_old_weight: float = 0.95,

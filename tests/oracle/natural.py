@@ -156,7 +156,7 @@ class Lngd(Base):
         gradients: str = "sampled",
         adaptive_rate: bool = True,
         fisher: str = "per_sample",
-        mu: float = 1e-3,
+        mu: float = 1e-7,
         nu1: float = 1e-5,
         nu2: float = 1e-2,
         ema_old_weight: float = 0.95,
