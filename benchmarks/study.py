@@ -1,11 +1,14 @@
 """Run a study: every method tuned with the same small budget, then trained with several seeds.
 
     python benchmarks/study.py benchmarks/studies/fashion_mnist.yaml --data_path D
-        [--output_dir O] [--only sgd,thor] [--seeds 1] [--publish] [--step_time ROUNDS]
+        [--output_dir O] [--only sgd,thor] [--seeds 1] [--missing] [--publish]
+        [--step_time ROUNDS]
 
 Give the same command again after an interruption: finished runs are not repeated, a run that was
 cut continues from its checkpoint. Several processes may share an output folder as long as each has
-methods of its own (``--only``). ``--publish`` stores the finished runs' logs in
+methods of its own (``--only``). ``--missing`` continues where the stored logs end, on another
+machine for instance: it takes their choices of candidates, and does the runs that they do not have
+with the study's present settings. ``--publish`` stores the finished runs' logs in
 ``benchmarks/results/``; ``--step_time`` measures the methods' step times there, each interleaved
 with SGD's, instead of training. ``python benchmarks/report.py`` makes tables and plots of both.
 """
@@ -26,7 +29,7 @@ import benchmarks.needs  # noqa: F401  (first, before what it asks for)
 # isort: split
 from benchmarks.harness.runs import Interrupted, LimitReached, Runner
 from benchmarks.harness.spec import RESULTS, Study, load_study
-from benchmarks.harness.store import publish
+from benchmarks.harness.store import is_stored, publish, stored_choice
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.errors import UserError
 
@@ -55,6 +58,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max_runs", type=whole_number, metavar="N", help="stop after N runs [never]"
     )
+    parser.add_argument(
+        "--missing", action="store_true", help="only what the stored logs do not have"
+    )
     parser.add_argument("--publish", action="store_true", help="store the finished runs' logs")
     parser.add_argument("--results_dir", type=Path, help="where [benchmarks/results/NAME]")
     parser.add_argument(
@@ -75,7 +81,10 @@ def _run_all(study: Study, names: list[str], arguments: argparse.Namespace) -> N
         # One seed of every method comes before the second seed of any.
         for seed in study.seeds[: arguments.seeds]:
             for name in names:
-                candidate = runner.tune(name)
+                chosen = stored_choice(study, name, results) if arguments.missing else None
+                candidate = runner.tune(name) if chosen is None else chosen
+                if arguments.missing and is_stored(study, name, candidate, seed, results):
+                    continue
                 runner.run(name, candidate, f"seed-{seed}", seed, tuning=False)
                 if arguments.publish:
                     publish(study, name, seed, output, results)

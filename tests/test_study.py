@@ -121,6 +121,31 @@ def run_study(folder: Path, *flags: str, **changes: Any) -> int:
     return program.main([*arguments, "--results_dir", str(folder / "results"), *flags])
 
 
+def test_missing_continues_where_the_stored_logs_end(tmp_path: Path, fake: Path) -> None:
+    assert run_study(tmp_path, "--publish", "--seeds", "1") == 0
+    elsewhere = ["--output_dir", str(tmp_path / "elsewhere"), "--missing"]
+    done = len(calls(fake))
+    assert run_study(tmp_path, *elsewhere, "--seeds", "1") == 0
+    assert labels(fake)[done:] == []  # all of it is stored
+    # The stored choices are taken: the tuning phase is not repeated.
+    assert run_study(tmp_path, *elsewhere) == 0
+    assert labels(fake)[done:] == ["sgd/seed-2", "adamw/seed-2"]
+    recipe = yaml.safe_load((tmp_path / "elsewhere" / "sgd" / "seed-2" / "recipe.yaml").read_text())
+    assert recipe["learning_rate"]["peak"] == 0.5
+
+
+def test_missing_repeats_what_was_stored_with_other_settings(tmp_path: Path, fake: Path) -> None:
+    assert run_study(tmp_path, "--publish", "--seeds", "1") == 0
+    done = len(calls(fake))
+    methods = {name: dict(part) for name, part in STUDY["methods"].items()}
+    methods["sgd"]["settings"] = {"optimizer": {"name": "sgd", "momentum": 0.5}}
+    methods["adamw"]["candidates"] = [{"learning_rate.peak": 0.75}, {"learning_rate.peak": 0.5}]
+    elsewhere = ("--output_dir", str(tmp_path / "elsewhere"), "--missing", "--seeds", "1")
+    assert run_study(tmp_path, *elsewhere, methods=methods) == 0
+    # SGD has other settings. AdamW has other candidates, but the same final run comes of them.
+    assert labels(fake)[done:] == ["sgd/seed-1", "adamw/tuning-1", "adamw/tuning-2"]
+
+
 def test_every_method_is_tuned_then_trained_seed_by_seed(tmp_path: Path, fake: Path) -> None:
     assert run_study(tmp_path, "--publish", "--data_path", "somewhere") == 0
     assert labels(fake) == [

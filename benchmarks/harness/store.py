@@ -95,6 +95,41 @@ def load_runs(study: Study, folder: Path) -> dict[str, list[Run]]:
     return {name: sorted(found[name], key=lambda run: run.seed) for name in order if name in found}
 
 
+def stored_choice(study: Study, method: str, folder: Path) -> int | None:
+    """Return which candidate the stored tuning phase chose.
+
+    Args:
+        study: The study.
+        method: Name of the method, or of its shorter form.
+        folder: The folder of the stored logs.
+
+    Returns:
+        The candidate, from 0; None where no tuning is stored, or one of other candidates.
+    """
+    name = study.methods[method].tuned_as
+    tuned = load_json(folder / "tuning.json").get(name)
+    if tuned is None:
+        return None
+    known = [item["settings"] for item in tuned["candidates"]]
+    return tuned["chosen"] if known == list(study.methods[name].candidates) else None
+
+
+def is_stored(study: Study, method: str, candidate: int, seed: int, folder: Path) -> bool:
+    """Whether a final run is stored, made with just this recipe.
+
+    Args:
+        study: The study.
+        method: Name of the method.
+        candidate: Which of its candidate settings.
+        seed: The seed.
+        folder: The folder of the stored logs.
+    """
+    recipe = folder / f"{method}.yaml"
+    if not recipe.is_file() or not (folder / f"{method}-seed{seed}.jsonl").is_file():
+        return False
+    return recipe.read_text(encoding="utf-8") == study.recipe(method, candidate, tuning=False)
+
+
 def load_json(path: Path) -> dict[str, Any]:
     """Return a JSON object, an empty one where the file is missing.
 
