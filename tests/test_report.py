@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from benchmarks import report as program
-from benchmarks.harness.analysis import epochs_to, median_curve, metric_curve
+from benchmarks.harness.analysis import epochs_to, equivalent_epochs, median_curve, metric_curve
 from benchmarks.harness.spec import Study, load_study
 from mindspore_thor.errors import UserError
 
@@ -143,6 +143,39 @@ def test_the_shorter_form_of_a_method_has_a_row_of_its_own(tmp_path: Path, readm
     ]
     assert "1 epoch(s) each with seed 9, model.width 0.5;" in text
     assert "| thor-2ep | 100.0 ms" not in text
+
+
+def test_what_a_value_takes_with_sgd(tmp_path: Path, readme: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, "longer": [16]}, sort_keys=False))
+    logs = tmp_path / "logs" / "small"
+    write_logs(logs)
+    write_step_time(logs)
+    rows = [{"epoch": k, "top_1_accuracy": 0.9 if k == 16 else 0.1} for k in range(1, 17)]
+    lines = [json.dumps(item) for item in ({"seed": 1, **ORIGIN}, *rows)]
+    (logs / "sgd-16ep-seed1.jsonl").write_text("\n".join(lines) + "\n")
+    program.report(tmp_path, tmp_path / "logs", [load_study(path)], check=False)
+    text = readme.read_text()
+    assert "80.00 % with 4, 90.00 % with 16 epochs" in text
+    # SGD has 80 % with 4 epochs, 90 % with 16: THOR's 85 % lies midway, at 4 * 4^(1/2) = 8 epochs,
+    # and its 4 epochs, each as long as 1.3 of SGD's, take 4 * 1.3 / 8 of that time.
+    assert cells(text, "| thor | 4 |") == ["thor", "4", "85.00 %", "8.0", "0.65"]
+    # SGD's longer run has SGD's steps, 50 of 0.1 s in an epoch.
+    assert cells(text, "| sgd-16ep | 1 |")[4:6] == ["5.0", "1.00"]
+    assert "SGD, with the same settings, has runs of 16 epochs as well." in text
+
+
+def test_equivalent_epochs() -> None:
+    rising, falling = [(2, 0.5), (8, 0.75)], [(2, 16.0), (8, 4.0), (32, 1.0)]
+    assert equivalent_epochs(rising, 0.625, lower_is_better=False) == pytest.approx(4.0)
+    assert equivalent_epochs(falling, 10.0, lower_is_better=True) == pytest.approx(4.0)
+    assert equivalent_epochs(falling, 2.5, lower_is_better=True) == pytest.approx(16.0)
+    assert equivalent_epochs(rising, 0.75, lower_is_better=False) == pytest.approx(8.0)
+    assert equivalent_epochs(rising, 0.4, lower_is_better=False) == 0.0
+    assert equivalent_epochs(rising, 0.8, lower_is_better=False) == INFINITY
+    assert equivalent_epochs(rising[:1], 0.6, lower_is_better=False) is None
+    # A diverged run says nothing.
+    assert equivalent_epochs([(2, -INFINITY), (8, 0.75)], 0.6, lower_is_better=False) is None
 
 
 def test_without_step_times_only_epochs_are_shown(

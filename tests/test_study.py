@@ -221,6 +221,16 @@ def test_a_shorter_form_of_a_method_shares_its_tuning(tmp_path: Path, fake: Path
     assert list(json.loads((tmp_path / "other" / "tuning.json").read_text())) == ["sgd"]
 
 
+def test_sgd_alone_has_longer_runs(tmp_path: Path, fake: Path) -> None:
+    assert run_study(tmp_path, "--seeds", "1", "--publish", longer=[6]) == 0
+    assert labels(fake) == [
+        *("sgd/tuning-1", "sgd/tuning-2", "sgd/seed-1"),
+        *("adamw/tuning-1", "adamw/tuning-2", "adamw/seed-1", "sgd-6ep/seed-1"),
+    ]
+    recipe = yaml.safe_load((tmp_path / "results" / "sgd-6ep.yaml").read_text())
+    assert (recipe["train"]["epochs"], recipe["learning_rate"]["peak"]) == (6, 0.5)
+
+
 @pytest.mark.parametrize(
     ("behaviour", "resumed"), [("killed after an epoch", True), ("killed at once", False)]
 )
@@ -339,6 +349,14 @@ def test_two_processes_do_not_share_a_method(tmp_path: Path) -> None:
         ({"methods": "sgd"}, "methods is 'sgd'"),
         ({"shorter": [3]}, "shorter is [3]; give a list of whole numbers from 1 to 2"),
         ({"shorter": 1}, "shorter is 1"),
+        ({"longer": [3]}, "longer is [3]; give a list of whole numbers above 3"),
+        (
+            {
+                "longer": [6],
+                "methods": {"a": {"settings": {}, "candidates": [{"learning_rate.peak": 1}]}},
+            },
+            "longer is for 'sgd'",
+        ),
         ({"methods": {"sgd": {"settings": {}}}}, "candidates"),
         ({"methods": {"sgd": {"settings": {}, "candidates": [{"peak": 1}]}}}, "dotted"),
         (

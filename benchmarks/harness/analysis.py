@@ -84,6 +84,36 @@ def epochs_to(curve: Sequence[float], target: float, lower_is_better: bool) -> i
     return None
 
 
+def equivalent_epochs(
+    known: Sequence[tuple[int, float]], value: float, lower_is_better: bool
+) -> float | None:
+    """Return how long a run has to be for a value, read between runs of several lengths.
+
+    Between two lengths the value is taken to be linear in the logarithm of the length.
+
+    Args:
+        known: Length in epochs and value of each run, shortest first.
+        value: The value.
+        lower_is_better: Whether small values are good.
+
+    Returns:
+        Epochs: math.inf where every run is worse, 0 where the shortest one is better; None
+        without two finite runs.
+    """
+    sign = -1.0 if lower_is_better else 1.0
+    points = [(length, sign * there) for length, there in known if math.isfinite(there)]
+    if len(points) < 2:
+        return None
+    goal = sign * value
+    if goal < points[0][1]:
+        return 0.0
+    for (short, low), (long, high) in zip(points, points[1:]):
+        if low <= goal <= high:
+            share = (goal - low) / (high - low) if high > low else 0.0
+            return short * (long / short) ** share
+    return math.inf if goal > points[-1][1] else float(points[-1][0])
+
+
 def summarise(
     study: Study, runs: dict[str, list[Run]], step_time: dict[str, Any]
 ) -> dict[str, Summary]:
@@ -108,6 +138,8 @@ def summarise(
             continue
         best = min(curve) if lower else max(curve)
         time = measured.get(name)
+        if time is None and name in study.methods and study.methods[name].tuned_as == BASELINE:
+            time = measured.get(BASELINE)  # its steps are the same in a run of any length
         found[name] = Summary(
             method=name,
             runs=group,

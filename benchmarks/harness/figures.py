@@ -36,41 +36,70 @@ def draw(study: Study, results: Path, folder: Path) -> list[Path]:
     return [epochs, time]
 
 
+def _panels(study: Study, summaries: dict[str, Summary]) -> list[tuple[str, list[Summary]]]:
+    """One panel for every length of runs, the budget first: its heading and its methods."""
+    panels: dict[int, list[Summary]] = {}
+    for name, item in summaries.items():
+        known = study.methods.get(name)
+        panels.setdefault(known.epochs if known else study.epochs, []).append(item)
+    lengths = sorted(panels, reverse=True)
+    return [(f"{length} epochs" if len(lengths) > 1 else "", panels[length]) for length in lengths]
+
+
 def _draw(
     study: Study, summaries: dict[str, Summary], path: Path, seconds: dict[str, float] | None
 ) -> None:
-    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    panels = _panels(study, summaries)
+    figure = Figure(figsize=(3.5 + 4.5 * len(panels), 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(study.title)
+    # With one scale for all panels what lies further left is sooner, in whichever it is.
+    grid = figure.subplots(
+        1, len(panels), sharey=True, sharex=seconds is not None, squeeze=False
+    ).flat
+    lines: dict[str, Any] = {}
+    for axes, (heading, items) in zip(grid, panels):
+        for item in items:
+            known = study.methods.get(item.method)
+            name = known.tuned_as if known else item.method
+            scale = 1.0 if seconds is None else seconds[item.method]
+            line = _curves(axes, study, item, scale, _colour(study, name))
+            if line is not None:
+                lines.setdefault(name, line)
+        baseline = summaries.get(BASELINE)
+        if baseline is not None and math.isfinite(baseline.best):
+            # What the others have to reach, and how soon.
+            best = _unit(study) * baseline.best
+            lines[f"{BASELINE}'s best"] = axes.axhline(best, color="0.3", lw=0.9, linestyle=":")
+        axes.set_title(heading, fontsize=10)
+        _style(axes, study, in_epochs=seconds is None)
+    unit = " (%)" if study.task.percent else ""
+    grid[0].set_ylabel(f"test {study.metric.replace('_', ' ')}{unit}")
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)
+    # No creation date or version: the same logs give the same file with the same matplotlib.
+    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+
+def _colour(study: Study, method: str) -> Any:
+    """A method's colour, by its place in the study, so that it is the same in every figure."""
+    from matplotlib import colormaps
+
+    known = list(study.methods)
+    order = known.index(method) if method in known else len(known)
+    return colormaps["tab20"]((2 * order + (order >= 10)) % 20)
+
+
+def _style(axes: Any, study: Study, *, in_epochs: bool) -> None:
     from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set_title(study.title)
-    colours = colormaps["tab20"]
-    worst = math.inf if study.task.lower_is_better else -math.inf
-    for name, item in summaries.items():
-        # By its place in the study, so that a method keeps its colour in every figure.
-        known = study.methods.get(name)
-        order = list(study.methods).index(known.tuned_as) if known else len(study.methods)
-        colour = colours((2 * order + (order >= 10)) % 20)
-        dashes = "--" if known and known.tuned_as != name else "-"
-        scale = 1.0 if seconds is None else seconds[name]
-        for run in item.runs if len(item.runs) > 1 else []:
-            curve = metric_curve(run.rows, study.metric, worst)
-            _line(axes, study, curve, scale, colour, dashes, None)
-        _line(axes, study, item.curve, scale, colour, dashes, name)
-    if seconds is None:
+    axes.set_xlabel("epoch" if in_epochs else "time (s): epochs x seconds per epoch")
+    if in_epochs:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    baseline = summaries.get(BASELINE)
-    if baseline is not None and math.isfinite(baseline.best):
-        # What the others have to reach, and how soon.
-        best = _unit(study) * baseline.best
-        axes.axhline(best, color="0.4", linewidth=0.9, linestyle=":", label=f"{BASELINE}'s best")
-    axes.set_xlabel("epoch" if seconds is None else "time (s): epochs x seconds per epoch")
-    unit = " (%)" if study.task.percent else ""
-    axes.set_ylabel(f"test {study.metric.replace('_', ' ')}{unit}")
+    else:
+        axes.set_xlim(left=0.0)
     if not study.task.percent:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
@@ -78,9 +107,6 @@ def _draw(
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.grid(True, alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=2, fontsize=9)
-    # No creation date or version: the same logs give the same file with the same matplotlib.
-    figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
 
 
 def _unit(study: Study) -> float:
@@ -88,18 +114,17 @@ def _unit(study: Study) -> float:
     return 100.0 if study.task.percent else 1.0
 
 
-def _line(
-    axes: Any,
-    study: Study,
-    curve: list[float],
-    scale: float,
-    colour: Any,
-    dashes: str,
-    label: str | None,
-) -> None:
-    points = [(scale * (k + 1), _unit(study) * y) for k, y in enumerate(curve) if math.isfinite(y)]
-    if not points:
-        return
-    xs, ys = zip(*points)
-    style = {"linewidth": 0.7, "alpha": 0.5} if label is None else {"linewidth": 1.9}
-    axes.plot(xs, ys, color=colour, linestyle=dashes, label=label, **style)
+def _curves(axes: Any, study: Study, item: Summary, scale: float, colour: Any) -> Any:
+    """Draw a method's median, and thinly its single seeds; return the median's line, if any."""
+    worst = math.inf if study.task.lower_is_better else -math.inf
+    for run in item.runs if len(item.runs) > 1 else []:
+        xs, ys = _points(study, metric_curve(run.rows, study.metric, worst), scale)
+        axes.plot(xs, ys, color=colour, linewidth=0.7, alpha=0.5)
+    xs, ys = _points(study, item.curve, scale)
+    return axes.plot(xs, ys, color=colour, linewidth=1.9)[0] if xs else None
+
+
+def _points(study: Study, curve: list[float], scale: float) -> tuple[list[float], list[float]]:
+    """Abscissas and ordinates of a curve's finite values."""
+    finite = [k for k, y in enumerate(curve) if math.isfinite(y)]
+    return [scale * (k + 1) for k in finite], [_unit(study) * curve[k] for k in finite]

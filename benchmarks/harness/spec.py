@@ -25,7 +25,7 @@ _RUN_DEFAULTS = {
     "log_every": 0,
 }
 _KEYS = ("title", "family", "targets", "seeds", "common", "tuning", "methods")
-_KNOWN_KEYS = (*_KEYS, "shorter")
+_KNOWN_KEYS = (*_KEYS, "shorter", "longer")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Study:
         epochs: The budget: length of a final run, where it is not one of ``shorter``.
         shorter: Lengths of further final runs of every method, with the schedule made so much
             shorter; such a form of a method is a method of its own, ``<name>-<epochs>ep``.
+        longer: Lengths of further final runs of SGD alone: how long it takes to what the others
+            reach within the budget.
         tuning_epochs: Length of a tuning run.
         tuning_seed: Its seed, which is none of ``seeds``.
         tuning_common: What the recipes of tuning runs have otherwise, a smaller net for instance.
@@ -75,6 +77,7 @@ class Study:
     common: dict[str, Any]
     epochs: int
     shorter: tuple[int, ...]
+    longer: tuple[int, ...]
     tuning_epochs: int
     tuning_seed: int
     tuning_common: dict[str, Any]
@@ -162,7 +165,7 @@ def load_study(path: Path) -> Study:
     ):
         if not isinstance(part, dict):
             raise UserError(f"{path}: {key} is {part!r}; give a section with keys below it")
-    epochs, shorter = _lengths(path, tree)
+    epochs, shorter, longer = _lengths(path, tree)
     return Study(
         name=path.stem,
         title=str(tree["title"]),
@@ -172,29 +175,43 @@ def load_study(path: Path) -> Study:
         common=tree["common"],
         epochs=epochs,
         shorter=shorter,
+        longer=longer,
         tuning_epochs=tuning["epochs"],
         tuning_seed=tuning["seed"],
         tuning_common=tuning_common,
-        methods=_methods(path, tree["methods"], epochs, shorter),
+        methods=_methods(path, tree["methods"], epochs, shorter, longer),
     )
 
 
-def _lengths(path: Path, tree: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
+def _lengths(path: Path, tree: dict[str, Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """The budget, and the lengths of further final runs below and above it."""
     epochs = tree["common"].get("train", {}).get("epochs")
     if type(epochs) is not int:
         raise UserError(f"{path}: common.train.epochs is {epochs!r}; give a whole number")
-    shorter = tree.get("shorter", [])
-    if not isinstance(shorter, list) or not all(
-        type(length) is int and 0 < length < epochs for length in shorter
-    ):
+    shorter, longer = tree.get("shorter", []), tree.get("longer", [])
+    if not _whole_numbers(shorter) or not all(0 < length < epochs for length in shorter):
         raise UserError(
             f"{path}: shorter is {shorter!r}; give a list of whole numbers from 1 to {epochs - 1}"
         )
-    return epochs, tuple(shorter)
+    if not _whole_numbers(longer) or not all(length > epochs for length in longer):
+        raise UserError(
+            f"{path}: longer is {longer!r}; give a list of whole numbers above {epochs}"
+        )
+    if longer and BASELINE not in tree["methods"]:
+        raise UserError(f"{path}: longer is for {BASELINE!r}, which is no method here; add it")
+    return epochs, tuple(shorter), tuple(longer)
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int for item in value)
 
 
 def _methods(
-    path: Path, parts: dict[str, Any], epochs: int, shorter: tuple[int, ...]
+    path: Path,
+    parts: dict[str, Any],
+    epochs: int,
+    shorter: tuple[int, ...],
+    longer: tuple[int, ...],
 ) -> dict[str, Method]:
     methods = {}
     for name, part in parts.items():
@@ -213,9 +230,10 @@ def _methods(
     budgets = {name: len(method.candidates) for name, method in methods.items()}
     if len(set(budgets.values())) > 1:
         raise UserError(f"{path}: the tuning budgets differ ({budgets}); give all the same number")
-    for length in shorter:
-        for method in list(methods.values()):
-            if method.tuned_as == method.name:
-                name = f"{method.name}-{length}ep"
-                methods[name] = replace(method, name=name, epochs=length)
+    tuned = list(methods.values())
+    forms = [(method, length) for length in shorter for method in tuned]
+    forms += [(methods[BASELINE], length) for length in longer]
+    for method, length in forms:
+        name = f"{method.name}-{length}ep"
+        methods[name] = replace(method, name=name, epochs=length)
     return methods

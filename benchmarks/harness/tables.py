@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.analysis import Summary, epochs_to, metric_curve, summarise
+from benchmarks.harness.analysis import (
+    Summary,
+    epochs_to,
+    equivalent_epochs,
+    metric_curve,
+    summarise,
+)
 from benchmarks.harness.spec import BASELINE, ROOT, Study
 from benchmarks.harness.store import Run, load_json, load_runs
 
@@ -40,6 +47,7 @@ def section(study: Study, results: Path) -> str:
         return "\n\n".join([*parts, NOTHING]) + "\n"
     parts.append(_summary_table(study, summaries))
     parts.append(_notes(study, step_time))
+    parts.append(_equal_table(study, summaries))
     epochs, time = figure_names(study)
     parts.append(f"![{study.metric} against epochs]({epochs})")
     if any(summary.seconds is not None for summary in summaries.values()):
@@ -84,6 +92,9 @@ def _budget(study: Study) -> str:
             f" Rows `NAME-{length}ep`: the same settings, with the schedule brought to its end in "
             f"{length} epochs."
         )
+    if study.longer:
+        lengths = " and ".join(map(str, study.longer))
+        text += f" SGD, with the same settings, has runs of {lengths} epochs as well."
     return text
 
 
@@ -125,6 +136,38 @@ def _against_sgd(item: Summary, sgd: Summary, lower: bool) -> str:
     if epoch is None or item.ratio is None:
         return "-"
     return f"{epoch * item.ratio / sgd.best_epoch:.2f}"
+
+
+def _equal_table(study: Study, summaries: dict[str, Summary]) -> str:
+    """How long SGD takes for what each method reaches; empty with one length of SGD's runs."""
+    lengths = {name: study.methods[name].epochs for name in summaries if name in study.methods}
+    own = [name for name in lengths if study.methods[name].tuned_as == BASELINE]
+    own.sort(key=lambda name: lengths[name])
+    if len(own) < 2:
+        return ""
+    known = [(lengths[name], summaries[name].best) for name in own]
+    rows = []
+    for name in (name for name in lengths if name not in own):
+        item, length = summaries[name], lengths[name]
+        epochs = equivalent_epochs(known, item.best, study.task.lower_is_better)
+        if epochs is None:
+            return ""
+        sign, bound = "", epochs
+        if epochs in (0.0, math.inf):
+            sign, bound = ("<", known[0][0]) if epochs == 0.0 else (">", known[-1][0])
+        # A bound on SGD's epochs is one the other way round on the ratio.
+        other = {"<": "> ", ">": "< ", "": ""}[sign]
+        time = "-" if item.ratio is None else f"{other}{length * item.ratio / bound:.2f}"
+        needed = f"{sign} {bound}" if sign else f"{bound:.1f}"
+        rows.append([name, str(length), value_text(study, item.best), needed, time])
+    if not rows:
+        return ""
+    head = ["method", "its epochs", "its best", "SGD's epochs for that", "time / SGD's"]
+    values = ", ".join(f"{value_text(study, value)} with {length}" for length, value in known)
+    return (
+        f"What the same value takes with SGD, whose runs end at {values} epochs; between these its "
+        "best is taken to be linear in the logarithm of the epochs:\n\n" + _table(head, rows)
+    )
 
 
 def _notes(study: Study, step_time: dict[str, Any]) -> str:
