@@ -201,6 +201,19 @@ def test_duplicates_and_orthogonal_samples() -> None:
     np.testing.assert_allclose(w, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [0.001, 0.01, 0.1])
+def test_no_component_is_shortened_below_the_bound(alpha) -> None:
+    """1 / (1 + 1 / (alpha N)), because ||K||_2 <= ||K||_F = lam / alpha; equal samples reach it."""
+    n = 16
+    bound = 1 / (1 + 1 / (alpha * n))
+    u = np.random.default_rng(4).standard_normal((n, 5)) * [9.0, 4.0, 2.0, 1.0, 0.5]
+    _, basis = np.linalg.eigh(u.T @ u / n)
+    shares = (basis.T @ u.T @ weights_of(u, alpha) / n) / (basis.T @ u.mean(0))
+    assert np.all(shares > bound) and np.all(shares < 1)
+    equal = np.tile(u[:1], (n, 1))
+    np.testing.assert_allclose(weights_of(equal, alpha), bound, rtol=1e-4)
+
+
 def test_absorbing_multiplies_by_lam() -> None:
     """F8: absorbed == lam * NGD."""
     u = np.random.default_rng(3).standard_normal((6, 5))

@@ -38,7 +38,9 @@ class FNGD(SecondOrder):
     Args:
         net: the network, changed in place so that its layers can capture.
         learning_rate: number, list, or MindSpore schedule.
-        alpha: relative damping above 0 (Eq. 14).
+        alpha: relative damping above 0 (Eq. 14). Because ||K||_2 <= ||K||_F = lam / alpha, no
+            component of the gradient gets shorter than 1 / (1 + 1 / (alpha N)) of its length: 0.56
+            for alpha = 0.01 and N = 128, so that FNGD stays near SGD with weighted samples.
         momentum: heavy-ball coefficient in [0, 1).
         weight_decay: added to the gradient of parameters with >= 2 dimensions.
         share: "slot" reuses the coefficients of the same batch number of the first epoch, "last"
