@@ -163,6 +163,10 @@ def test_what_a_value_takes_with_sgd(tmp_path: Path, readme: Path) -> None:
     # SGD's longer run has SGD's steps, 50 of 0.1 s in an epoch.
     assert cells(text, "| sgd-16ep | 1 |")[4:6] == ["5.0", "1.00"]
     assert "SGD, with the same settings, has runs of 16 epochs as well." in text
+    assert "(figures/small_ends.png)" in text
+    with Image.open(readme.parent / "figures" / "small_ends.png") as picture:
+        picture.load()
+        assert min(picture.size) > 500
 
 
 def test_equivalent_epochs() -> None:

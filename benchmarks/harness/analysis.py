@@ -84,6 +84,20 @@ def epochs_to(curve: Sequence[float], target: float, lower_is_better: bool) -> i
     return None
 
 
+def baseline_lengths(study: Study, summaries: dict[str, Summary]) -> list[tuple[int, float]]:
+    """Return the lengths of SGD's runs with the best value of each, shortest first.
+
+    Args:
+        study: The study.
+        summaries: Method -> summary.
+    """
+    return sorted(
+        (study.methods[name].epochs, item.best)
+        for name, item in summaries.items()
+        if name in study.methods and study.methods[name].tuned_as == BASELINE
+    )
+
+
 def equivalent_epochs(
     known: Sequence[tuple[int, float]], value: float, lower_is_better: bool
 ) -> float | None:

@@ -1,4 +1,4 @@
-"""A study's two figures: the metric against epochs and against time, median and single seeds."""
+"""A study's figures: the metric against epochs and against time, and whole runs by their length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.harness.analysis import Summary, metric_curve, summarise
 from benchmarks.harness.spec import BASELINE, Study
 from benchmarks.harness.store import load_json, load_runs
-from benchmarks.harness.tables import figure_names
+from benchmarks.harness.tables import figure_names, has_ends
 
 
 def draw(study: Study, results: Path, folder: Path) -> list[Path]:
@@ -21,27 +21,62 @@ def draw(study: Study, results: Path, folder: Path) -> list[Path]:
         folder: The model family's folder.
 
     Returns:
-        The files written: none without runs, one without step times.
+        The files written: none without runs, one without step times, three where SGD has runs of
+        several lengths.
     """
     summaries = summarise(study, load_runs(study, results), load_json(results / "step_time.json"))
     if not summaries:
         return []
-    epochs, time = (folder / name for name in figure_names(study))
+    epochs, time, ends = (folder / name for name in figure_names(study))
     epochs.parent.mkdir(parents=True, exist_ok=True)
     _draw(study, summaries, epochs, None)
     timed = {name: item for name, item in summaries.items() if item.seconds is not None}
     if not timed:
         return [epochs]
     _draw(study, timed, time, {name: item.seconds or 0.0 for name, item in timed.items()})
-    return [epochs, time]
+    if not has_ends(study, summaries):
+        return [epochs, time]
+    _draw_ends(study, timed, ends)
+    return [epochs, time, ends]
+
+
+def _draw_ends(study: Study, summaries: dict[str, Summary], path: Path) -> None:
+    """The best value of every run against the time of the whole run; a method's lengths joined."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    figure.suptitle(f"{study.title}: whole runs")
+    points: dict[str, list[tuple[float, float]]] = {}
+    for name, item in summaries.items():
+        known = study.methods.get(name)
+        if known is None or item.seconds is None or not math.isfinite(item.best):
+            continue
+        end = (known.epochs * item.seconds, _unit(study) * item.best)
+        points.setdefault(known.tuned_as, []).append(end)
+    lines: dict[str, Any] = {}
+    for name, found in points.items():
+        xs, ys = zip(*sorted(found))
+        wide = 2.6 if name == BASELINE else 1.2
+        (lines[name],) = axes.plot(xs, ys, "o-", color=_colour(study, name), lw=wide, ms=5)
+    _style(axes, study, in_epochs=False)
+    axes.set_xlabel("time of the whole run (s): epochs x seconds per epoch")
+    axes.set_ylabel(_ylabel(study))
+    _finish(figure, lines, path)
 
 
 def _panels(study: Study, summaries: dict[str, Summary]) -> list[tuple[str, list[Summary]]]:
-    """One panel for every length of runs, the budget first: its heading and its methods."""
+    """One panel for every length of runs, the budget first: its heading and its methods.
+
+    SGD's longer runs stand beside the budget's, which are measured by them.
+    """
     panels: dict[int, list[Summary]] = {}
     for name, item in summaries.items():
         known = study.methods.get(name)
-        panels.setdefault(known.epochs if known else study.epochs, []).append(item)
+        length = min(known.epochs, study.epochs) if known else study.epochs
+        panels.setdefault(length, []).append(item)
     lengths = sorted(panels, reverse=True)
     return [(f"{length} epochs" if len(lengths) > 1 else "", panels[length]) for length in lengths]
 
@@ -64,11 +99,14 @@ def _draw(
     for axes, (heading, items) in zip(grid, panels):
         for item in items:
             known = study.methods.get(item.method)
-            name = known.tuned_as if known else item.method
+            name = label = known.tuned_as if known else item.method
             scale = 1.0 if seconds is None else seconds[item.method]
-            line = _curves(axes, study, item, scale, _colour(study, name))
+            dashes = "-"
+            if known is not None and known.epochs > study.epochs:
+                label, dashes = f"{name}, {known.epochs} epochs", "--"
+            line = _curves(axes, study, item, scale, _colour(study, name), dashes)
             if line is not None:
-                lines.setdefault(name, line)
+                lines.setdefault(label, line)
         baseline = summaries.get(BASELINE)
         if baseline is not None and math.isfinite(baseline.best):
             # What the others have to reach, and how soon.
@@ -76,11 +114,19 @@ def _draw(
             lines[f"{BASELINE}'s best"] = axes.axhline(best, color="0.3", lw=0.9, linestyle=":")
         axes.set_title(heading, fontsize=10)
         _style(axes, study, in_epochs=seconds is None)
-    unit = " (%)" if study.task.percent else ""
-    grid[0].set_ylabel(f"test {study.metric.replace('_', ' ')}{unit}")
+    grid[0].set_ylabel(_ylabel(study))
+    _finish(figure, lines, path)
+
+
+def _finish(figure: Any, lines: dict[str, Any], path: Path) -> None:
     figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False)
     # No creation date or version: the same logs give the same file with the same matplotlib.
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+
+def _ylabel(study: Study) -> str:
+    unit = " (%)" if study.task.percent else ""
+    return f"test {study.metric.replace('_', ' ')}{unit}"
 
 
 def _colour(study: Study, method: str) -> Any:
@@ -114,14 +160,16 @@ def _unit(study: Study) -> float:
     return 100.0 if study.task.percent else 1.0
 
 
-def _curves(axes: Any, study: Study, item: Summary, scale: float, colour: Any) -> Any:
+def _curves(axes: Any, study: Study, item: Summary, scale: float, colour: Any, dashes: str) -> Any:
     """Draw a method's median, and thinly its single seeds; return the median's line, if any."""
     worst = math.inf if study.task.lower_is_better else -math.inf
     for run in item.runs if len(item.runs) > 1 else []:
         xs, ys = _points(study, metric_curve(run.rows, study.metric, worst), scale)
-        axes.plot(xs, ys, color=colour, linewidth=0.7, alpha=0.5)
+        axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=0.7, alpha=0.5)
     xs, ys = _points(study, item.curve, scale)
-    return axes.plot(xs, ys, color=colour, linewidth=1.9)[0] if xs else None
+    if not xs:
+        return None
+    return axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=1.9)[0]
 
 
 def _points(study: Study, curve: list[float], scale: float) -> tuple[list[float], list[float]]:

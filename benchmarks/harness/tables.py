@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.harness.analysis import (
     Summary,
+    baseline_lengths,
     epochs_to,
     equivalent_epochs,
     metric_curve,
@@ -20,13 +21,17 @@ from benchmarks.harness.store import Run, load_json, load_runs
 NOTHING = "No runs are stored yet."
 
 
-def figure_names(study: Study) -> tuple[str, str]:
-    """Return the file names of a study's two figures.
+def figure_names(study: Study) -> tuple[str, str, str]:
+    """Return the file names of a study's figures: against epochs, against time, ends of runs.
 
     Args:
         study: The study.
     """
-    return f"figures/{study.name}_epochs.png", f"figures/{study.name}_time.png"
+    return (
+        f"figures/{study.name}_epochs.png",
+        f"figures/{study.name}_time.png",
+        f"figures/{study.name}_ends.png",
+    )
 
 
 def section(study: Study, results: Path) -> str:
@@ -48,7 +53,9 @@ def section(study: Study, results: Path) -> str:
     parts.append(_summary_table(study, summaries))
     parts.append(_notes(study, step_time))
     parts.append(_equal_table(study, summaries))
-    epochs, time = figure_names(study)
+    epochs, time, ends = figure_names(study)
+    if has_ends(study, summaries):
+        parts.append(f"![{study.metric} of whole runs against their time]({ends})")
     parts.append(f"![{study.metric} against epochs]({epochs})")
     if any(summary.seconds is not None for summary in summaries.values()):
         parts.append(f"![{study.metric} against time]({time})")
@@ -138,17 +145,29 @@ def _against_sgd(item: Summary, sgd: Summary, lower: bool) -> str:
     return f"{epoch * item.ratio / sgd.best_epoch:.2f}"
 
 
+def has_ends(study: Study, summaries: dict[str, Summary]) -> bool:
+    """Whether whole runs of several lengths can be drawn against their time.
+
+    Args:
+        study: The study.
+        summaries: Method -> summary.
+    """
+    sgd = summaries.get(BASELINE)
+    return (
+        sgd is not None and sgd.seconds is not None and len(baseline_lengths(study, summaries)) > 1
+    )
+
+
 def _equal_table(study: Study, summaries: dict[str, Summary]) -> str:
     """How long SGD takes for what each method reaches; empty with one length of SGD's runs."""
-    lengths = {name: study.methods[name].epochs for name in summaries if name in study.methods}
-    own = [name for name in lengths if study.methods[name].tuned_as == BASELINE]
-    own.sort(key=lambda name: lengths[name])
-    if len(own) < 2:
+    known = baseline_lengths(study, summaries)
+    if len(known) < 2:
         return ""
-    known = [(lengths[name], summaries[name].best) for name in own]
     rows = []
-    for name in (name for name in lengths if name not in own):
-        item, length = summaries[name], lengths[name]
+    for name, item in summaries.items():
+        if name not in study.methods or study.methods[name].tuned_as == BASELINE:
+            continue
+        length = study.methods[name].epochs
         epochs = equivalent_epochs(known, item.best, study.task.lower_is_better)
         if epochs is None:
             return ""
