@@ -265,6 +265,26 @@ def test_failed_inversions_are_counted_and_shown(
     assert np.isfinite(row["loss"])
 
 
+@pytest.mark.parametrize(("include", "accepted"), [("true", 2), ("false", 8)])
+def test_what_the_trace_rule_decides_is_shown(
+    include: str,
+    accepted: int,
+    arguments: Arguments,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Two layers, four refreshes: beside an overwhelming lam in it the trace does not change."""
+    flags = ["--optimizer.name=thor", "--optimizer.trace_thresholds=[0, 0]", "--train.epochs=1"]
+    flags += [f"--optimizer.trace_include_damping={include}", "--damping.schedule=constant"]
+    flags += ["--optimizer.factor_interval=1", "--optimizer.inverse_interval=1"]
+    assert train.main([*arguments, *flags, "--damping.value=1e12"]) == 0
+    row = rows_of(tmp_path / "run")[0]
+    found = (row["trace_accepted"], row["trace_kept"], row["trace_stopped"])
+    assert found == (accepted, 8 - accepted, 0)
+    line = f"ms, inverses renewed: {accepted}, kept: {8 - accepted}\n"
+    assert line in capfd.readouterr().out
+
+
 def test_missing_curves_are_explained_once(
     arguments: Arguments,
     tmp_path: Path,

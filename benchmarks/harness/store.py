@@ -18,7 +18,10 @@ from benchmarks.harness.runs import FAILED_NAME, RECIPE_NAME, RUN_NAME, read_row
 from benchmarks.harness.spec import Study
 
 # Times of single runs stay out: on a shared machine they say little, and every repeat differs.
-_KEPT = ("epoch", "loss", "learning_rate", "skipped", "failed_inversions")
+_KEPT = (
+    *("epoch", "loss", "learning_rate", "skipped", "failed_inversions"),
+    *("trace_accepted", "trace_kept", "trace_stopped"),
+)
 
 
 @dataclass(frozen=True)

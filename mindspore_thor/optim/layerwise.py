@@ -210,6 +210,24 @@ class LayerwiseOptimizer(nn.Optimizer):
         """Failed inversions so far, over all layers."""
         return sum(int(c.counts.asnumpy()[2]) for c in self.curvatures)
 
+    @property
+    def trace_counts(self) -> dict[str, int] | None:
+        """What THOR's trace rule decided so far, over all layers; None without such a rule.
+
+        Returns:
+            ``trace_accepted`` and ``trace_kept``, refreshes that renewed a layer's inverses and
+            that kept them, and ``trace_stopped``, layers that are stopped.
+        """
+        ruled = [curvature for curvature in self.curvatures if curvature.selective]
+        if not ruled:
+            return None
+        counts = [curvature.counts.asnumpy() for curvature in ruled]
+        return {
+            "trace_accepted": sum(int(count[0]) for count in counts),
+            "trace_kept": sum(int(count[1]) for count in counts),
+            "trace_stopped": sum(int(c.active.asnumpy()) == 0 for c in ruled),
+        }
+
     def failures_in_a_row(self) -> dict[str, int]:
         """Layer -> failed refreshes since its last good one, for the layers that have any."""
         rows = zip(self.layer_names, self.curvatures)

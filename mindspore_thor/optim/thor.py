@@ -38,7 +38,10 @@ class THOR(SecondOrder):
         trace_thresholds: (w1, w2): (0.01, 0) is THOR, (0.01, 0.001) THOR_stop, (0, 0) THOR_NT.
         damping_mode: "sqrt" adds sqrt(lam/T) to both factors (MindSpore's code), "paper" lam/T to
             both (Eq. 6), "pi" splits sqrt(lam/T) by the factors' mean traces.
-        trace_include_damping: whether lam counts in the trace (the paper's Eq. 8).
+        trace_include_damping: whether lam counts in the trace (the paper's Eq. 8). Where lam is far
+            above the factors the trace is lam d_in d_out alone, and the rule keeps inverses
+            whatever the factors do (models/autoencoder/README.md): give False there. ``train.py``
+            shows how many it kept.
         trace_form: "literal" or "product", see TraceRule.
         trace_baseline: "accepted" compares with the last accepted trace, "previous" with the
             previous candidate.

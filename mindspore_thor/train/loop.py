@@ -172,6 +172,7 @@ class Trainer:
         failed = getattr(self._session.optimizer, "failed_inversions", None)
         if failed is not None:
             row["failed_inversions"] = failed
+        row.update(getattr(self._session.optimizer, "trace_counts", None) or {})
         last = position.epoch == options.epochs
         if last or (options.eval_every and position.epoch % options.eval_every == 0):
             # Only together could the ranks stop in the middle of it.

@@ -92,7 +92,7 @@ class Progress:
         self.message(
             f"epoch: [{row['epoch']}/{self._epochs}] loss: {_loss(row['loss'])}, "
             f"epoch time: {row['train_time']:.3f} s, per step time: {row['step_ms']:.3f} ms"
-            f"{_skipped(row['skipped'])}{_failed(row.get('failed_inversions', 0))}"
+            f"{_traces(row)}{_skipped(row['skipped'])}{_failed(row.get('failed_inversions', 0))}"
         )
         measured = [f"{name}: {row[name]:.4f}" for name in self._metrics if name in row]
         if measured:
@@ -111,6 +111,15 @@ def _loss(value: float | None) -> str:
 
 def _skipped(count: int) -> str:
     return f", skipped updates: {count}" if count else ""
+
+
+def _traces(row: dict[str, Any]) -> str:
+    """What the trace rule decided since the run began, where there is one."""
+    if "trace_kept" not in row:
+        return ""
+    text = f", inverses renewed: {row['trace_accepted']}, kept: {row['trace_kept']}"
+    stopped = row["trace_stopped"]
+    return text + (f", layers stopped: {stopped}" if stopped else "")
 
 
 def _failed(count: int) -> str:
