@@ -141,7 +141,12 @@ def test_missing_repeats_what_was_stored_with_other_settings(tmp_path: Path, fak
     methods["sgd"]["settings"] = {"optimizer": {"name": "sgd", "momentum": 0.5}}
     methods["adamw"]["candidates"] = [{"learning_rate.peak": 0.75}, {"learning_rate.peak": 0.5}]
     elsewhere = ("--output_dir", str(tmp_path / "elsewhere"), "--missing", "--seeds", "1")
-    assert run_study(tmp_path, *elsewhere, methods=methods) == 0
+    stale = tmp_path / "results" / "sgd-seed2.jsonl"
+    stale.write_text("a run with the former settings\n")
+    other = tmp_path / "results" / "sgd-2ep-seed2.jsonl"
+    other.write_text("a run of another method\n")
+    assert run_study(tmp_path, *elsewhere, "--publish", methods=methods) == 0
+    assert other.exists() and not stale.exists()  # one recipe is stored for all runs of a method
     # SGD has other settings. AdamW has other candidates, but the same final run comes of them.
     assert labels(fake)[done:] == ["sgd/seed-1", "adamw/tuning-1", "adamw/tuning-2"]
 

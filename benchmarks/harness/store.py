@@ -46,6 +46,8 @@ class Run:
 def publish(study: Study, method: str, seed: int, source: Path, target: Path) -> None:
     """Store one finished run and what belongs to its method.
 
+    A method has one stored recipe, so its stored runs with other settings make way.
+
     Args:
         study: The study.
         method: Name of the method.
@@ -55,6 +57,15 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
     """
     folder = source / method / f"seed-{seed}"
     target.mkdir(parents=True, exist_ok=True)
+    recipe = (folder / RECIPE_NAME).read_text(encoding="utf-8")
+    stored = target / f"{method}.yaml"
+    if stored.is_file() and stored.read_text(encoding="utf-8") != recipe:
+        former = sorted(_logs(method, target))
+        for path in former:
+            path.unlink()
+        names = ", ".join(path.name for path in former)
+        print(f"{method}: settings have changed; removed what was stored: {names}", flush=True)
+    stored.write_text(recipe, encoding="utf-8")
     head = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
     failed = folder / FAILED_NAME
     if failed.is_file():
@@ -63,8 +74,6 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
     rows = [{key: row[key] for key in kept if key in row} for row in read_rows(folder)]
     lines = [json.dumps(item) for item in (head, *rows)]
     (target / f"{method}-seed{seed}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    recipe = (folder / RECIPE_NAME).read_text(encoding="utf-8")
-    (target / f"{method}.yaml").write_text(recipe, encoding="utf-8")
     chooser = study.methods[method].tuned_as
     tuned = source / chooser / "tuning.json"
     if tuned.is_file():
@@ -74,6 +83,12 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
             known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             known[chooser] = json.loads(tuned.read_text(encoding="utf-8"))
             path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _logs(method: str, folder: Path) -> list[Path]:
+    """The stored logs of a method, of none whose name only begins like it."""
+    pattern = re.compile(rf"{re.escape(method)}-seed\d+\.jsonl")
+    return [path for path in folder.glob("*.jsonl") if pattern.fullmatch(path.name)]
 
 
 def load_runs(study: Study, folder: Path) -> dict[str, list[Run]]:
