@@ -94,7 +94,7 @@ def baseline_lengths(study: Study, summaries: dict[str, Summary]) -> list[tuple[
     return sorted(
         (study.methods[name].epochs, item.best)
         for name, item in summaries.items()
-        if name in study.methods and study.methods[name].tuned_as == BASELINE
+        if study.is_baseline(name)
     )
 
 
@@ -152,7 +152,7 @@ def summarise(
             continue
         best = min(curve) if lower else max(curve)
         time = measured.get(name)
-        if time is None and name in study.methods and study.methods[name].tuned_as == BASELINE:
+        if time is None and study.is_baseline(name):
             time = measured.get(BASELINE)  # its steps are the same in a run of any length
         found[name] = Summary(
             method=name,

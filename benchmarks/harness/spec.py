@@ -93,6 +93,14 @@ class Study:
         """The name of the metric in ``metrics.jsonl``."""
         return self.task.metrics[0]
 
+    def is_baseline(self, name: str) -> bool:
+        """Whether this is SGD, or a shorter or longer form of it.
+
+        Args:
+            name: Name of a method; may be one that the study no longer has.
+        """
+        return name in self.methods and self.methods[name].tuned_as == BASELINE
+
     def recipe(self, method: str, candidate: int, *, tuning: bool) -> str:
         """Return the recipe of a run, without seed and data path.
 

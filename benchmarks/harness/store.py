@@ -60,11 +60,9 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
     recipe = (folder / RECIPE_NAME).read_text(encoding="utf-8")
     stored = target / f"{method}.yaml"
     if stored.is_file() and stored.read_text(encoding="utf-8") != recipe:
-        former = sorted(_logs(method, target))
-        for path in former:
+        for path in sorted(_logs(method, target)):
             path.unlink()
-        names = ", ".join(path.name for path in former)
-        print(f"{method}: settings have changed; removed what was stored: {names}", flush=True)
+            print(f"{method}: settings have changed; removed {path}", flush=True)
     stored.write_text(recipe, encoding="utf-8")
     head = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))
     failed = folder / FAILED_NAME

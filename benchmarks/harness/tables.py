@@ -165,7 +165,7 @@ def _equal_table(study: Study, summaries: dict[str, Summary]) -> str:
         return ""
     rows = []
     for name, item in summaries.items():
-        if name not in study.methods or study.methods[name].tuned_as == BASELINE:
+        if name not in study.methods or study.is_baseline(name):
             continue
         length = study.methods[name].epochs
         epochs = equivalent_epochs(known, item.best, study.task.lower_is_better)
