@@ -97,7 +97,7 @@ def _draw(
     ).flat
     lines: dict[str, Any] = {}
     for axes, (heading, items) in zip(grid, panels):
-        for item in items:
+        for place, item in enumerate(items):
             known = study.methods.get(item.method)
             name = label = known.tuned_as if known else item.method
             scale = 1.0 if seconds is None else seconds[item.method]
@@ -106,6 +106,8 @@ def _draw(
                 label, dashes = f"{name}, {known.epochs} epochs", "--"
             line = _curves(axes, study, item, scale, _colour(study, name), dashes)
             if line is not None:
+                # Where curves coincide the study's first method is to be seen.
+                line.set_zorder(3.0 - place / len(items))
                 lines.setdefault(label, line)
         baseline = summaries.get(BASELINE)
         if baseline is not None and math.isfinite(baseline.best):
