@@ -98,6 +98,9 @@ class Study:
 
         Args:
             name: Name of a method; may be one that the study no longer has.
+
+        Returns:
+            True for SGD in any length of run; False also for a name that the study does not have.
         """
         return name in self.methods and self.methods[name].tuned_as == BASELINE
 
