@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindspore_thor.curvature.alike import Maker
 from mindspore_thor.linalg.slices import part
 
 
@@ -93,8 +94,12 @@ class LayerCurvature(nn.Cell):
         self.counts = state(np.zeros(4, np.int32), f"{name}.counts")
         self.active = state(np.ones((), np.int32), f"{name}.active")
 
-    def make_rule(self) -> nn.Cell:
-        """The cell (x, out, dout, state) -> statistics that runs in the backward pass."""
+    def make_rule(self, make: Maker) -> nn.Cell:
+        """The cell (x, out, dout, state) -> statistics that runs in the backward pass.
+
+        Args:
+            make: makes one cell for all layers that are alike; a rule holds constants only.
+        """
         raise TypeError(f"{type(self).__name__} captures nothing")
 
     def capture_state(self) -> Tensor:

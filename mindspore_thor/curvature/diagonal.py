@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindspore_thor.curvature.alike import Maker
 from mindspore_thor.curvature.base import LayerCurvature, state, take
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.inverse import INVERSE
@@ -48,9 +49,9 @@ class EmbeddingCurvature(LayerCurvature):
         self.scale_a = state(np.ones((1, vocab, 1), np.float32), f"{name}.inverse_a")
         self.inverse_g = state(np.eye(size, dtype=np.float32)[None], f"{name}.inverse_g")
 
-    def make_rule(self) -> nn.Cell:
+    def make_rule(self, make: Maker) -> nn.Cell:
         """Counts and G from one backward pass."""
-        return EmbeddingRule(self.rows)
+        return make(EmbeddingRule, self.rows)
 
     def symmetric(self) -> tuple[tuple[int, int, int], ...]:
         """G, behind the counts."""

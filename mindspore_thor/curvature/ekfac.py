@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindspore_thor.curvature.alike import Maker
 from mindspore_thor.curvature.base import FACTORS, META, SPECTRUM, state, take
 from mindspore_thor.curvature.eigen_factors import EigenFactors, eigen_parts
 from mindspore_thor.curvature.input_moments import InputMoments
@@ -97,9 +98,9 @@ class CorrectedFactors(EigenFactors):
         self.due = due
         self.provisional = state(np.ones((), np.int32), f"{name}.provisional")
 
-    def make_rule(self) -> nn.Cell:
+    def make_rule(self, make: Maker) -> nn.Cell:
         """A, G and S from one backward pass."""
-        return CorrectedRule(self.rows, self.homogeneous, self.left, self.right)
+        return make(CorrectedRule, self.rows, self.homogeneous, self.left, self.right)
 
     def capture_state(self) -> Tensor:
         """Qa and Qg, then what to collect, in one vector."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.curvature.alike import Maker
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.rule import StatisticsRule
 from mindspore_thor.linalg.slices import part
@@ -59,9 +60,9 @@ class RankOne(LayerCurvature):
         self.rows = rows
         self.homogeneous = homogeneous
 
-    def make_rule(self) -> nn.Cell:
+    def make_rule(self, make: Maker) -> nn.Cell:
         """Mean input and mean output gradient from one backward pass."""
-        return MeanRule(self.rows, self.homogeneous)
+        return make(MeanRule, self.rows, self.homogeneous)
 
     def mean_a(self) -> Tensor:
         """Averaged mean input, [groups, d_in(+1), 1]."""

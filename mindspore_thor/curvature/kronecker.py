@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.curvature.alike import Maker
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.input_moments import InputMoments
 from mindspore_thor.curvature.rule import StatisticsRule
@@ -101,9 +102,9 @@ class KroneckerCurvature(LayerCurvature):
         self.end_g = length_a + length_g
         self.layout = KroneckerLayout(rows.groups, left, right, self.end_a, self.end_g, self.end)
 
-    def make_rule(self) -> nn.Cell:
+    def make_rule(self, make: Maker) -> nn.Cell:
         """Blocks of A and G from one backward pass."""
-        return KroneckerRule(self.rows, self.homogeneous, self.left, self.right)
+        return make(KroneckerRule, self.rows, self.homogeneous, self.left, self.right)
 
     def factor_a(self) -> Tensor:
         """Blocks of A, [groups, blocks, size, size]."""

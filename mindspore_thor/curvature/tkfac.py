@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mindspore import Parameter, Tensor, nn, ops
 
+from mindspore_thor.curvature.alike import Maker
 from mindspore_thor.curvature.base import state, take
 from mindspore_thor.curvature.kronecker import (
     KroneckerCurvature,
@@ -92,9 +93,9 @@ class TraceFactors(KroneckerCurvature):
         self.inverse_phi = state(identity_blocks(rows.groups, self.right), f"{name}.inverse_phi")
         self.inverse_psi = state(identity_blocks(rows.groups, self.left), f"{name}.inverse_psi")
 
-    def make_rule(self) -> nn.Cell:
+    def make_rule(self, make: Maker) -> nn.Cell:
         """Weighted second moments from one backward pass."""
-        return WeightedMomentsRule(self.rows, self.homogeneous, self.left, self.right)
+        return make(WeightedMomentsRule, self.rows, self.homogeneous, self.left, self.right)
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both inverses."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from mindspore import Tensor, nn
 
+from mindspore_thor.curvature.alike import Maker
 from mindspore_thor.curvature.direct import GraphKind
 from mindspore_thor.nn.capture import Capture, GatherHook, Hook
 from mindspore_thor.nn.coverage import CoveredLayer
@@ -57,7 +58,8 @@ def attach(
     curvature: nn.Cell,
     due: Tensor,
     graph: GraphKind,
-    inverse_scale: float = 1.0,
+    inverse_scale: float,
+    make: Maker,
 ) -> None:
     """Make a layer's backward pass hand out statistics.
 
@@ -67,6 +69,7 @@ def attach(
         due: int32 scalar parameter, 1 where the step collects statistics.
         graph: what the graph being compiled is for.
         inverse_scale: what undoes the loss scale on output gradients.
+        make: makes one capture for all layers that are alike.
     """
     cell = layer.cell
     detach(cell)
@@ -75,7 +78,7 @@ def attach(
         return
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
     hook = hook_type(
-        Capture(layer.rows, curvature.make_rule(), curvature.size, inverse_scale),
+        make(Capture, layer.rows, curvature.make_rule(make), curvature.size, inverse_scale),
         curvature,
         due,
         graph,

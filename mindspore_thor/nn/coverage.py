@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mindspore import Parameter, nn
 
+from mindspore_thor.curvature.alike import Maker, one_of_each, same_operator
 from mindspore_thor.linalg.patches import ConvGeometry
 from mindspore_thor.nn.rows import ConvRows, DenseRows, EmbeddingRows
 
@@ -45,7 +46,7 @@ class CoveredLayer:
         name: the cell's name inside the network.
         cell: the layer itself.
         base: nn.Dense, nn.Conv2d, nn.Embedding or nn.LayerNorm.
-        rows: its geometry (None for LayerNorm).
+        rows: its geometry (None for LayerNorm), the same cell for all layers that are alike.
         weight: index of its weight among the optimizer's parameters.
         bias: index of its bias, or -1 where it has none or it is not trained.
         own_construct: whether a subclass replaced ``construct``.
@@ -109,6 +110,7 @@ def find_layers(
     parameters: Sequence[Parameter],
     supported: Sequence[type],
     token_mode: str = "expand",
+    make: Maker | None = None,
 ) -> tuple[list[CoveredLayer], list[LayerRow]]:
     """Sort a network's weight-bearing cells into covered ones and the rest.
 
@@ -117,10 +119,12 @@ def find_layers(
         parameters: the parameters that the optimizer trains.
         supported: the layer classes that the method covers.
         token_mode: see :class:`mindspore_thor.nn.rows.DenseRows`.
+        make: makes one cell for all layers that are alike; default a new maker.
 
     Returns:
         The covered layers, and one report row for every weight-bearing cell in the net's order.
     """
+    make = make or one_of_each()
     index = {id(p): i for i, p in enumerate(parameters)}
     owners: dict[int, list[str]] = {}
     cells = [(name, cell) for name, cell in net.cells_and_names() if _own_parameters(cell)]
@@ -141,7 +145,7 @@ def find_layers(
         if row.reason or base is None:
             continue
         row.covered = True
-        covered.append(_describe(label, cell, base, index, token_mode))
+        covered.append(_describe(label, cell, base, index, token_mode, make))
     return covered, rows
 
 
@@ -184,7 +188,12 @@ def _weight_of(cell: nn.Cell, base: type[nn.Cell]) -> Parameter | None:
 
 
 def _describe(
-    name: str, cell: nn.Cell, base: type[nn.Cell], index: dict[int, int], token_mode: str
+    name: str,
+    cell: nn.Cell,
+    base: type[nn.Cell],
+    index: dict[int, int],
+    token_mode: str,
+    make: Maker,
 ) -> CoveredLayer:
     weight = _weight_of(cell, base)
     assert weight is not None
@@ -192,10 +201,11 @@ def _describe(
     own = type(cell).construct is not base.construct
     rows: nn.Cell | None = None
     if base is nn.Dense:
-        rows = DenseRows(weight.shape[1], weight.shape[0], token_mode)
+        rows = make(DenseRows, weight.shape[1], weight.shape[0], token_mode)
     elif base is nn.Conv2d:
-        rows = ConvRows(cell.conv2d, _conv_geometry(cell), weight.shape)
+        operator = same_operator(make, cell.conv2d)
+        rows = make(ConvRows, operator, _conv_geometry(cell), tuple(weight.shape))
     elif base is nn.Embedding:
-        rows = EmbeddingRows(weight.shape[0], weight.shape[1])
+        rows = make(EmbeddingRows, weight.shape[0], weight.shape[1])
     bias_index = index.get(id(bias), -1) if bias is not None else -1
     return CoveredLayer(name, cell, base, rows, index[id(weight)], bias_index, own)

@@ -34,6 +34,35 @@ def default_decay_filter(parameter: Parameter) -> bool:
     return len(parameter.shape) > 1
 
 
+# What ops.Map calls, see layerwise.py. What has an effect returns something all the same: without a
+# result a function compiles to a call of the Python interpreter.
+
+
+def _hand(take: Callable[..., Any], value: Tensor) -> bool:
+    take(value)
+    return True
+
+
+def _scale(factor: float, gradient: Tensor) -> Tensor:
+    return gradient * factor
+
+
+def _move(
+    how: tuple[float, bool], rate: Any, weight: Parameter, moment: Parameter, step: Tensor
+) -> bool:
+    momentum, rate_inside = how
+    if rate_inside:
+        momentum_step(weight, moment, 1.0, step * ops.cast(rate, step.dtype), momentum)
+    else:
+        momentum_step(weight, moment, rate, step, momentum)
+    return True
+
+
+def _descend(rate: Any, weight: Parameter, step: Tensor) -> bool:
+    ops.assign_sub(weight, rate * step)
+    return True
+
+
 class SecondOrder(LayerwiseOptimizer):
     """Base of the optimizers that precondition gradients layer by layer.
 
@@ -180,16 +209,20 @@ class SecondOrder(LayerwiseOptimizer):
         """
         step = self.step_number()
         first = len(gradients) - self.probe_count
-        for k in range(self.probe_count):
-            self.captured[k].collect(gradients[first + k])
-        if self.observes:
+        self.collect_probes(gradients[first:])
+        if self.observes and len(self.matrix_layers) > 0:
             unscaled = self.unscale(gradients[: len(self.roles)])
-            for k in range(len(self.matrices)):
-                self.curvatures[k].observe(self.matrix(k, unscaled))
+            matrices = self.map(ops.partial(self.matrix, unscaled), self.matrix_layers)
+            self.map(_hand, self.observe_each, matrices)
         planned = step + self.factor_interval(step)
         if self.remeasures:
             planned = ops.where(self.due == SPECTRUM, self.next_factor, planned)
         ops.assign(self.next_factor, planned)
+
+    def collect_probes(self, statistics: Sequence[Tensor]) -> None:
+        """Let every capturing layer take its probe's gradient."""
+        if self.probe_count > 0:
+            self.map(_hand, self.collect_each, statistics)
 
     def refresh(self) -> None:
         """Derive inverses (or what the method uses) from the statistics."""
@@ -231,10 +264,7 @@ class SecondOrder(LayerwiseOptimizer):
         """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
         if self.loss_scale == 1.0:
             return gradients
-        result: tuple[Tensor, ...] = ()
-        for gradient in gradients:
-            result += (gradient * self.inverse_scale,)
-        return result
+        return self.map(ops.partial(_scale, self.inverse_scale), gradients)
 
     def update(self, gradients: Sequence[Tensor]) -> None:
         """Precondition, decay, apply momentum and the learning rate; then count the step."""
@@ -244,15 +274,18 @@ class SecondOrder(LayerwiseOptimizer):
         gradients = self.gradients_centralization(gradients)
         if self.clip_norm is not None:
             gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
-        for i in range(len(self.roles)):
-            rate = lr[i] if self.is_group_lr else lr
-            if self.momentum > 0 and self.rate_inside_momentum:
-                step = gradients[i] * ops.cast(rate, gradients[i].dtype)
-                momentum_step(self.weights[i], self.moments[i], 1.0, step, self.momentum)
-            elif self.momentum > 0:
-                momentum_step(self.weights[i], self.moments[i], rate, gradients[i], self.momentum)
+        if self.momentum > 0:
+            how = (self.momentum, self.rate_inside_momentum)
+            if self.is_group_lr:
+                move = ops.partial(_move, how)
+                self.map(move, lr, self.weights, self.moments, gradients)
             else:
-                ops.assign_sub(self.weights[i], rate * gradients[i])
+                move = ops.partial(_move, how, lr)
+                self.map(move, self.weights, self.moments, gradients)
+        elif self.is_group_lr:
+            self.map(_descend, lr, self.weights, gradients)
+        else:
+            self.map(ops.partial(_descend, lr), self.weights, gradients)
         self.advance()
 
     def advance(self) -> None:

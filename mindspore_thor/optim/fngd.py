@@ -150,8 +150,7 @@ class FNGD(SecondOrder):
 
     def collect(self, gradients: Sequence[Tensor]) -> None:
         """Store this step's coefficients, which stand behind the gradients of the weights."""
-        for k in range(self.probe_count):
-            self.captured[k].collect(gradients[len(self.roles) + k])
+        self.collect_probes(gradients[len(self.roles) :])
 
     def advance(self) -> None:
         """Count the step; the first epoch, and that alone, computes coefficients."""

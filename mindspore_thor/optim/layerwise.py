@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindspore_thor.curvature.alike import one_of_each
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.direct import ANY, GraphKind
 from mindspore_thor.curvature.refresh import Refresh
@@ -21,6 +22,26 @@ from mindspore_thor.parallel.assignment import Share
 from mindspore_thor.parallel.communication import Symmetric
 
 _PLAIN, _MATRIX, _BIAS, _ELEMENTWISE = 0, 1, 2, 3
+
+
+# What ops.Map calls: loops over layers are no loops of Python, which the compiler unrolls into
+# nested functions.
+
+
+def _precondition(damping: Tensor, precondition: Callable[..., Any], matrix: Tensor) -> Tensor:
+    return precondition(matrix, damping)
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    return total(left * right)
+
+
+def _squared_rate(lr: tuple[Tensor, ...], weight: int, product: Tensor) -> Tensor:
+    return lr[weight] * lr[weight] * product
+
+
+def _times(factor: Tensor, matrix: Tensor) -> Tensor:
+    return matrix * factor
 
 
 class LayerwiseOptimizer(nn.Optimizer):
@@ -42,7 +63,8 @@ class LayerwiseOptimizer(nn.Optimizer):
     def _cover(self, net: nn.Cell, label: str, token_mode: str) -> None:
         for _, cell in net.cells_and_names():
             detach(cell)
-        layers, self._rows = find_layers(net, self.weights, self.supported, token_mode)
+        make = one_of_each()
+        layers, self._rows = find_layers(net, self.weights, self.supported, token_mode, make)
         curvatures = [self.build_curvature(f"{label}.{layer.name}", layer) for layer in layers]
         self.layer_names = tuple(layer.name for layer in layers)
         self.curvatures = nn.CellList(curvatures, auto_prefix=False)
@@ -52,32 +74,36 @@ class LayerwiseOptimizer(nn.Optimizer):
         self.probe_count = len(probes)
         self.probes = ParameterTuple(probes)
         self.parameters = ParameterTuple([*self.weights, *probes])
-        roles = [(_PLAIN, 0)] * len(self.weights)
+        roles = [(_PLAIN, 0, 0)] * len(self.weights)
+        matrix_layers: list[int] = []
         self._reduced: set[int] = set()
         for k, (layer, curvature) in enumerate(zip(layers, curvatures)):
             if curvature.direct:
                 if curvature.exchanged():
                     self._reduced.update({layer.weight, layer.bias} - {-1})
-                attach(layer, curvature, self.due, self.graph, self.inverse_scale)
+                attach(layer, curvature, self.due, self.graph, self.inverse_scale, make)
                 continue
             if layer.rows is None:
-                roles[layer.weight] = (_ELEMENTWISE, k)
+                roles[layer.weight] = (_ELEMENTWISE, k, 0)
                 if layer.bias >= 0:
-                    roles[layer.bias] = (_ELEMENTWISE, k)
+                    roles[layer.bias] = (_ELEMENTWISE, k, 0)
                 continue
-            roles[layer.weight] = (_MATRIX, k)
+            roles[layer.weight] = (_MATRIX, k, len(matrix_layers))
             if self.homogeneous(layer):
-                roles[layer.bias] = (_BIAS, k)
+                roles[layer.bias] = (_BIAS, k, len(matrix_layers))
+            matrix_layers.append(k)
             if curvature.captures:
-                attach(layer, curvature, self.due, self.graph, self.inverse_scale)
+                attach(layer, curvature, self.due, self.graph, self.inverse_scale, make)
         self.roles = tuple(roles)
         self.matrices = tuple(
             (layer.weight, layer.bias if self.homogeneous(layer) else -1) for layer in layers
         )
-        self.is_matrix = tuple(
-            layer.rows is not None and not curvature.direct
-            for layer, curvature in zip(layers, curvatures)
-        )
+        self.matrix_layers = tuple(matrix_layers)
+        self.matrix_weights = tuple(layers[k].weight for k in matrix_layers)
+        self.precondition_each = tuple(curvatures[k].precondition for k in matrix_layers)
+        self.collect_each = tuple(c.collect for c in curvatures if c.captures)
+        self.observe_each = tuple(curvatures[k].observe for k in matrix_layers)
+        self.map = ops.Map()
         self.layer_rows = nn.CellList(
             [layer.rows if layer.rows is not None else nn.Identity() for layer in layers],
             auto_prefix=False,
@@ -110,7 +136,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         """Lam of this step, float32 scalar."""
         raise TypeError(f"{type(self).__name__} does not say what its damping is")
 
-    def matrix(self, k: int, gradients: Sequence[Tensor]) -> Tensor:
+    def matrix(self, gradients: Sequence[Tensor], k: int) -> Tensor:
         """The gradient of layer ``k`` as a float32 matrix [groups, d_out, d_in(+1)]."""
         weight, bias = self.matrices[k]
         rows = self.layer_rows[k]
@@ -124,47 +150,47 @@ class LayerwiseOptimizer(nn.Optimizer):
         """Preconditioned gradients, in the parameters' order and shapes."""
         damping = self.current_damping()
         matrices: tuple[Tensor, ...] = ()
-        overlap = Tensor(0.0, ms.float32)
-        for k in range(len(self.matrices)):
-            if self.is_matrix[k]:
-                matrix = self.matrix(k, gradients)
-                preconditioned = self.curvatures[k].precondition(matrix, damping)
-                if self.kl_clip is not None:
-                    weight = self.matrices[k][0]
-                    rate = lr[weight] if self.is_group_lr else lr
-                    overlap = overlap + rate * rate * total(preconditioned * matrix)
-                matrices += (preconditioned,)
-            else:
-                matrices += (damping,)
-        if self.kl_clip is not None:
-            nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
-            scaled: tuple[Tensor, ...] = ()
-            for matrix in matrices:
-                scaled += (matrix * nu,)
-            matrices = scaled
-        return self.assemble(gradients, matrices, damping)
+        if len(self.matrix_layers) > 0:
+            plain = self.map(ops.partial(self.matrix, gradients), self.matrix_layers)
+            matrices = self.map(ops.partial(_precondition, damping), self.precondition_each, plain)
+            if self.kl_clip is not None:
+                matrices = self.clipped(matrices, plain, lr)
+        return self.map(ops.partial(self.placed, matrices, damping), self.roles, gradients)
 
-    def assemble(
-        self, gradients: Sequence[Tensor], matrices: Sequence[Tensor], damping: Tensor
+    def clipped(
+        self, matrices: tuple[Tensor, ...], plain: tuple[Tensor, ...], lr: Any
     ) -> tuple[Tensor, ...]:
-        """Put the preconditioned matrices back into the parameters' shapes."""
-        result: tuple[Tensor, ...] = ()
-        for i in range(len(self.roles)):
-            role, k = self.roles[i]
-            gradient = gradients[i]
-            if role == _MATRIX:
-                matrix = matrices[k]
-                if self.matrices[k][1] >= 0:
-                    matrix = part(matrix, 0, matrix.shape[2] - 1, 2)
-                gradient = ops.cast(self.layer_rows[k].from_matrix(matrix), gradient.dtype)
-            elif role == _BIAS:
-                matrix = matrices[k]
-                column = part(matrix, matrix.shape[2] - 1, 1, 2)
-                gradient = ops.cast(column.reshape(gradient.shape), gradient.dtype)
-            elif role == _ELEMENTWISE:
-                gradient = self.curvatures[k].precondition(gradient, damping)
-            result += (gradient,)
-        return result
+        """V times min(1, sqrt(kl_clip / (lr^2 sum <V, D>)))."""
+        products = self.map(_inner, matrices, plain)
+        if self.is_group_lr:
+            weigh = ops.partial(_squared_rate, lr)
+            overlap = total(ops.stack(self.map(weigh, self.matrix_weights, products)))
+        else:
+            overlap = lr * lr * total(ops.stack(products))
+        nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
+        return self.map(ops.partial(_times, nu), matrices)
+
+    def placed(
+        self,
+        matrices: tuple[Tensor, ...],
+        damping: Tensor,
+        role: tuple[int, int, int],
+        gradient: Tensor,
+    ) -> Tensor:
+        """A parameter's direction, in its gradient's shape: its part of a layer's matrix."""
+        kind, k, position = role
+        if kind == _ELEMENTWISE:
+            return self.curvatures[k].precondition(gradient, damping)
+        if kind == _MATRIX:
+            matrix = matrices[position]
+            if self.matrices[k][1] >= 0:
+                matrix = part(matrix, 0, matrix.shape[2] - 1, 2)
+            return ops.cast(self.layer_rows[k].from_matrix(matrix), gradient.dtype)
+        if kind == _BIAS:
+            matrix = matrices[position]
+            column = part(matrix, matrix.shape[2] - 1, 1, 2)
+            return ops.cast(column.reshape(gradient.shape), gradient.dtype)
+        return gradient
 
     # -- on the host --------------------------------------------------------------------------
 

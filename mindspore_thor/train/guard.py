@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import state
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import FusedSum, world
 
 _RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def _store(parameter: Parameter, value: Tensor) -> bool:
+    ops.assign(parameter, value)
+    return True
 
 
 class Guard(nn.Cell):
@@ -34,6 +39,7 @@ class Guard(nn.Cell):
             for p in (cell.moving_mean, cell.moving_variance)
         ]
         self.running_count = len(running)
+        self.map = ops.Map()
         self.running = ParameterTuple(running)
         self.good = ParameterTuple([state(p.asnumpy(), f"last_good.{p.name}") for p in running])
         _, ranks = world()
@@ -53,17 +59,15 @@ class Guard(nn.Cell):
 
     def rewind(self) -> None:
         """Put the running statistics back to where they were before this step's forward pass."""
-        for i in range(self.running_count):
-            ops.assign(self.running[i], self.good[i])
+        if self.running_count > 0:
+            self.map(_store, self.running, self.good)
 
     def accept(self) -> None:
         """Remember the running statistics of a good step, averaged over ranks."""
         if self.averages:
-            means = self.mean(self.running)
-            for i in range(self.running_count):
-                ops.assign(self.running[i], means[i])
-        for i in range(self.running_count):
-            ops.assign(self.good[i], self.running[i])
+            self.map(_store, self.running, self.mean(self.running))
+        if self.running_count > 0:
+            self.map(_store, self.good, self.running)
         ops.assign(self.skipped_in_a_row, ops.zeros_like(self.skipped_in_a_row))
 
     def reject(self) -> None:
