@@ -116,8 +116,18 @@ def _draw(
             lines[f"{BASELINE}'s best"] = axes.axhline(best, color="0.3", lw=0.9, linestyle=":")
         axes.set_title(heading, fontsize=10)
         _style(axes, study, in_epochs=seconds is None)
+    if study.task.percent:
+        # A single seed that fell far for an epoch must not press all the others together.
+        low, high = _range_of_medians(study, [item for _, items in panels for item in items])
+        grid[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     grid[0].set_ylabel(_ylabel(study))
     _finish(figure, lines, path)
+
+
+def _range_of_medians(study: Study, items: list[Summary]) -> tuple[float, float]:
+    """The smallest and the largest value of all medians in the axis's unit, at least 1 apart."""
+    values = [y for item in items for y in _points(study, item.curve, 1.0)[1]] or [0.0]
+    return min(values), max(*values, min(values) + 1.0)
 
 
 def _finish(figure: Any, lines: dict[str, Any], path: Path) -> None:
