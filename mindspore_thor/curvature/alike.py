@@ -2,7 +2,8 @@
 
 The compiler parses and evaluates a method anew for every cell that has it, however many of them are
 equal. A residual network has many layers of few shapes, so cells that hold constants only are made
-once for each set of constants, and that saves half of the time to compile a collecting step.
+once for each set of constants. A net of repeated layers then compiles a collecting step in about
+half the time (ResNet-20 on CPU).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Callable, Protocol, TypeVar, cast
 from mindspore import ops
 
 Made = TypeVar("Made")
+"""What a maker's class or function returns."""
 
 
 class Maker(Protocol):
@@ -29,8 +31,11 @@ def _make(cls: Callable[..., Made], *arguments: Any) -> Made:
 def one_of_each() -> Maker:
     """A maker of its own memory, for one network.
 
-    Arguments must be hashable; cells among them are compared by identity, so nested cells are made
-    from the inside out.
+    Cells among a call's arguments are compared by identity, so nested cells are made from the
+    inside out.
+
+    Returns:
+        The maker; it raises ``TypeError`` for arguments that are not hashable.
     """
     return cast(Maker, functools.cache(_make))
 
@@ -57,5 +62,13 @@ def _first(wrapped: _Operator) -> Any:
 
 
 def same_operator(make: Maker, operator: Any) -> Any:
-    """The first operator that ``make`` has seen with the type and the attributes of this one."""
+    """The first operator that ``make`` has seen with the type and the attributes of this one.
+
+    Args:
+        make: the network's maker.
+        operator: a MindSpore primitive; anything else equals itself alone.
+
+    Returns:
+        ``operator`` itself, or an equal one.
+    """
     return make(_first, _Operator(operator))

@@ -220,7 +220,7 @@ class SecondOrder(LayerwiseOptimizer):
         ops.assign(self.next_factor, planned)
 
     def collect_probes(self, statistics: Sequence[Tensor]) -> None:
-        """Let every capturing layer take its probe's gradient."""
+        """Let every capturing layer take its probe's gradient, float32 [its length], in order."""
         if self.probe_count > 0:
             self.map(_hand, self.collect_each, statistics)
 

@@ -160,7 +160,16 @@ class LayerwiseOptimizer(nn.Optimizer):
     def clipped(
         self, matrices: tuple[Tensor, ...], plain: tuple[Tensor, ...], lr: Any
     ) -> tuple[Tensor, ...]:
-        """V times min(1, sqrt(kl_clip / (lr^2 sum <V, D>)))."""
+        """V times min(1, sqrt(kl_clip / (lr^2 sum <V, D>))), KFAC's clip.
+
+        Args:
+            matrices: V of every layer, float32 [groups, d_out, d_in(+1)].
+            plain: D, the gradients, likewise.
+            lr: the learning rate, or one for every parameter.
+
+        Returns:
+            Matrices of the same shapes.
+        """
         products = self.map(_inner, matrices, plain)
         if self.is_group_lr:
             weigh = ops.partial(_squared_rate, lr)
@@ -177,7 +186,14 @@ class LayerwiseOptimizer(nn.Optimizer):
         role: tuple[int, int, int],
         gradient: Tensor,
     ) -> Tensor:
-        """A parameter's direction, in its gradient's shape: its part of a layer's matrix."""
+        """A parameter's direction: its part of a layer's matrix, in its gradient's shape and type.
+
+        Args:
+            matrices: V of every layer that has one, float32 [groups, d_out, d_in(+1)].
+            damping: lam, for curvatures that work element by element.
+            role: what the parameter is, its layer, and the place of that layer's V.
+            gradient: the parameter's gradient.
+        """
         kind, k, position = role
         if kind == _ELEMENTWISE:
             return self.curvatures[k].precondition(gradient, damping)
