@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import Maker
-from mindspore_thor.curvature.base import LayerCurvature, state, take
+from mindspore_thor.curvature.base import GroupCurvature, state, where_good
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments
@@ -29,7 +29,7 @@ class EmbeddingRule(nn.Cell):
         return ops.concat((self.rows.counts(ids), g.reshape(-1), meta))
 
 
-class EmbeddingCurvature(LayerCurvature):
+class EmbeddingCurvature(GroupCurvature):
     """V = (1 / (A + sqrt(lam)))[:, None] * D @ (G + sqrt(lam) I)^-1, G never split.
 
     A is the diagonal of token counts / N, G the mean of g g^T over the looked-up rows with
@@ -37,21 +37,23 @@ class EmbeddingCurvature(LayerCurvature):
 
     Args:
         name: prefix of the parameters' names.
-        rows: the layer's geometry.
+        layers: L.
+        rows: the layers' geometry.
     """
 
     solver = INVERSE
 
-    def __init__(self, name: str, rows: nn.Cell) -> None:
+    def __init__(self, name: str, layers: int, rows: nn.Cell) -> None:
         vocab, size = rows.d_in, rows.d_out
-        super().__init__(name, vocab + size * size)
+        super().__init__(name, layers, vocab + size * size)
         self.rows = rows
-        self.scale_a = state(np.ones((1, vocab, 1), np.float32), f"{name}.inverse_a")
-        self.inverse_g = state(np.eye(size, dtype=np.float32)[None], f"{name}.inverse_g")
+        self.scale_a = state(np.ones((layers, vocab, 1), np.float32), f"{name}.inverse_a")
+        eye = np.broadcast_to(np.eye(size, dtype=np.float32), (layers, size, size)).copy()
+        self.inverse_g = state(eye, f"{name}.inverse_g")
 
-    def make_rule(self, make: Maker) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
         """Counts and G from one backward pass."""
-        return make(EmbeddingRule, self.rows)
+        return make(EmbeddingRule, rows)
 
     def symmetric(self) -> tuple[tuple[int, int, int], ...]:
         """G, behind the counts."""
@@ -64,8 +66,8 @@ class EmbeddingCurvature(LayerCurvature):
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """G with sqrt(lam)."""
         vocab, size = self.rows.d_in, self.rows.d_out
-        g = part(self.statistics, vocab, size * size).reshape((1, size, size))
-        return g, ops.sqrt(damping).reshape((1,))
+        g = part(self.statistics, vocab, size * size, 1).reshape((-1, size, size))
+        return g, ops.sqrt(damping) * ops.ones((self.layers,), ms.float32)
 
     def derived(self) -> tuple[Parameter, ...]:
         """The inverses of G and of A's diagonal."""
@@ -75,24 +77,25 @@ class EmbeddingCurvature(LayerCurvature):
         self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """Take the inverse of G, and with it that of A's diagonal."""
-        scale = 1.0 / (part(self.statistics, 0, self.rows.d_in) + ops.sqrt(damping))
-        return take(good, (solutions[0], scale), (self.inverse_g, self.scale_a))
+        scale = 1.0 / (part(self.statistics, 0, self.rows.d_in, 1) + ops.sqrt(damping))
+        return where_good(good, (solutions[0], scale), (self.inverse_g, self.scale_a))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
-        """[1, vocab, size] -> the same shape."""
+        """[L, vocab, size] -> the same shape."""
         return ops.bmm(self.scale_a * matrix, self.inverse_g)
 
 
-class LayerNormCurvature(LayerCurvature):
+class LayerNormCurvature(GroupCurvature):
     """d = D / (D * D / N + sqrt(lam)), elementwise on gamma and beta; nothing is stored.
 
     Args:
         name: prefix of the parameters' names.
+        layers: L.
         samples: int32 parameter with the batch size N of the latest step.
     """
 
-    def __init__(self, name: str, samples: Tensor) -> None:
-        super().__init__(name, 0)
+    def __init__(self, name: str, layers: int, samples: Tensor) -> None:
+        super().__init__(name, layers, 0)
         self.samples = samples
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 
-ANY, PLAIN = "any", "plain"
-"""What a graph is compiled for: any step, or only those that do not collect."""
+ANY, PLAIN, OWN = "any", "plain", "own"
+"""What a graph is compiled for: any step in any training cell; a step of a ``TrainStep`` that does
+not collect, or another graph of a ``TrainStep``.
+"""
 
 
 class GraphKind(nn.Cell):
@@ -62,18 +64,18 @@ class DirectRule(nn.Cell):
         return g if self.inverse_scale == 1.0 else g * self.inverse_scale
 
 
-class DirectCurvature(LayerCurvature):
-    """A layer whose gradient leaves the backward pass ready for the update.
+class DirectCurvature(GroupCurvature):
+    """A layer whose gradient leaves the backward pass ready for the update: a group of its own.
 
     Args:
         name: prefix of the parameters' names.
-        size: see :class:`~mindspore_thor.curvature.base.LayerCurvature`.
+        size: see :class:`~mindspore_thor.curvature.base.GroupCurvature`.
         graph: what the graph being compiled is for.
-        decay: see :class:`~mindspore_thor.curvature.base.LayerCurvature`.
+        decay: see :class:`~mindspore_thor.curvature.base.GroupCurvature`.
     """
 
     direct = True
 
     def __init__(self, name: str, size: int, graph: GraphKind, decay: float = 0.0) -> None:
-        super().__init__(name, size, decay)
+        super().__init__(name, 1, size, decay)
         self.graph = graph

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import state, take
-from mindspore_thor.curvature.kronecker import KroneckerCurvature, factors_of, per_block, stack
+from mindspore_thor.curvature.base import state, where_good
+from mindspore_thor.curvature.kronecker import (
+    KroneckerCurvature,
+    factors_of,
+    per_block,
+    repeated,
+    stack,
+)
 from mindspore_thor.linalg.inverse import EIGEN
 from mindspore_thor.linalg.slices import part
 
@@ -16,12 +22,13 @@ _TRANSPOSED_SECOND = ops.BatchMatMul(transpose_b=True)
 
 
 def eigen_parts(solutions: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
-    """Eigenvectors of A and G, eigenvalues T da and dg."""
+    """Eigenvectors of A and G, eigenvalues T da and dg; ``positions`` are T, [L]."""
     a, g = solutions
     vectors_a, vectors_g = part(a, 1, a.shape[1], 2), part(g, 1, g.shape[1], 2)
     values_a = part(a, 0, 1, 2).reshape(a.shape[:2])
     values_g = part(g, 0, 1, 2).reshape(g.shape[:2])
-    return vectors_a, vectors_g, values_a * positions, values_g
+    share = repeated(positions, values_a.shape[0]).reshape((-1, 1))
+    return vectors_a, vectors_g, values_a * share, values_g
 
 
 class EigenFactors(KroneckerCurvature):
@@ -29,27 +36,35 @@ class EigenFactors(KroneckerCurvature):
 
     Args:
         name: prefix of the parameters' names.
-        rows: the layer's geometry.
+        layers: L.
+        rows: the layers' geometry.
         homogeneous: whether the bias is part of the matrix.
         decay: moving average of the factors, 0 for none.
         extra: further statistics of a subclass.
     """
 
     solver = EIGEN
+    starts_plain = False
 
     def __init__(
-        self, name: str, rows: nn.Cell, homogeneous: bool, decay: float, extra: int = 0
+        self,
+        name: str,
+        layers: int,
+        rows: nn.Cell,
+        homogeneous: bool,
+        decay: float,
+        extra: int = 0,
     ) -> None:
-        super().__init__(name, rows, homogeneous, None, decay, extra)
-        groups, d_in, d_out = rows.groups, self.right.dim, self.left.dim
+        super().__init__(name, layers, rows, homogeneous, None, decay, extra)
+        shape, d_in, d_out = (layers, rows.groups), self.right.dim, self.left.dim
 
         def eye(d: int) -> np.ndarray:
-            return np.broadcast_to(np.eye(d, dtype=np.float32), (groups, d, d)).copy()
+            return np.broadcast_to(np.eye(d, dtype=np.float32), (*shape, d, d)).copy()
 
         self.vectors_a = state(eye(d_in), f"{name}.vectors_a")
         self.vectors_g = state(eye(d_out), f"{name}.vectors_g")
-        self.values_a = state(np.zeros((groups, d_in), np.float32), f"{name}.values_a")
-        self.values_g = state(np.zeros((groups, d_out), np.float32), f"{name}.values_g")
+        self.values_a = state(np.zeros((*shape, d_in), np.float32), f"{name}.values_a")
+        self.values_g = state(np.zeros((*shape, d_out), np.float32), f"{name}.values_g")
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both eigenbases."""
@@ -65,15 +80,17 @@ class EigenFactors(KroneckerCurvature):
     ) -> tuple[Tensor, ...]:
         """Take both decompositions; where one failed the last good ones of both stay."""
         stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
-        return take(good, eigen_parts(solutions, self.positions()), stored)
+        return where_good(good, eigen_parts(solutions, self.positions()), stored)
 
     def spectrum(self) -> Tensor:
-        """T dg da^T, [groups, d_out, d_in(+1)]."""
-        return self.values_g.expand_dims(2) * self.values_a.expand_dims(1)
+        """T dg da^T, [L, maps, d_out, d_in(+1)]."""
+        return self.values_g.expand_dims(3) * self.values_a.expand_dims(2)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Divide by the spectrum + lam in the eigenbasis; lam is this step's."""
-        q_a, q_g = self.vectors_a, self.vectors_g
+        d_in, d_out = self.right.dim, self.left.dim
+        q_a = self.vectors_a.reshape((-1, d_in, d_in))
+        q_g = self.vectors_g.reshape((-1, d_out, d_out))
         inner = ops.bmm(_TRANSPOSED_FIRST(q_g, matrix), q_a)
-        inner = inner / (self.spectrum() + damping)
+        inner = inner / (self.spectrum().reshape(inner.shape) + damping)
         return ops.bmm(q_g, _TRANSPOSED_SECOND(inner, q_a))

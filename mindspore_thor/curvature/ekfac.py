@@ -11,7 +11,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import Maker
-from mindspore_thor.curvature.base import FACTORS, META, SPECTRUM, state, take
+from mindspore_thor.curvature.base import FACTORS, META, SPECTRUM, state, where_good
 from mindspore_thor.curvature.eigen_factors import EigenFactors, eigen_parts
 from mindspore_thor.curvature.input_moments import InputMoments
 from mindspore_thor.curvature.rule import StatisticsRule
@@ -84,57 +84,67 @@ class CorrectedFactors(EigenFactors):
 
     Args:
         name: prefix of the parameters' names.
-        rows: the layer's geometry.
+        layers: L.
+        rows: the layers' geometry.
         homogeneous: whether the bias is part of the matrix.
         decay: weight of the old A, G and S in their moving averages.
         due: int32 parameter, what this step collects (FACTORS, SPECTRUM or both).
     """
 
     def __init__(
-        self, name: str, rows: nn.Cell, homogeneous: bool, decay: float, due: Tensor
+        self,
+        name: str,
+        layers: int,
+        rows: nn.Cell,
+        homogeneous: bool,
+        decay: float,
+        due: Tensor,
     ) -> None:
         self.shape = (rows.groups, rows.d_out, rows.d_in + int(homogeneous))
-        super().__init__(name, rows, homogeneous, decay, int(np.prod(self.shape)))
+        super().__init__(name, layers, rows, homogeneous, decay, int(np.prod(self.shape)))
         self.due = due
-        self.provisional = state(np.ones((), np.int32), f"{name}.provisional")
+        self.provisional = state(np.ones((layers, 1), np.int32), f"{name}.provisional")
 
-    def make_rule(self, make: Maker) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
         """A, G and S from one backward pass."""
-        return make(CorrectedRule, self.rows, self.homogeneous, self.left, self.right)
+        return make(CorrectedRule, rows, self.homogeneous, self.left, self.right)
 
-    def capture_state(self) -> Tensor:
-        """Qa and Qg, then what to collect, in one vector."""
+    def capture_state(self, layer: int, flag: Tensor) -> Tensor:
+        """The layer's Qa and Qg, then what to collect, in one vector."""
         due = ops.cast(self.due, ms.float32).reshape(1)
-        return ops.concat((self.vectors_a.reshape(-1), self.vectors_g.reshape(-1), due))
+        vectors_a, vectors_g = part(self.vectors_a, layer, 1), part(self.vectors_g, layer, 1)
+        return ops.concat((vectors_a.reshape(-1), vectors_g.reshape(-1), due))
 
     def spectrum(self) -> Tensor:
-        """S, [groups, d_out, d_in(+1)]."""
-        return self.measured(self.statistics).reshape(self.shape)
+        """S, [L, maps, d_out, d_in(+1)]."""
+        return self.measured(self.statistics).reshape((self.layers, *self.shape))
 
     def measured(self, statistics: Tensor) -> Tensor:
-        """S of a vector of statistics [size], flat: [groups * d_out * d_in(+1)]."""
-        return part(statistics, self.end_g, self.end - self.end_g)
+        """S of statistics [L, size], flat: [L, maps * d_out * d_in(+1)]."""
+        return part(statistics, self.end_g, self.end - self.end_g, 1)
 
     def collect(self, fresh: Tensor) -> bool:
         """Let those of A, G and S enter that this step has collected."""
-        if part(fresh, self.end, 1).reshape(()) > 0:
-            mean, old = self.averaged(fresh), self.statistics
-            collected = ops.cast(self.due != SPECTRUM, ms.float32)
-            measured = ops.cast(self.due != FACTORS, ms.float32)
-            entering = collected * (1.0 - self.kept_weight())
-            # Sums over positions do not stop at one use: those of several uses add up.
-            spectrum = self.measured(fresh)
-            settled = ops.cast(self.provisional == 0, ms.float32)
-            change = measured * (1.0 - self.decay * settled)
-            blended = ops.concat(
-                (
-                    _blend(part(old, 0, self.end_g), part(mean, 0, self.end_g), entering),
-                    _blend(self.measured(old), spectrum, change),
-                    _blend(part(old, self.end, META), part(mean, self.end, META), entering),
-                )
-            )
-            ops.assign(self.statistics, blended)
-            ops.assign(self.provisional, self.provisional * ops.cast(measured == 0, ms.int32))
+        used = part(fresh, self.end, 1, 1) > 0
+        mean, old = self.averaged(fresh), self.statistics
+        collected = ops.cast(self.due != SPECTRUM, ms.float32)
+        measured = ops.cast(self.due != FACTORS, ms.float32)
+        entering = collected * (1.0 - self.kept_weight())
+        # Sums over positions do not stop at one use: those of several uses add up.
+        spectrum = self.measured(fresh)
+        settled = ops.cast(self.provisional == 0, ms.float32)
+        change = measured * (1.0 - self.decay * settled)
+        blended = ops.concat(
+            (
+                _blend(part(old, 0, self.end_g, 1), part(mean, 0, self.end_g, 1), entering),
+                _blend(self.measured(old), spectrum, change),
+                _blend(part(old, self.end, META, 1), part(mean, self.end, META, 1), entering),
+            ),
+            1,
+        )
+        provisional = self.provisional * ops.cast(measured == 0, ms.int32)
+        ops.assign(self.provisional, ops.where(used, provisional, self.provisional))
+        ops.assign(self.statistics, ops.where(used, blended, old))
         return True
 
     def derived(self) -> tuple[Parameter, ...]:
@@ -147,12 +157,12 @@ class CorrectedFactors(EigenFactors):
         """Take the new basis; in it KFAC's eigenvalues T dg da^T stand in for S."""
         parts = eigen_parts(solutions, self.positions())
         values = parts[3].expand_dims(2) * parts[2].expand_dims(1)
-        head = part(self.statistics, 0, self.end_g)
-        tail = part(self.statistics, self.end, META)
-        stand_in = ops.concat((head, values.reshape(-1), tail))
+        head = part(self.statistics, 0, self.end_g, 1)
+        tail = part(self.statistics, self.end, META, 1)
+        stand_in = ops.concat((head, values.reshape((self.layers, -1)), tail), 1)
         one = ops.ones_like(self.provisional)
         stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
-        return take(good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional))
+        return where_good(good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional))
 
 
 def _blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import Maker
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.rule import StatisticsRule
 from mindspore_thor.linalg.slices import part
 
@@ -40,7 +40,7 @@ class MeanRule(StatisticsRule):
         return ops.concat((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
 
 
-class RankOne(LayerCurvature):
+class RankOne(GroupCurvature):
     """V = (1/lam) [D - (g^T D a) / (lam + |a|^2 |g|^2) g a^T] with averaged means a and g.
 
     That is (C + lam I)^-1 vec(D) for the rank-one C = (a (x) g)(a (x) g)^T, by the
@@ -48,34 +48,45 @@ class RankOne(LayerCurvature):
 
     Args:
         name: prefix of the parameters' names.
-        rows: the layer's geometry.
+        layers: L.
+        rows: the layers' geometry.
         homogeneous: whether the bias is part of the matrix.
         decay: weight of the old means in the moving average; the first update overwrites.
     """
 
-    def __init__(self, name: str, rows: nn.Cell, homogeneous: bool, decay: float) -> None:
+    starts_plain = False
+
+    def __init__(
+        self, name: str, layers: int, rows: nn.Cell, homogeneous: bool, decay: float
+    ) -> None:
         self.d_in = rows.d_in + int(homogeneous)
         self.end_a = rows.groups * self.d_in
-        super().__init__(name, self.end_a + rows.groups * rows.d_out, decay)
+        super().__init__(name, layers, self.end_a + rows.groups * rows.d_out, decay)
         self.rows = rows
         self.homogeneous = homogeneous
 
-    def make_rule(self, make: Maker) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
         """Mean input and mean output gradient from one backward pass."""
-        return make(MeanRule, self.rows, self.homogeneous)
+        return make(MeanRule, rows, self.homogeneous)
+
+    def ready(self) -> Tensor:
+        """Which layers have means, boolean [L]."""
+        return self.has_statistics().reshape((-1,))
 
     def mean_a(self) -> Tensor:
-        """Averaged mean input, [groups, d_in(+1), 1]."""
-        return part(self.statistics, 0, self.end_a).reshape((self.rows.groups, self.d_in, 1))
+        """Averaged mean input, [L, maps, d_in(+1), 1]."""
+        means = part(self.statistics, 0, self.end_a, 1)
+        return means.reshape((self.layers, -1, self.d_in, 1))
 
     def mean_g(self) -> Tensor:
-        """Averaged mean output gradient, [groups, d_out, 1]."""
-        means = part(self.statistics, self.end_a, self.end - self.end_a)
-        return means.reshape((self.rows.groups, self.rows.d_out, 1))
+        """Averaged mean output gradient, [L, maps, d_out, 1]."""
+        means = part(self.statistics, self.end_a, self.end - self.end_a, 1)
+        return means.reshape((self.layers, -1, self.rows.d_out, 1))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The rank-one solve with this step's lam."""
-        a, g = self.mean_a(), self.mean_g()
+        a, g = self.mean_a().reshape((-1, self.d_in, 1)), self.mean_g()
+        g = g.reshape((-1, self.rows.d_out, 1))
         overlap = ops.bmm(ops.bmm(g.transpose((0, 2, 1)), matrix), a)
         size = (a * a).sum((1, 2), keepdims=True) * (g * g).sum((1, 2), keepdims=True)
         correction = ops.bmm(g * (overlap / (damping + size)), a.transpose((0, 2, 1)))

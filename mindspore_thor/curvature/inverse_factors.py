@@ -6,13 +6,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import state, take, tally
+from mindspore_thor.curvature.base import state, updated_counts, where_good
 from mindspore_thor.curvature.kronecker import (
     KroneckerCurvature,
     KroneckerLayout,
     factors_of,
     identity_blocks,
     per_block,
+    repeated,
     stack,
     trace,
 )
@@ -32,8 +33,8 @@ def factor_damping(
 
     Args:
         mode: one of the three names.
-        damping: x, scalar.
-        mean_a: trA / d_in, per group or scalar.
+        damping: x, one per map.
+        mean_a: trA / d_in, one per map or a scalar.
         mean_g: trG / d_out, likewise.
 
     Returns:
@@ -57,7 +58,8 @@ def damped_factors(
     mean_a, mean_g = damping, damping
     if mode == "pi":
         mean_a, mean_g = trace(a) / layout.right.dim, trace(g) / layout.left.dim
-    damping_a, damping_g = factor_damping(mode, damping / positions, mean_a, mean_g)
+    share = repeated(damping / positions, a.shape[0])
+    damping_a, damping_g = factor_damping(mode, share, mean_a, mean_g)
     return stack(a), per_block(damping_a, a), stack(g), per_block(damping_g, g)
 
 
@@ -66,7 +68,8 @@ class InverseFactors(KroneckerCurvature):
 
     Args:
         name: prefix of the parameters' names.
-        rows: the layer's geometry.
+        layers: L.
+        rows: the layers' geometry.
         homogeneous: whether the bias is part of the matrix.
         split_dim: block size, or None for whole factors.
         decay: moving average of the factors, 0 for none.
@@ -79,6 +82,7 @@ class InverseFactors(KroneckerCurvature):
     def __init__(
         self,
         name: str,
+        layers: int,
         rows: nn.Cell,
         homogeneous: bool,
         split_dim: int | None,
@@ -86,14 +90,17 @@ class InverseFactors(KroneckerCurvature):
         damping_mode: str,
         rule: TraceRule | None = None,
     ) -> None:
-        super().__init__(name, rows, homogeneous, split_dim, decay)
+        super().__init__(name, layers, rows, homogeneous, split_dim, decay)
         self.damping_mode = damping_mode
-        self.inverse_a = state(identity_blocks(rows.groups, self.right), f"{name}.inverse_a")
-        self.inverse_g = state(identity_blocks(rows.groups, self.left), f"{name}.inverse_g")
+        maps = rows.groups
+        self.inverse_a = state(identity_blocks(layers, maps, self.right), f"{name}.inverse_a")
+        self.inverse_g = state(identity_blocks(layers, maps, self.left), f"{name}.inverse_g")
         self.selective = rule is not None
         if rule is not None:
             self.rule = rule
-            self.trace_baseline = state(np.full((), -1.0, np.float32), f"{name}.trace_baseline")
+            self.stops = rule.w2 > 0
+            baseline = np.full((layers,), -1.0, np.float32)
+            self.trace_baseline = state(baseline, f"{name}.trace_baseline")
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both inverses."""
@@ -106,15 +113,23 @@ class InverseFactors(KroneckerCurvature):
         return self.counts, self.active, self.trace_baseline
 
     def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
-        """What the trace rule says, and the trace tr(F + lam I) that it judged (section 1.2)."""
+        """What the trace rule says, and the traces tr(F + lam I) that it judged (section 1.2)."""
+        wanted = ops.cast(self.has_statistics(), ms.int32).reshape((-1,))
         if not self.selective:
-            return ops.ones((), ms.int32), damping
+            return wanted, wanted
         layout = self.layout
         a, g, positions = factors_of(self.statistics, layout)
+        shape = (self.layers, self.rows.groups)
         candidate = self.rule.total(
-            trace(a), trace(g), positions, damping, layout.right.dim, layout.left.dim
+            trace(a).reshape(shape),
+            trace(g).reshape(shape),
+            positions,
+            damping,
+            layout.right.dim,
+            layout.left.dim,
         )
-        return self.rule.decide(candidate, self.trace_baseline) * self.active, candidate
+        decision = self.rule.decide(candidate, self.trace_baseline)
+        return decision * self.active * wanted, candidate
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """The blocks of A and of G with each factor's damping."""
@@ -125,23 +140,23 @@ class InverseFactors(KroneckerCurvature):
     ) -> tuple[Tensor, ...]:
         """Take both inverses; where one failed the last good ones of both stay."""
         # The 1/T of the convolution rule is folded into one factor: it costs nothing later.
-        return take(
-            good,
-            (solutions[0] / factors_of(self.statistics, self.layout)[2], solutions[1]),
-            (self.inverse_a, self.inverse_g),
-        )
+        positions = factors_of(self.statistics, self.layout)[2]
+        share = repeated(positions, solutions[0].shape[0]).reshape((-1, 1, 1))
+        values = (solutions[0] / share, solutions[1])
+        return where_good(good, values, (self.inverse_a, self.inverse_g))
 
     def settle(
         self, decision: Tensor, sound: Tensor, candidate: Tensor, again: bool
     ) -> tuple[Tensor, ...]:
-        """Count; a decision below zero stops the layer for good."""
-        counts = tally(self.counts, self.active, decision, sound, again)
+        """Count; a decision below zero stops a layer for good."""
+        counts = updated_counts(self.counts, self.active, decision, sound, again)
         if not self.selective:
             return (counts,)
         # Only a factor whose inverse is in use is an accepted one.
         replaced = decision * sound > 0
         if self.rule.against_previous and not again:
-            replaced = ops.logical_or(replaced, decision <= 0)
+            seen = self.has_statistics().reshape((-1,))
+            replaced = ops.logical_or(replaced, ops.logical_and(decision <= 0, seen))
         active = self.active * ops.cast(decision >= 0, ms.int32)
         return counts, active, ops.where(replaced, candidate, self.trace_baseline)
 

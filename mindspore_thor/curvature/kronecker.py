@@ -1,4 +1,4 @@
-"""Kronecker factors A and G of a layer, as diagonal blocks (methods section 0).
+"""Kronecker factors A and G of layers, as diagonal blocks (methods section 0).
 
 The Fisher block of a layer with T shared positions is F = T * A (x) G, where A and G are the means
 over samples and positions of a a^T and g g^T. A split dimension keeps only the diagonal blocks, so
@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import Maker
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.input_moments import InputMoments
 from mindspore_thor.curvature.rule import StatisticsRule
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
@@ -58,21 +58,28 @@ class KroneckerLayout(NamedTuple):
 
 
 def factors_of(statistics: Tensor, layout: KroneckerLayout) -> tuple[Tensor, Tensor, Tensor]:
-    """A and G, each [groups, blocks, size, size], and the positions T."""
-    groups, left, right = layout.groups, layout.left, layout.right
-    a = part(statistics, 0, layout.end_a)
-    g = part(statistics, layout.end_a, layout.end_g - layout.end_a)
-    positions = part(statistics, layout.end + 1, 1).reshape(())
-    a = a.reshape((groups, right.blocks, right.size, right.size))
-    return a, g.reshape((groups, left.blocks, left.size, left.size)), positions
+    """A and G of a group's statistics [L, size], and the positions T.
+
+    Returns:
+        A [L * groups, blocks, size, size], G likewise, T [L].
+    """
+    left, right = layout.left, layout.right
+    a = part(statistics, 0, layout.end_a, 1)
+    g = part(statistics, layout.end_a, layout.end_g - layout.end_a, 1)
+    positions = part(statistics, layout.end + 1, 1, 1).reshape((-1,))
+    # A layer that has collected nothing has no positions; nothing is made of its factors.
+    positions = ops.maximum(positions, 1.0)
+    a = a.reshape((-1, right.blocks, right.size, right.size))
+    return a, g.reshape((-1, left.blocks, left.size, left.size)), positions
 
 
-class KroneckerCurvature(LayerCurvature):
-    """A layer whose statistics are its Kronecker factors.
+class KroneckerCurvature(GroupCurvature):
+    """Layers whose statistics are their Kronecker factors.
 
     Args:
         name: prefix of the parameters' names.
-        rows: the layer's geometry.
+        layers: L.
+        rows: the layers' geometry.
         homogeneous: whether the bias is part of the matrix (A of a~ = [a; 1]).
         split_dim: block size for both factors, or None for whole factors.
         decay: weight of the old factor in the moving average; 0 replaces it. The first update
@@ -83,6 +90,7 @@ class KroneckerCurvature(LayerCurvature):
     def __init__(
         self,
         name: str,
+        layers: int,
         rows: nn.Cell,
         homogeneous: bool,
         split_dim: int | None,
@@ -93,7 +101,7 @@ class KroneckerCurvature(LayerCurvature):
         right = block_layout(rows.d_in + int(homogeneous), split_dim)
         length_a = rows.groups * right.blocks * right.size**2
         length_g = rows.groups * left.blocks * left.size**2
-        super().__init__(name, length_a + length_g + extra, decay)
+        super().__init__(name, layers, length_a + length_g + extra, decay)
         self.rows = rows
         self.homogeneous = homogeneous
         self.left = left
@@ -102,17 +110,19 @@ class KroneckerCurvature(LayerCurvature):
         self.end_g = length_a + length_g
         self.layout = KroneckerLayout(rows.groups, left, right, self.end_a, self.end_g, self.end)
 
-    def make_rule(self, make: Maker) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
         """Blocks of A and G from one backward pass."""
-        return make(KroneckerRule, self.rows, self.homogeneous, self.left, self.right)
+        return make(KroneckerRule, rows, self.homogeneous, self.left, self.right)
 
     def factor_a(self) -> Tensor:
-        """Blocks of A, [groups, blocks, size, size]."""
-        return factors_of(self.statistics, self.layout)[0]
+        """Blocks of A, [L, groups, blocks, size, size]."""
+        a = factors_of(self.statistics, self.layout)[0]
+        return a.reshape((self.layers, -1, *a.shape[1:]))
 
     def factor_g(self) -> Tensor:
-        """Blocks of G, [groups, blocks, size, size]."""
-        return factors_of(self.statistics, self.layout)[1]
+        """Blocks of G, [L, groups, blocks, size, size]."""
+        g = factors_of(self.statistics, self.layout)[1]
+        return g.reshape((self.layers, -1, *g.shape[1:]))
 
     def symmetric(self) -> tuple[tuple[int, int, int], ...]:
         """The blocks of A and of G."""
@@ -129,24 +139,30 @@ class KroneckerCurvature(LayerCurvature):
 
 
 def trace(blocks: Tensor) -> Tensor:
-    """Trace per group of block-diagonal matrices, [groups, blocks, size, size] -> [groups]."""
+    """Trace per map of block-diagonal matrices, [n, blocks, size, size] -> [n]."""
     size = blocks.shape[-1]
     return (blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)).sum(1)
 
 
 def stack(blocks: Tensor) -> Tensor:
-    """[groups, blocks, size, size] -> [groups * blocks, size, size]."""
+    """[n, blocks, size, size] -> [n * blocks, size, size]."""
     size = blocks.shape[-1]
     return blocks.reshape((-1, size, size))
 
 
+def repeated(values: Tensor, count: int) -> Tensor:
+    """A scalar, one value per layer, or one per map, repeated for its neighbours: [count]."""
+    values = values.reshape((-1, 1))
+    return (values * ops.ones((1, count // values.shape[0]), ms.float32)).reshape((-1,))
+
+
 def per_block(value: Tensor, blocks: Tensor) -> Tensor:
-    """A scalar, or one value per group, repeated for every block: [groups * blocks]."""
-    ones = ops.ones(blocks.shape[:2], ms.float32)
-    return (value.reshape((-1, 1)) * ones).reshape((-1,))
+    """A scalar, one value per layer, or one per map, repeated for every block: [n * blocks]."""
+    return repeated(value, blocks.shape[0] * blocks.shape[1])
 
 
-def identity_blocks(groups: int, layout: BlockLayout) -> np.ndarray:
-    """float32 identity blocks, [groups, blocks, size, size]: no preconditioning."""
+def identity_blocks(layers: int, maps: int, layout: BlockLayout) -> np.ndarray:
+    """float32 identity blocks, [L, maps, blocks, size, size]: no preconditioning."""
     eye = np.eye(layout.size, dtype=np.float32)
-    return np.broadcast_to(eye, (groups, layout.blocks, layout.size, layout.size)).copy()
+    shape = (layers, maps, layout.blocks, layout.size, layout.size)
+    return np.broadcast_to(eye, shape).copy()

@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import state, take
+from mindspore_thor.curvature.base import state, where_good
 from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKind
 from mindspore_thor.curvature.kronecker import trace
 from mindspore_thor.linalg.blocks import block_layout
@@ -254,11 +254,11 @@ class LayerSample(DirectCurvature):
         self.step = step
         # Until the first inversion: no preconditioning.
         eye = np.broadcast_to(
-            np.eye(self.d_in, dtype=np.float32), (self.groups, self.d_in, self.d_in)
+            np.eye(self.d_in, dtype=np.float32), (1, self.groups, self.d_in, self.d_in)
         )
         self.inverse_phi = state(eye.copy(), f"{name}.inverse_phi")
         self.inverse_psi = state(
-            np.ones((self.groups, self.d_out), np.float32), f"{name}.inverse_psi"
+            np.ones((1, self.groups, self.d_out), np.float32), f"{name}.inverse_psi"
         )
 
     def symmetric(self) -> tuple[tuple[int, int, int], ...]:
@@ -276,7 +276,7 @@ class LayerSample(DirectCurvature):
         """The rule that measures the factors and makes the update's direction."""
         return LayerSampleRule(self.rows, has_bias, inverse_scale, *self.settings)
 
-    def capture_state(self) -> tuple[Tensor, ...]:
+    def capture_state(self, layer: int, flag: Tensor) -> tuple[Tensor, ...]:
         """Phi^-1, psi^-1 and the step's number; the last is not used.
 
         The reshapes make operators' results of them without a copy.
@@ -289,30 +289,31 @@ class LayerSample(DirectCurvature):
 
         Means are taken over the layer's uses in this pass; no uses leave everything as it is.
         """
-        uses = part(fresh, self.end, 1)
+        uses = part(fresh, self.end, 1, 1)
         used, uses = uses > 0, ops.maximum(uses, 1.0)
-        psi = part(fresh, self.end_phi, self.groups * self.d_out)
+        psi = part(fresh, self.end_phi, self.groups * self.d_out, 1)
         psi = psi.reshape((self.groups, self.d_out))
         trace_psi = psi.sum(1, keepdims=True)
         # A layer whose units are all dead says nothing about its outputs: treat them alike.
         psi = ops.where(trace_psi > 0, psi / ops.maximum(trace_psi, _TINY), 1.0 / self.d_out)
-        positions, samples = part(fresh, self.end + 1, 1), part(fresh, self.end + 2, 1) / uses
-        phi = part(fresh, 0, self.end_phi) / uses
-        mean = ops.concat((phi, psi.reshape(-1), ops.ones_like(uses), positions, samples))
+        positions = part(fresh, self.end + 1, 1, 1)
+        samples = part(fresh, self.end + 2, 1, 1) / uses
+        phi = part(fresh, 0, self.end_phi, 1) / uses
+        mean = ops.concat((phi, psi.reshape((1, -1)), ops.ones_like(uses), positions, samples), 1)
         keep = self.kept_weight()
         mean = keep * self.statistics + (1.0 - keep) * mean
         ops.assign(self.statistics, ops.where(used, mean, self.statistics))
         return True
 
     def factor_phi(self) -> Tensor:
-        """Phi, [groups, d_in, d_in]."""
-        phi = part(self.statistics, 0, self.end_phi)
-        return phi.reshape((self.groups, self.d_in, self.d_in))
+        """Phi, [1, groups, d_in, d_in]."""
+        phi = part(self.statistics, 0, self.end_phi, 1)
+        return phi.reshape((1, self.groups, self.d_in, self.d_in))
 
     def factor_psi(self) -> Tensor:
-        """The diagonal of Psi, [groups, d_out]."""
-        psi = part(self.statistics, self.end_phi, self.groups * self.d_out)
-        return psi.reshape((self.groups, self.d_out))
+        """The diagonal of Psi, [1, groups, d_out]."""
+        psi = part(self.statistics, self.end_phi, self.groups * self.d_out, 1)
+        return psi.reshape((1, self.groups, self.d_out))
 
     def clipped(self, mean: Tensor) -> Tensor:
         """The damping for a mean eigenvalue."""
@@ -333,7 +334,7 @@ class LayerSample(DirectCurvature):
         errors of some 1e-7 of their largest eigenvalue, and where these drown the clipped damping
         Phi gets at least ``damping`` times :data:`FLOOR` of its trace.
         """
-        phi = self.factor_phi()
+        phi = self.factor_phi().reshape((self.groups, self.d_in, self.d_in))
         total = trace(phi.expand_dims(1))
         clipped = self.clipped(total / self.d_in)
         raised = ops.maximum(clipped, damping * FLOOR * total)
@@ -344,5 +345,5 @@ class LayerSample(DirectCurvature):
     ) -> tuple[Tensor, ...]:
         """Take Phi's inverses and make psi's, whose lam is clipped likewise."""
         psi = self.factor_psi()
-        inverse_psi = 1.0 / (psi + self.clipped(psi.sum(1, keepdims=True) / self.d_out))
-        return take(good, (solutions[0], inverse_psi), (self.inverse_phi, self.inverse_psi))
+        inverse_psi = 1.0 / (psi + self.clipped(psi.sum(2, keepdims=True) / self.d_out))
+        return where_good(good, (solutions[0], inverse_psi), (self.inverse_phi, self.inverse_psi))

@@ -1,9 +1,8 @@
-"""The refresh of all layers: their matrices are solved together, one batch for every size.
+"""The refresh of all groups: their matrices are solved together, one batch for every size.
 
-Layer by layer the graph would hold two small inversions each, behind a branch each; that costs
-seconds of compile time and leaves the cores idle. Here the layers only pose their problems and take
-the solutions. Loops over layers are ``ops.Map`` over their bound methods: the compiler unrolls a
-loop into nested functions, and its time then grows with the square of their number.
+The groups only pose their problems and take the solutions. Loops over groups are ``ops.Map`` over
+their bound methods: the compiler unrolls a loop into nested functions, and its time then grows with
+the square of their number.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.linalg.inverse import solution_width, solve_each
 from mindspore_thor.linalg.slices import part
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
@@ -27,7 +26,7 @@ _MIN = ops.ReduceMin()
 
 
 class Piece(NamedTuple):
-    """Where a layer's solutions are found: ``number`` matrices from ``start`` on in ``batch``."""
+    """Where a group's solutions are found: ``number`` matrices from ``start`` on in ``batch``."""
 
     batch: int
     start: int
@@ -37,7 +36,7 @@ class Piece(NamedTuple):
 class Batch(NamedTuple):
     """All matrices of one size that are solved alike.
 
-    The stacks that it consists of are numbered: their layers, and where a layer's problems hold
+    The stacks that it consists of are numbered: their groups, and where a group's problems hold
     the matrices and the shifts.
     """
 
@@ -45,18 +44,18 @@ class Batch(NamedTuple):
     size: int
     width: int
     number: int
-    layers: tuple[int, ...]
+    groups: tuple[int, ...]
     matrices: tuple[int, ...]
     shifts: tuple[int, ...]
     numbers: tuple[int, ...]
 
 
-def batches_of(layers: Sequence[LayerCurvature]) -> tuple[Batch, ...]:
-    """Every stack of every layer, grouped by job and size in the order of first appearance."""
+def batches_of(groups: Sequence[GroupCurvature]) -> tuple[Batch, ...]:
+    """Every stack of every group, sorted by job and size in the order of first appearance."""
     found: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
-    for k, layer in enumerate(layers):
-        for i, (count, size) in enumerate(layer.stacks()):
-            found.setdefault((layer.solver, size), []).append((k, i, count))
+    for k, group in enumerate(groups):
+        for i, (count, size) in enumerate(group.stacks()):
+            found.setdefault((group.solver, size), []).append((k, i, group.layers * count))
     return tuple(
         Batch(
             kind,
@@ -72,15 +71,15 @@ def batches_of(layers: Sequence[LayerCurvature]) -> tuple[Batch, ...]:
     )
 
 
-def pieces_of(batches: Sequence[Batch], layers: int) -> tuple[tuple[Piece, ...], ...]:
-    """For every layer, in the order of its stacks, where their solutions are found."""
-    found: list[dict[int, Piece]] = [{} for _ in range(layers)]
+def pieces_of(batches: Sequence[Batch], groups: int) -> tuple[tuple[Piece, ...], ...]:
+    """For every group, in the order of its stacks, where their solutions are found."""
+    found: list[dict[int, Piece]] = [{} for _ in range(groups)]
     for b, batch in enumerate(batches):
         start = 0
-        for k, i, n in zip(batch.layers, batch.matrices, batch.numbers):
+        for k, i, n in zip(batch.groups, batch.matrices, batch.numbers):
             found[k][i] = Piece(b, start, n)
             start += n
-    return tuple(tuple(of_layer[i] for i in sorted(of_layer)) for of_layer in found)
+    return tuple(tuple(of_group[i] for i in sorted(of_group)) for of_group in found)
 
 
 def travelling_lengths(batches: Sequence[Batch]) -> list[int]:
@@ -94,7 +93,7 @@ def travelling_lengths(batches: Sequence[Batch]) -> list[int]:
     return lengths + [batch.number for batch in batches]
 
 
-# What ops.Map calls: the arguments that all layers share come first, by ops.partial.
+# What ops.Map calls: the arguments that all groups share come first, by ops.partial.
 
 
 def _decide(damping: Tensor, decide: Callable[..., Any]) -> tuple[Tensor, Tensor]:
@@ -114,27 +113,40 @@ def _second(pair: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _failed(counts: Tensor) -> Tensor:
-    return ops.cast(part(counts, 3, 1).reshape(()) > 0, ms.int32)
+    return ops.cast(part(counts, 3, 1, 1).reshape((-1,)) > 0, ms.int32)
 
 
-def _pick(problems: tuple[tuple[Tensor, ...], ...], layer: int, item: int) -> Tensor:
-    return problems[layer][item]
+def _pick(problems: tuple[tuple[Tensor, ...], ...], group: int, item: int) -> Tensor:
+    return problems[group][item]
 
 
-def _choose(values: tuple[Tensor, ...], layer: int) -> Tensor:
-    return values[layer]
+def _choose(values: tuple[Tensor, ...], group: int) -> Tensor:
+    return values[group]
+
+
+def _no(decision: Tensor) -> Tensor:
+    return ops.zeros_like(decision)
+
+
+def _joined(values: tuple[Tensor, ...]) -> Tensor:
+    return ops.concat(values) if len(values) > 1 else values[0]
+
+
+def _any(values: tuple[Tensor, ...]) -> Tensor:
+    """Whether any of the layers' int32 [L] is positive."""
+    return _MAX(_joined(values)) > 0
 
 
 def _solutions(
-    solved: tuple[tuple[Tensor, Tensor], ...], pieces: tuple[Piece, ...]
+    solved: tuple[tuple[Tensor, Tensor], ...], layers: int, pieces: tuple[Piece, ...]
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """One layer's solutions, and int32 whether all are sound."""
+    """One group's solutions, and int32 [L] whether all of a layer are sound."""
     found: tuple[Tensor, ...] = ()
     checks: tuple[Tensor, ...] = ()
     for batch, start, count in pieces:
         found += (part(solved[batch][0], start, count),)
-        checks += (part(solved[batch][1], start, count),)
-    return found, ops.cast(_MIN(ops.concat(checks)) > 0, ms.int32)
+        checks += (part(solved[batch][1], start, count).reshape((layers, -1)),)
+    return found, ops.cast(_MIN(ops.concat(checks, 1), 1) > 0, ms.int32)
 
 
 def _install(
@@ -148,13 +160,12 @@ def _install(
 
 def _settle(
     again: bool,
-    sound: Tensor,
     settle: Callable[..., Any],
-    k: int,
     decision: Tensor,
     candidate: Tensor,
+    sound: Tensor,
 ) -> tuple[Tensor, ...]:
-    return settle(decision, part(sound, k, 1).reshape(()), candidate, again)
+    return settle(decision, sound, candidate, again)
 
 
 def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> bool:
@@ -174,7 +185,7 @@ def _arrived(came: Tensor, ok: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 class Refresh(nn.Cell):
-    """Refreshes the curvature of all layers.
+    """Refreshes the curvature of all groups.
 
     Where layers may skip a refresh (THOR's trace rule), a batch is solved only if one of its
     layers accepts, and nothing is touched if none does. The inverses of a layer that skips, or one
@@ -188,32 +199,32 @@ class Refresh(nn.Cell):
     their decisions are, too, and no rank waits for another in vain.
 
     Args:
-        curvatures: one per covered layer.
+        curvatures: one per group.
         share: on how many ranks each matrix is solved.
     """
 
-    def __init__(self, curvatures: Sequence[LayerCurvature], share: Share = "one") -> None:
+    def __init__(self, curvatures: Sequence[GroupCurvature], share: Share = "one") -> None:
         super().__init__(auto_prefix=False)
-        layers = [c for c in curvatures if c.solver]
-        self.layer_count = len(layers)
-        self.selective = any(c.selective for c in layers)
+        groups = [c for c in curvatures if c.solver]
+        self.group_count = len(groups)
+        self.selective = any(c.selective for c in groups)
         self.map = ops.Map()
-        self.decide = tuple(c.decide for c in layers)
-        self.problems = tuple(c.problems for c in layers)
-        self.install = tuple(c.install for c in layers)
-        self.settle = tuple(c.settle for c in layers)
-        self.counts = ParameterTuple([c.counts for c in layers])
-        self.derived = tuple(ParameterTuple(c.derived()) for c in layers)
-        self.counters = tuple(ParameterTuple(c.counters()) for c in layers)
-        self.numbers = tuple(range(len(layers)))
-        self.batches = batches_of(layers)
+        self.decide = tuple(c.decide for c in groups)
+        self.problems = tuple(c.problems for c in groups)
+        self.install = tuple(c.install for c in groups)
+        self.settle = tuple(c.settle for c in groups)
+        self.layers = tuple(c.layers for c in groups)
+        self.counts = ParameterTuple([c.counts for c in groups])
+        self.derived = tuple(ParameterTuple(c.derived()) for c in groups)
+        self.counters = tuple(ParameterTuple(c.counters()) for c in groups)
+        self.batches = batches_of(groups)
         self.batch_sizes = tuple(batch.size for batch in self.batches)
         self.batch_numbers = tuple(range(len(self.batches)))
-        self.pieces = pieces_of(self.batches, len(layers))
+        self.pieces = pieces_of(self.batches, len(groups))
         rank, ranks = world()
         sizes = [batch.size for batch in self.batches for _ in range(batch.number)]
         self.assignment = assign(sizes, ranks, share)
-        self.exchanges = self.assignment.workers > 1 and len(layers) > 0
+        self.exchanges = self.assignment.workers > 1 and len(groups) > 0
         if self.exchanges:
             self._divide(rank, ranks)
 
@@ -239,7 +250,7 @@ class Refresh(nn.Cell):
 
     def refresh(self, damping: Tensor) -> None:
         """Solve where the layers decide so, and count what became of it."""
-        if self.layer_count > 0:
+        if self.group_count > 0:
             judged = self.map(ops.partial(_decide, damping), self.decide)
             decisions = self.map(_first, judged)
             sound = self.run(decisions, damping, self.selective)
@@ -247,7 +258,7 @@ class Refresh(nn.Cell):
 
     def retry(self, damping: Tensor) -> None:
         """Solve once more, with this damping, for the layers whose last refresh failed."""
-        if self.layer_count > 0:
+        if self.group_count > 0:
             judged = self.map(ops.partial(_decide, damping), self.decide)
             decisions = self.map(_failed, self.counts)
             sound = self.run(decisions, damping, True)
@@ -255,37 +266,41 @@ class Refresh(nn.Cell):
 
     def failed(self) -> Tensor | bool:
         """Whether the last refresh failed for any layer."""
-        if self.layer_count == 0:
+        if self.group_count == 0:
             return False
-        return _MAX(ops.stack(self.map(_failed, self.counts))) > 0
+        return _any(self.map(_failed, self.counts))
 
     def finish(
         self,
         decisions: tuple[Tensor, ...],
         candidates: tuple[Tensor, ...],
-        sound: Tensor,
+        sound: tuple[Tensor, ...],
         again: bool,
     ) -> None:
-        """Count successes and failures; ``sound`` is int32 [layers]."""
+        """Count successes and failures; ``sound`` is int32 [L] of every group."""
         values = self.map(
-            ops.partial(_settle, again, sound), self.settle, self.numbers, decisions, candidates
+            ops.partial(_settle, again), self.settle, decisions, candidates, sound
         )
         self.map(_store, self.counters, values)
 
-    def run(self, decisions: tuple[Tensor, ...], damping: Tensor, selective: bool) -> Tensor:
+    def run(
+        self, decisions: tuple[Tensor, ...], damping: Tensor, selective: bool
+    ) -> tuple[Tensor, ...]:
         """Solve and install where a decision is positive.
 
         Returns:
-            int32 [layers]: whether all matrices of the layer were solved.
+            int32 [L] of every group: whether all matrices of a layer were solved.
         """
         if not selective:
             return self.work(decisions, damping, False)
-        sound = ops.zeros((self.layer_count,), ms.int32)
-        if _MAX(ops.stack(decisions)) > 0:
+        sound = self.map(_no, decisions)
+        if _any(decisions):
             sound = self.work(decisions, damping, True)
         return sound
 
-    def work(self, decisions: tuple[Tensor, ...], damping: Tensor, selective: bool) -> Tensor:
+    def work(
+        self, decisions: tuple[Tensor, ...], damping: Tensor, selective: bool
+    ) -> tuple[Tensor, ...]:
         """The same without a look at whether there is anything to do."""
         problems = self.map(ops.partial(_pose, damping), self.problems)
         solved = self.map(
@@ -293,11 +308,11 @@ class Refresh(nn.Cell):
         )
         if self.exchanges:
             solved = self.exchange(solved)
-        found = self.map(ops.partial(_solutions, solved), self.pieces)
+        found = self.map(ops.partial(_solutions, solved), self.layers, self.pieces)
         values = self.map(ops.partial(_install, damping), self.install, decisions, found)
         # All is read before anything is written: that keeps the graph's chain of effects short.
         self.map(_store, self.derived, values)
-        return ops.stack(self.map(_second, found))
+        return self.map(_second, found)
 
     def solve(
         self,
@@ -309,12 +324,11 @@ class Refresh(nn.Cell):
         """The solutions of one batch; zeros, which no layer takes, where none is wanted."""
         batch = self.batches[b]
         pick = ops.partial(_pick, problems)
-        matrices = ops.concat(self.map(pick, batch.layers, batch.matrices))
-        shifts = ops.concat(self.map(pick, batch.layers, batch.shifts))
+        matrices = _joined(self.map(pick, batch.groups, batch.matrices))
+        shifts = _joined(self.map(pick, batch.groups, batch.shifts))
         if not selective:
             return self.solve_own(b, matrices, shifts)
-        wanted = ops.stack(self.map(ops.partial(_choose, decisions), batch.layers))
-        if _MAX(wanted) > 0:
+        if _any(self.map(ops.partial(_choose, decisions), batch.groups)):
             solved, ok = self.solve_own(b, matrices, shifts)
         else:
             solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)

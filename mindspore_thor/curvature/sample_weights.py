@@ -179,19 +179,21 @@ class SampleWeights(DirectCurvature):
         absorb_scale: bool,
         memory: int,
     ) -> None:
-        super().__init__(name, 1, graph)
+        super().__init__(name, 0, graph)
+        self.captures = True
+        self.size = META
+        self.make_probes(name)
         self.rows = rows
         self.share = share
         self.slots = slots if share == "slot" else 1
         self.slot = slot
-        if share == "none":
-            # Nothing to store, so batches of any size may come.
-            self._set_length(0)
+        # With nothing to store batches of any size may come; else expect_batch tells theirs.
+        self._set_length(0)
         self.settings = (layer, alpha, absorb_scale, share != "none", memory)
         if share != "none":
             self.store = state(np.ones((1, 1), np.float32), f"{name}.weights")
         if share == "mean":
-            self.filled = state(np.zeros((), np.float32), f"{name}.filled")
+            self.filled = state(np.zeros((1,), np.float32), f"{name}.filled")
 
     def resize(self, batch_size: int) -> None:
         """Make room for batches of this size; forgets what is stored."""
@@ -202,7 +204,8 @@ class SampleWeights(DirectCurvature):
     def _set_length(self, count: int) -> None:
         self.end = count
         self.size = count + META
-        self.statistics.set_data(Tensor(np.zeros(self.size, np.float32)), slice_shape=True)
+        (probe,) = self.probes
+        probe.set_data(Tensor(np.zeros(self.size, np.float32)), slice_shape=True)
 
     def make_direct_rule(self, has_bias: bool, inverse_scale: float) -> WeightingRule:
         """The rule that solves for the weights and applies them."""
@@ -212,29 +215,28 @@ class SampleWeights(DirectCurvature):
         """The stored weights."""
         return () if self.share == "none" else (self.store,)
 
-    def capture_state(self) -> tuple[Tensor, ...]:
+    def capture_state(self, layer: int, flag: Tensor) -> tuple[Tensor, ...]:
         """This slot's stored weights [N]; the other three are not used."""
-        none = self.active * 1
         if self.share == "none":
-            return none, none, none, none
+            return flag, flag, flag, flag
         if self.share == "slot":
-            return ops.gather(self.store, self.slot, 0), none, none, none
-        return self.store.reshape((-1,)), none, none, none
+            return ops.gather(self.store, self.slot, 0), flag, flag, flag
+        return self.store.reshape((-1,)), flag, flag, flag
 
     def collect(self, fresh: Tensor) -> bool:
         """Store the weights of this step, averaged over the layer's uses in this pass."""
-        n = fresh.shape[0] - META
-        uses = part(fresh, n, 1).reshape(())
+        n = self.end
+        uses = part(fresh, n, 1, 1)
         used, uses = uses > 0, ops.maximum(uses, 1.0)
         if self.share != "none":
-            self.keep((part(fresh, 0, n) / uses).reshape((1, n)), used)
+            self.keep(part(fresh, 0, n, 1) / uses, used)
         solved = ops.cast(used, ms.int32)
-        failed = solved * ops.cast(part(fresh, n + 1, 1).reshape(()) > 0, ms.int32)
-        self.count(solved - failed, 0, failed)
+        failed = solved * ops.cast(part(fresh, n + 1, 1, 1) > 0, ms.int32)
+        self.count(solved - failed, failed)
         return True
 
     def keep(self, weights: Tensor, used: Tensor) -> None:
-        """Store the weights [1, N] of one step if the layer was used in it."""
+        """Store the weights [1, N] of one step if the layer was used in it, [1, 1]."""
         if self.share == "slot":
             row = self.slot.reshape((1,))
             weights = ops.where(used, weights, ops.gather(self.store, row, 0))
@@ -243,6 +245,7 @@ class SampleWeights(DirectCurvature):
             ops.assign(self.store, ops.where(used, weights, self.store))
         else:
             more = ops.cast(used, ms.float32)
-            step = (weights - self.store) * (more / ops.maximum(self.filled + more, 1.0))
+            filled = self.filled.reshape((1, 1))
+            step = (weights - self.store) * (more / ops.maximum(filled + more, 1.0))
             ops.assign(self.store, self.store + step)
-            ops.assign_add(self.filled, more)
+            ops.assign_add(self.filled, more.reshape((1,)))

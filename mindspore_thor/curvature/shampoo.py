@@ -6,15 +6,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature, state, take
+from mindspore_thor.curvature.base import GroupCurvature, state, where_good
+from mindspore_thor.curvature.kronecker import stack
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
 from mindspore_thor.linalg.inverse import FOURTH_ROOT
-from mindspore_thor.linalg.sums import total
 
 _SMALLEST_NORM = 1e-30
 
 
-class GradientRoots(LayerCurvature):
+class GradientRoots(GroupCurvature):
     """V = L^-1/4 D R^-1/4 on every block of the gradient matrix.
 
     L = epsilon I + sum D D^T and R = epsilon I + sum D^T D over the observed gradients. Each block
@@ -24,15 +24,16 @@ class GradientRoots(LayerCurvature):
 
     Args:
         name: prefix of the parameters' names.
-        rows: the layer's geometry.
+        layers: L.
+        rows: the layers' geometry.
         max_dim: largest side of a block.
         graft: whether V gets the norm of D, for the layer as a whole.
     """
 
     solver = FOURTH_ROOT  # two sides, each to the power -1/4
 
-    def __init__(self, name: str, rows: nn.Cell, max_dim: int, graft: bool) -> None:
-        super().__init__(name, 0)
+    def __init__(self, name: str, layers: int, rows: nn.Cell, max_dim: int, graft: bool) -> None:
+        super().__init__(name, layers, 0)
         self.rows = rows
         self.graft = graft
         self.left = block_layout(rows.d_out, max_dim)
@@ -40,7 +41,7 @@ class GradientRoots(LayerCurvature):
         blocks = rows.groups * self.left.blocks * self.right.blocks
 
         def filled(size: int, diagonal: float) -> np.ndarray:
-            return np.tile(diagonal * np.eye(size, dtype=np.float32), (blocks, 1, 1))
+            return np.tile(diagonal * np.eye(size, dtype=np.float32), (layers, blocks, 1, 1))
 
         self.sum_left = state(filled(self.left.size, 0.0), f"{name}.sum_left")
         self.sum_right = state(filled(self.right.size, 0.0), f"{name}.sum_right")
@@ -51,20 +52,23 @@ class GradientRoots(LayerCurvature):
         """Add D D^T and D^T D of every block."""
         blocks = split_matrix(matrix, self.left, self.right)
         transposed = blocks.transpose((0, 2, 1))
-        ops.assign_add(self.sum_left, ops.bmm(blocks, transposed))
-        ops.assign_add(self.sum_right, ops.bmm(transposed, blocks))
+        left, right = ops.bmm(blocks, transposed), ops.bmm(transposed, blocks)
+        ops.assign_add(self.sum_left, left.reshape(self.sum_left.shape))
+        ops.assign_add(self.sum_right, right.reshape(self.sum_right.shape))
 
     def stacks(self) -> tuple[tuple[int, int], ...]:
         """All blocks of L, then of R."""
-        return (
-            (self.sum_left.shape[0], self.left.size),
-            (self.sum_right.shape[0], self.right.size),
-        )
+        count = self.sum_left.shape[1]
+        return (count, self.left.size), (count, self.right.size)
+
+    def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """Every layer has a gradient."""
+        return ops.ones_like(self.active), self.active
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R without epsilon, and epsilon."""
-        shifts = damping * ops.ones((self.sum_left.shape[0],), ms.float32)
-        return self.sum_left * 1.0, shifts, self.sum_right * 1.0, shifts
+        shifts = damping * ops.ones((self.layers * self.sum_left.shape[1],), ms.float32)
+        return stack(self.sum_left), shifts, stack(self.sum_right), shifts
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both roots."""
@@ -74,14 +78,16 @@ class GradientRoots(LayerCurvature):
         self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """Take the inverse fourth roots; where one failed the last good ones of both stay."""
-        return take(good, solutions, (self.root_left, self.root_right))
+        return where_good(good, solutions, (self.root_left, self.root_right))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The product with both stored roots, block by block."""
         blocks = split_matrix(matrix, self.left, self.right)
-        blocks = ops.bmm(ops.bmm(self.root_left, blocks), self.root_right)
+        blocks = ops.bmm(ops.bmm(stack(self.root_left), blocks), stack(self.root_right))
         result = merge_matrix(blocks, self.left, self.right)
         if self.graft:
-            norm = ops.sqrt(total(result * result))
-            result = result * (ops.sqrt(total(matrix * matrix)) / ops.maximum(norm, _SMALLEST_NORM))
+            flat, plain = result.reshape((self.layers, -1)), matrix.reshape((self.layers, -1))
+            norm = ops.maximum(ops.sqrt((flat * flat).sum(1)), _SMALLEST_NORM)
+            scale = ops.sqrt((plain * plain).sum(1)) / norm
+            result = (flat * scale.reshape((-1, 1))).reshape(result.shape)
         return result

@@ -10,13 +10,14 @@ from __future__ import annotations
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import Maker
-from mindspore_thor.curvature.base import state, take
+from mindspore_thor.curvature.base import state, where_good
 from mindspore_thor.curvature.kronecker import (
     KroneckerCurvature,
     KroneckerLayout,
     factors_of,
     identity_blocks,
     per_block,
+    repeated,
     stack,
     trace,
 )
@@ -63,13 +64,15 @@ class WeightedMomentsRule(StatisticsRule):
 def normalised_moments(
     statistics: Tensor, layout: KroneckerLayout
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The trace delta = E[sum_t |g|^2 |a|^2] of the Fisher block, per group [groups, 1, 1, 1].
+    """The traces delta = E[sum_t |g|^2 |a|^2] of the Fisher blocks, one per map: [n, 1, 1, 1].
 
-    And Phi and Psi, the moments scaled to trace 1, [groups, 1, d, d].
+    And Phi and Psi, the moments scaled to trace 1, [n, 1, d, d].
     """
     a, g, positions = factors_of(statistics, layout)
-    delta = (trace(a) * positions).reshape((-1, 1, 1, 1))
-    scale = positions / ops.maximum(delta, _SMALLEST_TRACE)
+    positions = repeated(positions, a.shape[0])
+    delta = trace(a) * positions
+    scale = (positions / ops.maximum(delta, _SMALLEST_TRACE)).reshape((-1, 1, 1, 1))
+    delta = delta.reshape((-1, 1, 1, 1))
     return delta, scale * a, scale * g
 
 
@@ -81,37 +84,44 @@ class TraceFactors(KroneckerCurvature):
 
     Args:
         name: prefix of the parameters' names.
-        rows: the layer's geometry.
+        layers: L.
+        rows: the layers' geometry.
         homogeneous: whether the bias is part of the matrix.
         decay: weight of the old moments in the moving average; the first update overwrites.
     """
 
     solver = INVERSE
 
-    def __init__(self, name: str, rows: nn.Cell, homogeneous: bool, decay: float) -> None:
-        super().__init__(name, rows, homogeneous, None, decay)
-        self.inverse_phi = state(identity_blocks(rows.groups, self.right), f"{name}.inverse_phi")
-        self.inverse_psi = state(identity_blocks(rows.groups, self.left), f"{name}.inverse_psi")
+    def __init__(
+        self, name: str, layers: int, rows: nn.Cell, homogeneous: bool, decay: float
+    ) -> None:
+        super().__init__(name, layers, rows, homogeneous, None, decay)
+        maps = rows.groups
+        self.inverse_phi = state(identity_blocks(layers, maps, self.right), f"{name}.inverse_phi")
+        self.inverse_psi = state(identity_blocks(layers, maps, self.left), f"{name}.inverse_psi")
 
-    def make_rule(self, make: Maker) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
         """Weighted second moments from one backward pass."""
-        return make(WeightedMomentsRule, self.rows, self.homogeneous, self.left, self.right)
+        return make(WeightedMomentsRule, rows, self.homogeneous, self.left, self.right)
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both inverses."""
         return self.inverse_phi, self.inverse_psi
 
     def delta(self) -> Tensor:
-        """The trace of the Fisher block, per group [groups, 1, 1, 1]."""
-        return normalised_moments(self.statistics, self.layout)[0]
+        """The trace of the Fisher block, per map [L, maps, 1, 1, 1]."""
+        return self._of_layers(normalised_moments(self.statistics, self.layout)[0])
 
     def phi(self) -> Tensor:
-        """Phi with trace 1, [groups, 1, d_in(+1), d_in(+1)]."""
-        return normalised_moments(self.statistics, self.layout)[1]
+        """Phi with trace 1, [L, maps, 1, d_in(+1), d_in(+1)]."""
+        return self._of_layers(normalised_moments(self.statistics, self.layout)[1])
 
     def psi(self) -> Tensor:
-        """Psi with trace 1, [groups, 1, d_out, d_out]."""
-        return normalised_moments(self.statistics, self.layout)[2]
+        """Psi with trace 1, [L, maps, 1, d_out, d_out]."""
+        return self._of_layers(normalised_moments(self.statistics, self.layout)[2])
+
+    def _of_layers(self, per_map: Tensor) -> Tensor:
+        return per_map.reshape((self.layers, -1, *per_map.shape[1:]))
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """sqrt(delta) Phi and sqrt(delta) Psi, each with sqrt(lam)."""
@@ -124,7 +134,7 @@ class TraceFactors(KroneckerCurvature):
         self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """Take both inverses; where one failed the last good ones of both stay."""
-        return take(good, solutions, (self.inverse_phi, self.inverse_psi))
+        return where_good(good, solutions, (self.inverse_phi, self.inverse_psi))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The product with both stored inverses."""

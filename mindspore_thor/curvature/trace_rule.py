@@ -61,19 +61,19 @@ class TraceRule(nn.Cell):
         d_in: int,
         d_out: int,
     ) -> Tensor:
-        """tr(F + lam I) of a layer, summed over its groups (traces per group, [groups])."""
+        """tr(F + lam I) of every layer, [L], from traces per map, [L, maps], and T, [L]."""
         if not self.include_damping:
-            return positions * (trace_a * trace_g).sum()
+            return positions * (trace_a * trace_g).sum(1)
         if self.form == "product":
-            return positions * ((trace_a + damping * d_in) * (trace_g + damping * d_out)).sum()
-        return positions * (trace_a * trace_g).sum() + damping * (d_in * d_out * trace_a.shape[0])
+            return positions * ((trace_a + damping * d_in) * (trace_g + damping * d_out)).sum(1)
+        return positions * (trace_a * trace_g).sum(1) + damping * (d_in * d_out * trace_a.shape[1])
 
     def decide(self, candidate: Tensor, baseline: Tensor) -> Tensor:
-        """int32 scalar: 1 accept, 0 keep, -1 stop.
+        """int32 [L]: 1 accept, 0 keep, -1 stop.
 
         Args:
-            candidate: trace of the candidate factors, scalar.
-            baseline: trace to compare with; negative where there is none yet.
+            candidate: traces of the candidate factors, [L].
+            baseline: traces to compare with, [L]; negative where there is none yet.
         """
         change = ops.abs(ops.abs(candidate) - ops.abs(baseline)) / ops.abs(baseline)
         accept = ops.logical_or(baseline < 0, change > self.w1)

@@ -56,6 +56,7 @@ def _derived_class(captured: type, original: type) -> type:
 def attach(
     layer: CoveredLayer,
     curvature: nn.Cell,
+    number: int,
     due: Tensor,
     graph: GraphKind,
     inverse_scale: float,
@@ -65,7 +66,8 @@ def attach(
 
     Args:
         layer: the layer, as found by :func:`mindspore_thor.nn.find_layers`.
-        curvature: the layer's curvature (probe, state and rule).
+        curvature: the curvature of the layer's group (probes, state and rule).
+        number: the layer's number in it.
         due: int32 scalar parameter, 1 where the step collects statistics.
         graph: what the graph being compiled is for.
         inverse_scale: what undoes the loss scale on output gradients.
@@ -76,10 +78,12 @@ def attach(
     if getattr(curvature, "direct", False):
         _attach_direct(layer, curvature, due, inverse_scale)
         return
+    rule = curvature.make_rule(make, layer.rows)
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
     hook = hook_type(
-        make(Capture, layer.rows, curvature.make_rule(make), curvature.size, inverse_scale),
+        make(Capture, layer.rows, rule, curvature.size, inverse_scale, graph),
         curvature,
+        number,
         due,
         graph,
     )

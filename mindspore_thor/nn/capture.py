@@ -13,7 +13,15 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.curvature.direct import PLAIN, GraphKind
+from mindspore_thor.curvature.direct import ANY, PLAIN, GraphKind
+from mindspore_thor.linalg.slices import part
+
+GUARD = 2.0**-50
+"""Factor on statistics on their way through a training cell that is not ours.
+
+Such a cell may clip the gradients by their global norm, among which the statistics travel: like
+this they are nothing beside the gradients, and a power of two loses nothing on the way.
+"""
 
 
 class Capture(nn.Cell):
@@ -24,12 +32,16 @@ class Capture(nn.Cell):
         rule: cell ``(x, out, dout, state) -> statistics``, a float32 vector shaped like the probe.
         size: length of that vector.
         inverse_scale: what undoes the loss scale on ``dout`` before the rule sees it.
+        graph: what the graph being compiled is for.
     """
 
-    def __init__(self, rows: nn.Cell, rule: nn.Cell, size: int, inverse_scale: float = 1.0) -> None:
+    def __init__(
+        self, rows: nn.Cell, rule: nn.Cell, size: int, inverse_scale: float, graph: GraphKind
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.rows = rows
         self.rule = rule
+        self.graph = graph
         self.inverse_scale = inverse_scale
         self.size = size
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
@@ -57,6 +69,8 @@ class Capture(nn.Cell):
             if self.inverse_scale != 1.0:
                 g = g * self.inverse_scale
             statistics = self.rule(x, out, g, state)
+            if self.graph.kind == ANY:
+                statistics = statistics * GUARD
         else:
             statistics = ops.zeros((self.size,), ms.float32)
         return statistics
@@ -77,20 +91,32 @@ class Capture(nn.Cell):
         return dx, dweight, ops.zeros_like(flag), state, statistics
 
 
+def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
+    """Above 0 where a layer of a group collects in this step, int32 scalar."""
+    if curvature.stops:
+        return due * part(curvature.active, layer, 1).reshape(())
+    return due * 1
+
+
 class Bound(nn.Cell):
     """A capture with its layer's parameters bound.
 
     Args:
         capture: the capture cell.
-        curvature: the layer's curvature; supplies the probe, the state and the layer's own switch.
-        due: int32 scalar parameter, 1 where this step collects statistics.
+        curvature: the group's curvature; supplies the state and the layer's own switch.
+        layer: number of the layer in its group.
+        due: int32 scalar parameter, above 0 where this step collects statistics.
         graph: what the graph being compiled is for.
     """
 
-    def __init__(self, capture: Capture, curvature: nn.Cell, due: Tensor, graph: GraphKind) -> None:
+    def __init__(
+        self, capture: Capture, curvature: nn.Cell, layer: int, due: Tensor, graph: GraphKind
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.capture = capture
         self.curvature = curvature
+        self.layer = layer
+        self.probe = curvature.probes[layer]
         self.due = due
         self.graph = graph
 
@@ -99,9 +125,9 @@ class Bound(nn.Cell):
         if self.graph.kind == PLAIN:
             # The compiler would prune the capture, but only after seconds of compiling it.
             return self.capture.run(x, weight)
-        curvature = self.curvature
-        flag = self.due * curvature.active
-        return self.capture(x, weight, flag, curvature.capture_state(), curvature.statistics)
+        flag = collecting(self.curvature, self.layer, self.due)
+        state = self.curvature.capture_state(self.layer, flag)
+        return self.capture(x, weight, flag, state, self.probe)
 
 
 class Hook(Bound):

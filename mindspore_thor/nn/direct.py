@@ -7,7 +7,8 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.curvature.direct import PLAIN, DirectRule, GraphKind
+from mindspore_thor.curvature.direct import ANY, PLAIN, DirectRule, GraphKind
+from mindspore_thor.nn.capture import GUARD, collecting
 
 
 class DirectCapture(nn.Cell):
@@ -103,6 +104,8 @@ class DirectCapture(nn.Cell):
         state = (s0, s1, s2, s3)
         statistics, derived = self.measure(x, flag, state, probe, out, dout)
         dweight, dbias = self.rule.gradients(x, weight, bias, dout, derived)
+        if self.graph.kind == ANY:
+            statistics = statistics * GUARD
         return dx, dweight, dbias, ops.zeros_like(flag), statistics, s0, s1, s2, s3
 
 
@@ -122,6 +125,7 @@ class DirectHook(nn.Cell):
         super().__init__(auto_prefix=False)
         self.capture = capture
         self.curvature = curvature
+        self.probe = curvature.probes[0]
         self.due = due
         self.has_bias = bias is not None
         self.bias = bias
@@ -132,10 +136,9 @@ class DirectHook(nn.Cell):
         # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
         weight = ops.cast(weight, x.dtype)
         bias = ops.cast(self.bias, x.dtype) if self.has_bias else Tensor(0.0, ms.float32)
-        s0, s1, s2, s3 = curvature.capture_state()
-        return self.capture(
-            x, weight, bias, self.due * curvature.active, curvature.statistics, s0, s1, s2, s3
-        )
+        flag = collecting(curvature, 0, self.due)
+        s0, s1, s2, s3 = curvature.capture_state(0, flag)
+        return self.capture(x, weight, bias, flag, self.probe, s0, s1, s2, s3)
 
 
 class NoBias(nn.Cell):

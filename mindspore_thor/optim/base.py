@@ -17,7 +17,7 @@ from mindspore_thor.linalg.device import momentum_step
 from mindspore_thor.optim.checks import check_choice, check_count, check_learning_rate, check_number
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.keywords import check_keywords, keywords_of
-from mindspore_thor.optim.layerwise import LayerwiseOptimizer
+from mindspore_thor.optim.layerwise import LayerwiseOptimizer, hand
 from mindspore_thor.parallel.assignment import Share, check_share
 from mindspore_thor.runtime import prepare_target
 
@@ -36,11 +36,6 @@ def default_decay_filter(parameter: Parameter) -> bool:
 
 # What ops.Map calls, see layerwise.py. What has an effect returns something all the same: without a
 # result a function compiles to a call of the Python interpreter.
-
-
-def _hand(take: Callable[..., Any], value: Tensor) -> bool:
-    take(value)
-    return True
 
 
 def _scale(factor: float, gradient: Tensor) -> Tensor:
@@ -210,19 +205,13 @@ class SecondOrder(LayerwiseOptimizer):
         step = self.step_number()
         first = len(gradients) - self.probe_count
         self.collect_probes(gradients[first:])
-        if self.observes and len(self.matrix_layers) > 0:
+        if self.observes and len(self.packings) > 0:
             unscaled = self.unscale(gradients[: len(self.roles)])
-            matrices = self.map(ops.partial(self.matrix, unscaled), self.matrix_layers)
-            self.map(_hand, self.observe_each, matrices)
+            self.map(hand, self.observe_each, self.matrices(unscaled))
         planned = step + self.factor_interval(step)
         if self.remeasures:
             planned = ops.where(self.due == SPECTRUM, self.next_factor, planned)
         ops.assign(self.next_factor, planned)
-
-    def collect_probes(self, statistics: Sequence[Tensor]) -> None:
-        """Let every capturing layer take its probe's gradient, float32 [its length], in order."""
-        if self.probe_count > 0:
-            self.map(_hand, self.collect_each, statistics)
 
     def refresh(self) -> None:
         """Derive inverses (or what the method uses) from the statistics."""

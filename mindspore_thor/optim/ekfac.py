@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mindspore_thor.curvature.base import LayerCurvature
+from collections.abc import Sequence
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.ekfac import CorrectedFactors
 from mindspore_thor.nn import CoveredLayer
 from mindspore_thor.optim.averaged import AveragedStatistics
@@ -41,7 +42,8 @@ class EKFAC(AveragedStatistics):
     remeasures = True
     needs_whole_batch = "a new basis needs a second pass over the whole batch"
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Whole factors, their eigenbasis, and S in it."""
-        assert layer.rows is not None
-        return CorrectedFactors(name, layer.rows, self.homogeneous(layer), self._decay, self.due)
+        rows = layers[0].rows
+        assert rows is not None
+        return CorrectedFactors(name, len(layers), rows, self.homogeneous(layers[0]), self._decay, self.due)

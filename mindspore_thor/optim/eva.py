@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mindspore import nn
 
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.eva import RankOne
 from mindspore_thor.nn import CoveredLayer
 from mindspore_thor.optim.averaged import AveragedStatistics
@@ -67,7 +68,8 @@ class Eva(AveragedStatistics):
             **options,
         )
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """One pair of mean vectors."""
-        assert layer.rows is not None
-        return RankOne(name, layer.rows, self.homogeneous(layer), self._decay)
+        rows = layers[0].rows
+        assert rows is not None
+        return RankOne(name, len(layers), rows, self.homogeneous(layers[0]), self._decay)

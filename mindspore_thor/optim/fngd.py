@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature, state
+from mindspore_thor.curvature.base import GroupCurvature, state
 from mindspore_thor.curvature.sample_weights import SampleWeights
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer
@@ -114,13 +114,17 @@ class FNGD(SecondOrder):
         self.slot = state(np.zeros((), np.int32), f"{label}.slot")
         super()._cover(net, label, token_mode)
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+    def group_key(self, layer: CoveredLayer) -> Hashable:
+        """Every layer by itself: its coefficients are used in its own backward pass."""
+        return layer.name
+
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """The coefficients of one layer."""
         alpha, absorb_scale, memory = self._settings
         return SampleWeights(
             name,
-            layer.name,
-            layer.rows,
+            layers[0].name,
+            layers[0].rows,
             self.graph,
             self._share,
             self._slots,
@@ -145,8 +149,8 @@ class FNGD(SecondOrder):
                 "or use share='none'"
             )
         self._batch = batch_size
-        for curvature in self.curvatures:
-            curvature.resize(batch_size)
+        for group in self.groups:
+            group.resize(batch_size)
 
     def collect(self, gradients: Sequence[Tensor]) -> None:
         """Store this step's coefficients, which stand behind the gradients of the weights."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mindspore import nn
 
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.eigen_factors import EigenFactors
 from mindspore_thor.curvature.inverse_factors import InverseFactors
 from mindspore_thor.nn import CoveredLayer
@@ -73,10 +74,11 @@ class KFAC(AveragedStatistics):
             **options,
         )
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Whole factors, inverted or decomposed."""
-        assert layer.rows is not None
-        homogeneous = self.homogeneous(layer)
+        rows = layers[0].rows
+        assert rows is not None
+        homogeneous = self.homogeneous(layers[0])
         if self._method == "eigen":
-            return EigenFactors(name, layer.rows, homogeneous, self._decay)
-        return InverseFactors(name, layer.rows, homogeneous, None, self._decay, self._damping_mode)
+            return EigenFactors(name, len(layers), rows, homogeneous, self._decay)
+        return InverseFactors(name, len(layers), rows, homogeneous, None, self._decay, self._damping_mode)

@@ -1,8 +1,8 @@
-"""The layers of an optimizer: which are covered, and their gradients as matrices."""
+"""The layers of an optimizer: which are covered, in which groups, and their directions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,38 +10,78 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import one_of_each
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature, LayerState
 from mindspore_thor.curvature.direct import ANY, GraphKind
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.linalg.slices import part
 from mindspore_thor.linalg.sums import total
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
+from mindspore_thor.nn.capture import GUARD
+from mindspore_thor.optim.packing import pack, packing_of, pick, unpack
 from mindspore_thor.optim.report import LayerReport
 from mindspore_thor.parallel.assignment import Share
 from mindspore_thor.parallel.communication import Symmetric
 
-_PLAIN, _MATRIX, _BIAS, _ELEMENTWISE = 0, 1, 2, 3
+_PLAIN = -1
+
+ALTERED = (
+    "the statistics that travel among the gradients were altered on their way to the optimizer "
+    "(by a loss scale, clipping or averaging): train with mindspore_thor.TrainStep(net, loss_fn, "
+    "optimizer), whose optimizer has loss_scale and clip_norm, and which has accumulate"
+)
 
 
-# What ops.Map calls: loops over layers are no loops of Python, which the compiler unrolls into
+# What ops.Map calls: loops over groups are no loops of Python, which the compiler unrolls into
 # nested functions.
 
 
-def _precondition(damping: Tensor, precondition: Callable[..., Any], matrix: Tensor) -> Tensor:
-    return precondition(matrix, damping)
+def _direction(damping: Tensor, direction: Callable[..., Any], matrix: Tensor) -> Tensor:
+    return direction(matrix, damping)
 
 
-def _inner(left: Tensor, right: Tensor) -> Tensor:
-    return total(left * right)
+def _inner(layers: int, left: Tensor, right: Tensor) -> Tensor:
+    return (left * right).reshape((layers, -1)).sum(1)
 
 
-def _squared_rate(lr: tuple[Tensor, ...], weight: int, product: Tensor) -> Tensor:
-    return lr[weight] * lr[weight] * product
+def _squared_rates(lr: tuple[Tensor, ...], weights: tuple[int, ...]) -> Tensor:
+    rates = ops.stack(_MAP(ops.partial(pick, lr), weights)).reshape((-1,))
+    return rates * rates
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return left * right
+
+
+def _joined(values: tuple[Tensor, ...]) -> Tensor:
+    return ops.concat(values) if len(values) > 1 else values[0]
 
 
 def _times(factor: Tensor, matrix: Tensor) -> Tensor:
     return matrix * factor
+
+
+def _fresh(statistics: Sequence[Tensor], numbers: tuple[int, ...]) -> Tensor:
+    rows = _MAP(ops.partial(pick, statistics), numbers)
+    return rows[0].expand_dims(0) if len(numbers) == 1 else ops.stack(rows)
+
+
+def _uses(fresh: Tensor) -> Tensor:
+    return part(fresh, fresh.shape[1] - 3, 1, 1).reshape((-1,))
+
+
+def hand(take: Callable[..., Any], value: Tensor) -> bool:
+    """``take(value)``; with a result, without which it would compile to a call of Python."""
+    take(value)
+    return True
+
+
+def _placed(parts: tuple[tuple[Tensor, ...], ...], role: tuple[int, int], plain: Tensor) -> Tensor:
+    group, position = role
+    return plain if group == _PLAIN else ops.cast(parts[group][position], plain.dtype)
+
+
+_MAP = ops.Map()
 
 
 class LayerwiseOptimizer(nn.Optimizer):
@@ -65,70 +105,102 @@ class LayerwiseOptimizer(nn.Optimizer):
             detach(cell)
         make = one_of_each()
         layers, self._rows = find_layers(net, self.weights, self.supported, token_mode, make)
-        curvatures = [self.build_curvature(f"{label}.{layer.name}", layer) for layer in layers]
+        members: dict[Hashable, list[CoveredLayer]] = {}
+        for layer in layers:
+            members.setdefault(self.group_key(layer), []).append(layer)
+        groups = [self._make_group(label, found) for found in members.values()]
+        self.groups = nn.CellList(groups, auto_prefix=False)
+        self.refresher = Refresh(groups, self._inverse_share)
+        place = {
+            layer.name: (group, number)
+            for group, found in zip(groups, members.values())
+            for number, layer in enumerate(found)
+        }
         self.layer_names = tuple(layer.name for layer in layers)
-        self.curvatures = nn.CellList(curvatures, auto_prefix=False)
-        self.refresher = Refresh(curvatures, self._inverse_share)
-        self.captured = nn.CellList([c for c in curvatures if c.captures], auto_prefix=False)
-        probes = [c.statistics for c in curvatures if c.captures]
+        self._places = [place[name] for name in self.layer_names]
+        roles = [(_PLAIN, 0)] * len(self.weights)
+        self._reduced: set[int] = set()
+        packed = [
+            (group, packing_of(found, self.weights, self.packs_bias(found[0])))
+            for group, found in zip(groups, members.values())
+            if not group.direct
+        ]
+        for k, (_, packing) in enumerate(packed):
+            for position, i in enumerate(packing.weights + packing.biases):
+                roles[i] = (k, position)
+        for layer in layers:
+            group, number = place[layer.name]
+            if group.direct and group.exchanged():
+                self._reduced.update({layer.weight, layer.bias} - {-1})
+            if group.captures:
+                attach(layer, group, number, self.due, self.graph, self.inverse_scale, make)
+        self.roles = tuple(roles)
+        self.packings = tuple(packing for _, packing in packed)
+        self.group_layers = tuple(group.layers for group, _ in packed)
+        self.direction_each = tuple(group.direction for group, _ in packed)
+        self.observe_each = tuple(group.observe for group, _ in packed)
+        self.group_weights = tuple(packing.weights for packing in self.packings)
+        self._gather_probes(groups)
+        self.map = ops.Map()
+
+    def _make_group(self, label: str, members: Sequence[CoveredLayer]) -> GroupCurvature:
+        more = f"+{len(members) - 1}" if len(members) > 1 else ""
+        return self.build_group(f"{label}.{members[0].name}{more}", members)
+
+    def _gather_probes(self, groups: Sequence[GroupCurvature]) -> None:
+        captured = [group for group in groups if group.captures]
+        self.captured = nn.CellList(captured, auto_prefix=False)
+        probes = [probe for group in captured for probe in group.probes]
         self.probe_count = len(probes)
         self.probes = ParameterTuple(probes)
         self.parameters = ParameterTuple([*self.weights, *probes])
-        roles = [(_PLAIN, 0, 0)] * len(self.weights)
-        matrix_layers: list[int] = []
-        self._reduced: set[int] = set()
-        for k, (layer, curvature) in enumerate(zip(layers, curvatures)):
-            if curvature.direct:
-                if curvature.exchanged():
-                    self._reduced.update({layer.weight, layer.bias} - {-1})
-                attach(layer, curvature, self.due, self.graph, self.inverse_scale, make)
-                continue
-            if layer.rows is None:
-                roles[layer.weight] = (_ELEMENTWISE, k, 0)
-                if layer.bias >= 0:
-                    roles[layer.bias] = (_ELEMENTWISE, k, 0)
-                continue
-            roles[layer.weight] = (_MATRIX, k, len(matrix_layers))
-            if self.homogeneous(layer):
-                roles[layer.bias] = (_BIAS, k, len(matrix_layers))
-            matrix_layers.append(k)
-            if curvature.captures:
-                attach(layer, curvature, self.due, self.graph, self.inverse_scale, make)
-        self.roles = tuple(roles)
-        self.matrices = tuple(
-            (layer.weight, layer.bias if self.homogeneous(layer) else -1) for layer in layers
+        ends = [sum(group.layers for group in captured[: k + 1]) for k in range(len(captured))]
+        self.probe_numbers = tuple(
+            tuple(range(end - group.layers, end)) for end, group in zip(ends, captured)
         )
-        self.matrix_layers = tuple(matrix_layers)
-        self.matrix_weights = tuple(layers[k].weight for k in matrix_layers)
-        self.precondition_each = tuple(curvatures[k].precondition for k in matrix_layers)
-        self.collect_each = tuple(c.collect for c in curvatures if c.captures)
-        self.observe_each = tuple(curvatures[k].observe for k in matrix_layers)
-        self.map = ops.Map()
-        self.layer_rows = nn.CellList(
-            [layer.rows if layer.rows is not None else nn.Identity() for layer in layers],
-            auto_prefix=False,
+        self.collect_each = tuple(group.collect for group in captured)
+
+    def group_key(self, layer: CoveredLayer) -> Hashable:
+        """Layers with equal keys form a group; by default those of one type and shape."""
+        weight = self.weights[layer.weight]
+        bias = self.weights[layer.bias] if self.packs_bias(layer) else None
+        return (
+            layer.base,
+            1 if layer.rows is None else layer.rows.groups,
+            tuple(weight.shape),
+            weight.dtype,
+            None if bias is None else (tuple(bias.shape), bias.dtype),
         )
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
-        """The curvature of one covered layer; every method provides its own."""
+    def packs_bias(self, layer: CoveredLayer) -> bool:
+        """Whether a layer's bias is part of its group's matrices."""
+        return layer.bias >= 0 and (layer.rows is None or self.homogeneous(layer))
+
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
+        """The curvature of layers that are equal but for their names; every method has its own."""
         raise TypeError(f"{type(self).__name__} does not say how it builds curvature")
 
     def homogeneous(self, layer: CoveredLayer) -> bool:
         """Whether the layer's bias is preconditioned together with its weight."""
         return False
 
+    @property
+    def curvatures(self) -> list[LayerState]:
+        """What is stored of every covered layer, in the order of ``layer_names``."""
+        return [LayerState(group, number) for group, number in self._places]
+
     def traffic(self) -> tuple[Symmetric | None, ...]:
         """For each of ``parameters`` the symmetric matrices in it; None where it stays local."""
-        probes = [c.symmetric() if c.shared else None for c in self.curvatures if c.captures]
+        probes = [g.symmetric() if g.shared else None for g in self.captured for _ in g.probes]
         return (*(None if i in self._reduced else () for i in range(len(self.weights))), *probes)
 
     def rank_state(self) -> tuple[Parameter, ...]:
         """State that belongs to the rank's own samples, which are its last axis."""
-        return tuple(p for c in self.curvatures for p in c.rank_state())
+        return tuple(p for group in self.groups for p in group.rank_state())
 
     def scratch(self) -> tuple[Parameter, ...]:
         """Parameters that carry nothing from one step to the next: no checkpoint needs them."""
-        return tuple(c.statistics for c in self.curvatures if c.captures and not c.shared)
+        return tuple(self.probes)
 
     # -- inside compiled graphs ---------------------------------------------------------------
 
@@ -136,26 +208,44 @@ class LayerwiseOptimizer(nn.Optimizer):
         """Lam of this step, float32 scalar."""
         raise TypeError(f"{type(self).__name__} does not say what its damping is")
 
-    def matrix(self, gradients: Sequence[Tensor], k: int) -> Tensor:
-        """The gradient of layer ``k`` as a float32 matrix [groups, d_out, d_in(+1)]."""
-        weight, bias = self.matrices[k]
-        rows = self.layer_rows[k]
-        matrix = ops.cast(rows.to_matrix(gradients[weight]), ms.float32)
-        if bias >= 0:
-            column = gradients[bias].reshape((rows.groups, -1, 1))
-            matrix = ops.concat((matrix, ops.cast(column, ms.float32)), 2)
-        return matrix
+    def collect_probes(self, statistics: Sequence[Tensor]) -> None:
+        """Let every group take its probes' gradients, in order.
+
+        A probe's gradient is the float32 vector of its layer's statistics, of the probe's shape.
+        """
+        if self.probe_count == 0:
+            return
+        fresh = self.map(ops.partial(_fresh, statistics), self.probe_numbers)
+        if self.graph.kind == ANY:
+            fresh = self.map(ops.partial(_times, 1.0 / GUARD), fresh)
+            self.refuse_altered(fresh)
+        self.map(hand, self.collect_each, fresh)
+
+    def refuse_altered(self, fresh: tuple[Tensor, ...]) -> bool:
+        """Raise where another training cell has changed statistics on their way.
+
+        Every use of a layer counts one in them: what was scaled or clipped is no whole number.
+        """
+        uses = _joined(self.map(_uses, fresh))
+        if (ops.abs(uses - ops.round(uses)) > 1e-3).any():
+            raise ValueError(ALTERED)
+        return True
 
     def direction(self, gradients: Sequence[Tensor], lr: Any) -> tuple[Tensor, ...]:
         """Preconditioned gradients, in the parameters' order and shapes."""
+        if len(self.packings) == 0:
+            return gradients
+        plain = self.matrices(gradients)
         damping = self.current_damping()
-        matrices: tuple[Tensor, ...] = ()
-        if len(self.matrix_layers) > 0:
-            plain = self.map(ops.partial(self.matrix, gradients), self.matrix_layers)
-            matrices = self.map(ops.partial(_precondition, damping), self.precondition_each, plain)
-            if self.kl_clip is not None:
-                matrices = self.clipped(matrices, plain, lr)
-        return self.map(ops.partial(self.placed, matrices, damping), self.roles, gradients)
+        found = self.map(ops.partial(_direction, damping), self.direction_each, plain)
+        if self.kl_clip is not None:
+            found = self.clipped(found, plain, lr)
+        parts = self.map(unpack, self.packings, found)
+        return self.map(ops.partial(_placed, parts), self.roles, gradients)
+
+    def matrices(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The gradients of every group, see :func:`mindspore_thor.optim.packing.packing_of`."""
+        return self.map(ops.partial(pack, gradients), self.packings)
 
     def clipped(
         self, matrices: tuple[Tensor, ...], plain: tuple[Tensor, ...], lr: Any
@@ -163,50 +253,21 @@ class LayerwiseOptimizer(nn.Optimizer):
         """V times min(1, sqrt(kl_clip / (lr^2 sum <V, D>))), KFAC's clip.
 
         Args:
-            matrices: V of every layer, float32 [groups, d_out, d_in(+1)].
+            matrices: V of every group.
             plain: D, the gradients, likewise.
             lr: the learning rate, or one for every parameter.
 
         Returns:
             Matrices of the same shapes.
         """
-        products = self.map(_inner, matrices, plain)
+        products = self.map(_inner, self.group_layers, matrices, plain)
         if self.is_group_lr:
-            weigh = ops.partial(_squared_rate, lr)
-            overlap = total(ops.stack(self.map(weigh, self.matrix_weights, products)))
+            rates = self.map(ops.partial(_squared_rates, lr), self.group_weights)
+            overlap = total(_joined(self.map(_product, rates, products)))
         else:
-            overlap = lr * lr * total(ops.stack(products))
+            overlap = lr * lr * total(_joined(products))
         nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
         return self.map(ops.partial(_times, nu), matrices)
-
-    def placed(
-        self,
-        matrices: tuple[Tensor, ...],
-        damping: Tensor,
-        role: tuple[int, int, int],
-        gradient: Tensor,
-    ) -> Tensor:
-        """A parameter's direction: its part of a layer's matrix, in its gradient's shape and type.
-
-        Args:
-            matrices: V of every layer that has one, float32 [groups, d_out, d_in(+1)].
-            damping: lam, for curvatures that work element by element.
-            role: what the parameter is, its layer, and the place of that layer's V.
-            gradient: the parameter's gradient.
-        """
-        kind, k, position = role
-        if kind == _ELEMENTWISE:
-            return self.curvatures[k].precondition(gradient, damping)
-        if kind == _MATRIX:
-            matrix = matrices[position]
-            if self.matrices[k][1] >= 0:
-                matrix = part(matrix, 0, matrix.shape[2] - 1, 2)
-            return ops.cast(self.layer_rows[k].from_matrix(matrix), gradient.dtype)
-        if kind == _BIAS:
-            matrix = matrices[position]
-            column = part(matrix, matrix.shape[2] - 1, 1, 2)
-            return ops.cast(column.reshape(gradient.shape), gradient.dtype)
-        return gradient
 
     # -- on the host --------------------------------------------------------------------------
 
@@ -226,23 +287,18 @@ class LayerwiseOptimizer(nn.Optimizer):
             Rows with ``layer``, ``type``, ``covered``, ``reason`` (why not), and the counters
             ``accepted``, ``kept`` and ``stopped`` of the trace rule.
         """
-        curvature_of = dict(zip(self.layer_names, self.curvatures))
+        state_of = dict(zip(self.layer_names, self.curvatures))
         report = LayerReport()
         for row in self._rows:
-            curvature = curvature_of.get(row.layer)
-            if curvature is None:
+            state = state_of.get(row.layer)
+            if state is None:
                 report.append(row)
                 continue
-            counts = curvature.counts.asnumpy()
+            counts = state.counts.asnumpy()
+            stopped = int(state.active.asnumpy()) == 0
             report.append(
                 LayerRow(
-                    row.layer,
-                    row.type,
-                    True,
-                    row.reason,
-                    int(counts[0]),
-                    int(counts[1]),
-                    int(curvature.active.asnumpy()) == 0,
+                    row.layer, row.type, True, row.reason, int(counts[0]), int(counts[1]), stopped
                 )
             )
         return report
@@ -250,7 +306,7 @@ class LayerwiseOptimizer(nn.Optimizer):
     @property
     def failed_inversions(self) -> int:
         """Failed inversions so far, over all layers."""
-        return sum(int(c.counts.asnumpy()[2]) for c in self.curvatures)
+        return sum(int(group.counts.asnumpy()[:, 2].sum()) for group in self.groups)
 
     @property
     def trace_counts(self) -> dict[str, int] | None:
@@ -260,20 +316,23 @@ class LayerwiseOptimizer(nn.Optimizer):
             ``trace_accepted`` and ``trace_kept``, refreshes that renewed a layer's inverses and
             that kept them, and ``trace_stopped``, layers that are stopped.
         """
-        ruled = [curvature for curvature in self.curvatures if curvature.selective]
+        ruled = [group for group in self.groups if group.selective]
         if not ruled:
             return None
-        counts = [curvature.counts.asnumpy() for curvature in ruled]
+        counts = [group.counts.asnumpy() for group in ruled]
         return {
-            "trace_accepted": sum(int(count[0]) for count in counts),
-            "trace_kept": sum(int(count[1]) for count in counts),
-            "trace_stopped": sum(int(c.active.asnumpy()) == 0 for c in ruled),
+            "trace_accepted": sum(int(count[:, 0].sum()) for count in counts),
+            "trace_kept": sum(int(count[:, 1].sum()) for count in counts),
+            "trace_stopped": sum(int((group.active.asnumpy() == 0).sum()) for group in ruled),
         }
 
     def failures_in_a_row(self) -> dict[str, int]:
         """Layer -> failed refreshes since its last good one, for the layers that have any."""
-        rows = zip(self.layer_names, self.curvatures)
-        found = {name: int(curvature.counts.asnumpy()[3]) for name, curvature in rows}
+        rows = {id(group): group.counts.asnumpy()[:, 3] for group in self.groups}
+        found = {
+            name: int(rows[id(group)][number])
+            for name, (group, number) in zip(self.layer_names, self._places)
+        }
         return {name: count for name, count in found.items() if count}
 
     def check_failures(self) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.layer_sample import LayerSample, LayerSampleSettings
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer
@@ -148,8 +148,13 @@ class LNGD(SecondOrder):
         for row in self._rows:
             row.reason = self._notes.get(row.layer, row.reason)
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+    def group_key(self, layer: CoveredLayer) -> Hashable:
+        """Every layer by itself: its inverses are used in its own backward pass."""
+        return layer.name
+
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Factors and inverses of one layer, with the activation that could be told."""
+        (layer,) = layers
         assert layer.rows is not None
         activation, note = activation_of(layer, self._following)
         if self._settings.true_gradients:

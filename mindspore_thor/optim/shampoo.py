@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mindspore import nn
 
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.shampoo import GradientRoots
 from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer
@@ -77,7 +78,8 @@ class Shampoo(SecondOrder):
             **options,
         )
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Sums and roots for every block of the layer's matrix."""
-        assert layer.rows is not None
-        return GradientRoots(name, layer.rows, self._max_dim, self._graft)
+        rows = layers[0].rows
+        assert rows is not None
+        return GradientRoots(name, len(layers), rows, self._max_dim, self._graft)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mindspore import nn, ops
 
-from mindspore_thor.curvature.base import LayerCurvature
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.diagonal import EmbeddingCurvature, LayerNormCurvature
 from mindspore_thor.curvature.inverse_factors import InverseFactors
 from mindspore_thor.curvature.trace_rule import TraceRule
@@ -101,18 +102,19 @@ class THOR(SecondOrder):
         if batch_size is not None:
             self.samples.set_data(ops.full_like(self.samples, batch_size))
         else:
-            self.needs_samples = any(isinstance(c, LayerNormCurvature) for c in self.curvatures)
+            self.needs_samples = any(isinstance(g, LayerNormCurvature) for g in self.groups)
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Blocks with a trace rule; the diagonal rules for embeddings and LayerNorm."""
-        if layer.base is nn.LayerNorm:
-            return LayerNormCurvature(name, self.samples)
-        assert layer.rows is not None
-        if layer.base is nn.Embedding:
-            return EmbeddingCurvature(name, layer.rows)
+        if layers[0].base is nn.LayerNorm:
+            return LayerNormCurvature(name, len(layers), self.samples)
+        rows = layers[0].rows
+        assert rows is not None
+        if layers[0].base is nn.Embedding:
+            return EmbeddingCurvature(name, len(layers), rows)
         if not hasattr(self, "rule"):
-            # One for all layers, so that it is compiled once.
+            # One for all groups, so that it is compiled once.
             self.rule = TraceRule(*self._rule_options)
         return InverseFactors(
-            name, layer.rows, False, self._split_dim, 0.0, self._damping_mode, self.rule
+            name, len(layers), rows, False, self._split_dim, 0.0, self._damping_mode, self.rule
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mindspore_thor.curvature.base import LayerCurvature
+from collections.abc import Sequence
+from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.tkfac import TraceFactors
 from mindspore_thor.nn import CoveredLayer
 from mindspore_thor.optim.averaged import AveragedStatistics
@@ -33,7 +34,8 @@ class TKFAC(AveragedStatistics):
 
     label = "tkfac"
 
-    def build_curvature(self, name: str, layer: CoveredLayer) -> LayerCurvature:
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Two whole factors and their inverses."""
-        assert layer.rows is not None
-        return TraceFactors(name, layer.rows, self.homogeneous(layer), self._decay)
+        rows = layers[0].rows
+        assert rows is not None
+        return TraceFactors(name, len(layers), rows, self.homogeneous(layers[0]), self._decay)

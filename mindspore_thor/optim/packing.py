@@ -1,0 +1,109 @@
+"""The gradients of a group's layers as one batch of matrices, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindspore_thor.linalg.slices import part
+from mindspore_thor.nn import CoveredLayer
+
+_MAP = ops.Map()
+
+
+class Packing(NamedTuple):
+    """Where the gradients of a group's L layers are found, and how they lie in its matrices.
+
+    Attributes:
+        weights: index of every layer's weight among the optimizer's parameters.
+        biases: index of every layer's bias; none where the method leaves biases out.
+        weight_matrix: (-1, rows, columns) of the weights' part of the matrices.
+        bias_matrix: likewise of the biases' part.
+        axis: along which the two are joined.
+        weight_shape: of a layer's weight.
+        bias_shape: of a layer's bias.
+    """
+
+    weights: tuple[int, ...]
+    biases: tuple[int, ...]
+    weight_matrix: tuple[int, int, int]
+    bias_matrix: tuple[int, int, int]
+    axis: int
+    weight_shape: tuple[int, ...]
+    bias_shape: tuple[int, ...]
+
+
+def packing_of(
+    layers: Sequence[CoveredLayer], parameters: Sequence[Parameter], with_bias: bool
+) -> Packing:
+    """How the layers of one group are packed.
+
+    Dense, Conv2d: [L * maps, d_out, d_in(+1)], a bias as the last column. Embedding: [L, vocab,
+    size]. LayerNorm: [L, 1 or 2, features], gamma and beta as rows.
+
+    Args:
+        layers: they are equal but for their names.
+        parameters: the optimizer's.
+        with_bias: whether the biases are packed.
+    """
+    first = layers[0]
+    shape = tuple(parameters[first.weight].shape)
+    biases = tuple(layer.bias for layer in layers) if with_bias else ()
+    bias_shape = tuple(parameters[first.bias].shape) if with_bias else ()
+    if first.rows is None:
+        row = (-1, 1, int(np.prod(shape)))
+        weight_matrix, bias_matrix, axis = row, row, 1
+    elif first.base is nn.Embedding:
+        weight_matrix, bias_matrix, axis = (-1, *shape), (-1, 1, 1), 2
+    else:
+        rows = first.rows
+        weight_matrix, bias_matrix, axis = (-1, rows.d_out, rows.d_in), (-1, rows.d_out, 1), 2
+    weights = tuple(layer.weight for layer in layers)
+    return Packing(weights, biases, weight_matrix, bias_matrix, axis, shape, bias_shape)
+
+
+def pick(values: Sequence[Tensor], i: int) -> Tensor:
+    """One of some values; a function for ``ops.Map``."""
+    return values[i]
+
+
+def _stacked(
+    gradients: Sequence[Tensor], numbers: tuple[int, ...], shape: tuple[int, ...]
+) -> Tensor:
+    chosen = _MAP(ops.partial(pick, gradients), numbers)
+    whole = chosen[0] if len(numbers) == 1 else ops.stack(chosen)
+    return ops.cast(whole.reshape(shape), ms.float32)
+
+
+# ops.Map hands over named tuples as plain ones.
+
+
+def pack(gradients: Sequence[Tensor], packing: Packing) -> Tensor:
+    """The gradients of one group as float32 matrices, see :func:`packing_of`."""
+    weights, biases, weight_matrix, bias_matrix, axis, _, _ = packing
+    matrix = _stacked(gradients, weights, weight_matrix)
+    if len(biases) > 0:
+        matrix = ops.concat((matrix, _stacked(gradients, biases, bias_matrix)), axis)
+    return matrix
+
+
+def _unstacked(stack: Tensor, shape: tuple[int, ...], count: int) -> tuple[Tensor, ...]:
+    if count == 1:
+        return (stack.reshape(shape),)
+    return ops.unstack(stack.reshape((count,) + shape))  # noqa: RUF005 (the graph parser)
+
+
+def unpack(packing: Packing, matrix: Tensor) -> tuple[Tensor, ...]:
+    """Matrices as gradients, float32: those of the weights, then those of the biases."""
+    numbers, biases, weight_matrix, bias_matrix, axis, weight_shape, bias_shape = packing
+    count = len(numbers)
+    if len(biases) == 0:
+        return _unstacked(matrix, weight_shape, count)
+    width = weight_matrix[axis]
+    weights = part(matrix, 0, width, axis)
+    ends = part(matrix, width, bias_matrix[axis], axis)
+    return _unstacked(weights, weight_shape, count) + _unstacked(ends, bias_shape, count)
