@@ -18,7 +18,7 @@ from mindspore_thor.curvature.kronecker import (
     trace,
 )
 from mindspore_thor.curvature.trace_rule import TraceRule
-from mindspore_thor.linalg.blocks import apply_blocks
+from mindspore_thor.linalg.blocks import BlockProduct
 from mindspore_thor.linalg.inverse import INVERSE
 
 
@@ -93,6 +93,7 @@ class InverseFactors(KroneckerCurvature):
         super().__init__(name, layers, rows, homogeneous, split_dim, decay)
         self.damping_mode = damping_mode
         maps = rows.groups
+        self.product = BlockProduct(layers * maps, self.left, self.right)
         self.inverse_a = state(identity_blocks(layers, maps, self.right), f"{name}.inverse_a")
         self.inverse_g = state(identity_blocks(layers, maps, self.left), f"{name}.inverse_g")
         self.selective = rule is not None
@@ -162,4 +163,4 @@ class InverseFactors(KroneckerCurvature):
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """G^-1 D A^-1 with the stored inverses (and the damping that they were made with)."""
-        return apply_blocks(self.inverse_g, matrix, self.inverse_a, self.left, self.right)
+        return self.product(self.inverse_g, matrix, self.inverse_a)

@@ -22,7 +22,7 @@ from mindspore_thor.curvature.kronecker import (
     trace,
 )
 from mindspore_thor.curvature.rule import StatisticsRule
-from mindspore_thor.linalg.blocks import BlockLayout, apply_blocks
+from mindspore_thor.linalg.blocks import BlockLayout, BlockProduct
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments, feature_sums
 
@@ -97,6 +97,7 @@ class TraceFactors(KroneckerCurvature):
     ) -> None:
         super().__init__(name, layers, rows, homogeneous, None, decay)
         maps = rows.groups
+        self.product = BlockProduct(layers * maps, self.left, self.right)
         self.inverse_phi = state(identity_blocks(layers, maps, self.right), f"{name}.inverse_phi")
         self.inverse_psi = state(identity_blocks(layers, maps, self.left), f"{name}.inverse_psi")
 
@@ -138,4 +139,4 @@ class TraceFactors(KroneckerCurvature):
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The product with both stored inverses."""
-        return apply_blocks(self.inverse_psi, matrix, self.inverse_phi, self.left, self.right)
+        return self.product(self.inverse_psi, matrix, self.inverse_phi)

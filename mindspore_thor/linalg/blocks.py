@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mindspore import Tensor, ops
+import numpy as np
+from mindspore import Tensor, nn, ops
 
 from mindspore_thor.linalg.slices import part
 
@@ -68,35 +69,63 @@ def merge_matrix(blocks: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor
     return part(part(x, 0, rows.dim, 1), 0, cols.dim, 2)
 
 
-def apply_blocks(
-    left: Tensor, matrix: Tensor, right: Tensor, rows: BlockLayout, cols: BlockLayout
-) -> Tensor:
-    """The block-diagonal product ``blockdiag(left) @ matrix @ blockdiag(right)``.
+class BlockProduct(nn.Cell):
+    """The block-diagonal product ``blockdiag(left) @ matrix @ blockdiag(right)`` of n matrices.
+
+    All shapes are computed here: arithmetic on shapes inside a compiled graph costs the compiler
+    more than the products do.
 
     Args:
-        left: [groups, rows.blocks, rows.size, rows.size].
-        matrix: [groups, rows.dim, cols.dim].
-        right: [groups, cols.blocks, cols.size, cols.size].
-        rows: split of the matrix's rows.
-        cols: split of the matrix's columns.
-
-    Returns:
-        [groups, rows.dim, cols.dim].
+        count: n.
+        rows: split of the matrices' rows.
+        cols: split of the matrices' columns.
     """
-    groups = matrix.shape[0]
-    x = matrix
-    if rows.blocks == 1:
-        x = ops.bmm(left.reshape((groups, rows.size, rows.size)), x)
-    else:
-        x = pad_axis(x, 1, rows.padded - rows.dim)
-        x = x.reshape((groups * rows.blocks, rows.size, cols.dim))
-        x = ops.bmm(left.reshape((groups * rows.blocks, rows.size, rows.size)), x)
-        x = part(x.reshape((groups, rows.padded, cols.dim)), 0, rows.dim, 1)
-    if cols.blocks == 1:
-        return ops.bmm(x, right.reshape((groups, cols.size, cols.size)))
-    x = pad_axis(x, 2, cols.padded - cols.dim)
-    x = x.reshape((groups, rows.dim, cols.blocks, cols.size)).transpose((0, 2, 1, 3))
-    x = x.reshape((groups * cols.blocks, rows.dim, cols.size))
-    x = ops.bmm(x, right.reshape((groups * cols.blocks, cols.size, cols.size)))
-    x = x.reshape((groups, cols.blocks, rows.dim, cols.size)).transpose((0, 2, 1, 3))
-    return part(x.reshape((groups, rows.dim, cols.padded)), 0, cols.dim, 2)
+
+    def __init__(self, count: int, rows: BlockLayout, cols: BlockLayout) -> None:
+        super().__init__(auto_prefix=False)
+        n = count
+        self.splits_rows = rows.blocks > 1
+        self.splits_cols = cols.blocks > 1
+        self.left_shape = (n * rows.blocks, rows.size, rows.size)
+        self.right_shape = (n * cols.blocks, cols.size, cols.size)
+        self.pad_rows = _zeros((n, rows.padded - rows.dim, cols.dim))
+        self.pads_rows = rows.padded > rows.dim
+        self.row_blocks = (n * rows.blocks, rows.size, cols.dim)
+        self.padded_rows = (n, rows.padded, cols.dim)
+        self.shape = (n, rows.dim, cols.dim)
+        self.pad_cols = _zeros((n, rows.dim, cols.padded - cols.dim))
+        self.pads_cols = cols.padded > cols.dim
+        self.col_blocks = (n, rows.dim, cols.blocks, cols.size)
+        self.col_batch = (n * cols.blocks, rows.dim, cols.size)
+        self.col_back = (n, cols.blocks, rows.dim, cols.size)
+        self.padded_cols = (n, rows.dim, cols.padded)
+        self.product = ops.BatchMatMul()
+        self.slice = ops.Slice()
+
+    def construct(self, left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
+        """Inverses of n * blocks row blocks, [n, rows, cols], inverses of column blocks."""
+        x = matrix
+        left, right = left.reshape(self.left_shape), right.reshape(self.right_shape)
+        if self.splits_rows:
+            if self.pads_rows:
+                x = ops.concat((x, self.pad_rows), 1)
+            x = self.product(left, x.reshape(self.row_blocks)).reshape(self.padded_rows)
+            if self.pads_rows:
+                x = self.slice(x, (0, 0, 0), self.shape)
+        else:
+            x = self.product(left, x)
+        if self.splits_cols:
+            if self.pads_cols:
+                x = ops.concat((x, self.pad_cols), 2)
+            x = x.reshape(self.col_blocks).transpose((0, 2, 1, 3)).reshape(self.col_batch)
+            x = self.product(x, right).reshape(self.col_back).transpose((0, 2, 1, 3))
+            x = x.reshape(self.padded_cols)
+            if self.pads_cols:
+                x = self.slice(x, (0, 0, 0), self.shape)
+        else:
+            x = self.product(x, right)
+        return x
+
+
+def _zeros(shape: tuple[int, int, int]) -> Tensor:
+    return Tensor(np.zeros(shape, np.float32))

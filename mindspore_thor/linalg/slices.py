@@ -14,6 +14,15 @@ _SLICE = ops.Slice()
 _STRIDED = ops.StridedSlice()
 
 
+@ops.constexpr
+def _window(
+    shape: tuple[int, ...], start: int, count: int, axis: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Begin and size of a slice: in Python, where tuples cost the compiler nothing."""
+    begin = tuple(start if i == axis else 0 for i in range(len(shape)))
+    return begin, (*shape[:axis], count, *shape[axis + 1 :])
+
+
 def part(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
     """Consecutive entries of one axis.
 
@@ -26,11 +35,10 @@ def part(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
     Returns:
         ``x`` with ``count`` entries on that axis; ``x`` itself where that is all of it.
     """
-    shape = x.shape
-    if count == shape[axis]:
+    if count == x.shape[axis]:
         return x
-    begin = (0,) * axis + (start,) + (0,) * (len(shape) - axis - 1)
-    return _SLICE(x, begin, (*shape[:axis], count, *shape[axis + 1 :]))
+    begin, size = _window(x.shape, start, count, axis)
+    return _SLICE(x, begin, size)
 
 
 def every(x: Tensor, stride: int, axis: int) -> Tensor:

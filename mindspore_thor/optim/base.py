@@ -206,7 +206,7 @@ class SecondOrder(LayerwiseOptimizer):
         first = len(gradients) - self.probe_count
         self.collect_probes(gradients[first:])
         if self.observes and len(self.packings) > 0:
-            unscaled = self.unscale(gradients[: len(self.roles)])
+            unscaled = self.unscale(gradients[: len(self.weights)])
             self.map(hand, self.observe_each, self.matrices(unscaled))
         planned = step + self.factor_interval(step)
         if self.remeasures:
@@ -289,7 +289,7 @@ class SecondOrder(LayerwiseOptimizer):
 
     def prepare(self, gradients: Sequence[Tensor]) -> bool:
         """All that comes before the update: gradients of ``parameters``, the statistics last."""
-        count = len(self.roles)
+        count = len(self.weights)
         if len(gradients) != count + self.probe_count:
             raise ValueError(
                 "gradients of optimizer.parameters are needed (weights and probes); use "
@@ -309,7 +309,7 @@ class SecondOrder(LayerwiseOptimizer):
                 "or use mindspore_thor.TrainStep(net, loss_fn, optimizer) as the Model's network"
             )
         self.prepare(gradients)
-        self.update(gradients[: len(self.roles)])
+        self.update(gradients[: len(self.weights)])
         return self.step_number()
 
     # -- on the host --------------------------------------------------------------------------

@@ -154,7 +154,7 @@ class FNGD(SecondOrder):
 
     def collect(self, gradients: Sequence[Tensor]) -> None:
         """Store this step's coefficients, which stand behind the gradients of the weights."""
-        self.collect_probes(gradients[len(self.roles) :])
+        self.collect_probes(gradients[len(self.weights) :])
 
     def advance(self) -> None:
         """Count the step; the first epoch, and that alone, computes coefficients."""

@@ -23,8 +23,6 @@ from mindspore_thor.optim.report import LayerReport
 from mindspore_thor.parallel.assignment import Share
 from mindspore_thor.parallel.communication import Symmetric
 
-_PLAIN = -1
-
 ALTERED = (
     "the statistics that travel among the gradients were altered on their way to the optimizer "
     "(by a loss scale, clipping or averaging): train with mindspore_thor.TrainStep(net, loss_fn, "
@@ -76,9 +74,8 @@ def hand(take: Callable[..., Any], value: Tensor) -> bool:
     return True
 
 
-def _placed(parts: tuple[tuple[Tensor, ...], ...], role: tuple[int, int], plain: Tensor) -> Tensor:
-    group, position = role
-    return plain if group == _PLAIN else ops.cast(parts[group][position], plain.dtype)
+def _like(value: Tensor, gradient: Tensor) -> Tensor:
+    return ops.cast(value, gradient.dtype)
 
 
 _MAP = ops.Map()
@@ -118,23 +115,24 @@ class LayerwiseOptimizer(nn.Optimizer):
         }
         self.layer_names = tuple(layer.name for layer in layers)
         self._places = [place[name] for name in self.layer_names]
-        roles = [(_PLAIN, 0)] * len(self.weights)
         self._reduced: set[int] = set()
         packed = [
             (group, packing_of(found, self.weights, self.packs_bias(found[0])))
             for group, found in zip(groups, members.values())
             if not group.direct
         ]
-        for k, (_, packing) in enumerate(packed):
-            for position, i in enumerate(packing.weights + packing.biases):
-                roles[i] = (k, position)
+        directed = [i for _, packing in packed for i in packing.weights + packing.biases]
+        # Where every parameter's direction is found: behind those of the groups are the gradients.
+        places = [len(directed) + i for i in range(len(self.weights))]
+        for position, i in enumerate(directed):
+            places[i] = position
+        self.places = tuple(places)
         for layer in layers:
             group, number = place[layer.name]
             if group.direct and group.exchanged():
                 self._reduced.update({layer.weight, layer.bias} - {-1})
             if group.captures:
                 attach(layer, group, number, self.due, self.graph, self.inverse_scale, make)
-        self.roles = tuple(roles)
         self.packings = tuple(packing for _, packing in packed)
         self.group_layers = tuple(group.layers for group, _ in packed)
         self.direction_each = tuple(group.direction for group, _ in packed)
@@ -241,8 +239,12 @@ class LayerwiseOptimizer(nn.Optimizer):
         found = self.map(ops.partial(_direction, damping), self.direction_each, plain)
         if self.kl_clip is not None:
             found = self.clipped(found, plain, lr)
-        parts = self.map(unpack, self.packings, found)
-        return self.map(ops.partial(_placed, parts), self.roles, gradients)
+        flat: tuple[Tensor, ...] = ()
+        for group in self.map(unpack, self.packings, found):
+            flat += group
+        # One flat tuple: the compiler's time grows steeply with nested ones.
+        found = self.map(ops.partial(pick, flat + gradients), self.places)
+        return self.map(_like, found, gradients)
 
     def matrices(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The gradients of every group, see :func:`mindspore_thor.optim.packing.packing_of`."""
