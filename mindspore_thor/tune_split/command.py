@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from mindspore_thor.train.checkpoint import find_checkpoint
 from mindspore_thor.train.ckpt_file import assign, load_file
 from mindspore_thor.train.commands import guarded, make_parser, read_arguments
 from mindspore_thor.train.config import Config, ModelCatalogue, load_config
-from mindspore_thor.train.run_folder import DEFAULT_PARENT, create_folder
+from mindspore_thor.train.run_folder import create_folder, create_fresh_folder
 from mindspore_thor.tune_split.choice import (
     CANDIDATES,
     Choice,
@@ -80,13 +79,11 @@ def candidates(text: str | None) -> list[int]:
     return splits
 
 
-def _output_folder(requested: Path | None, recipe: str) -> Path:
-    folder = requested or DEFAULT_PARENT / f"tune_split-{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+def _check_output_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: not a folder; give another --output_dir")
     if (folder / JSON_NAME).exists():
         raise UserError(f"{folder}: already holds {JSON_NAME}; give another --output_dir")
-    return folder
 
 
 def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
@@ -115,7 +112,8 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
 def _tune(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     arguments, overrides = _arguments(argv)
     splits = candidates(arguments.list)
-    folder = _output_folder(arguments.output_dir, arguments.config_path.stem)
+    if arguments.output_dir is not None:
+        _check_output_folder(arguments.output_dir)
     config = load_config(arguments.config_path, models, overrides)
     checkpoint = None
     if arguments.checkpoint_file_path is not None:
@@ -133,7 +131,11 @@ def _tune(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     unit = seconds[0] if used[0] == 1 else inversion_seconds(1)
     shares = [preserved_share(list(factors.values()), split) for split in used]
     choice = choose_split(used, shares, seconds, unit)
-    create_folder(folder, config.model.name)
+    name = config.model.name
+    if arguments.output_dir is not None:
+        folder = create_folder(arguments.output_dir, name).path
+    else:
+        folder = create_fresh_folder(f"tune_split-{arguments.config_path.stem}", name).path
     _report(used, seconds, shares, choice, len(factors))
     weights = str(checkpoint) if checkpoint is not None else "freshly initialised"
     _write(folder, config, weights, used, seconds, shares, choice, factors)
