@@ -238,10 +238,10 @@ def _value(name: str, dims: tuple[int, ...], kind: str, raw: bytes) -> Any:
         raise DamagedError(f"{name} has impossible dimensions")
     if math.prod(shape) * dtype.itemsize != len(raw):
         raise DamagedError(f"{name} has more or less data than its dimensions and type need")
-    array = np.frombuffer(raw, dtype).reshape(shape)
+    flat = np.frombuffer(raw, dtype)
     if kind == _BFLOAT16:
-        wide = (array.astype(np.uint32) << 16).view(np.float32)
-        return Tensor(wide, mstype.bfloat16)
-    if kind == "Bool" and array.view(np.uint8).max() > 1:
+        wide = (flat.astype(np.uint32) << 16).view(np.float32)
+        return Tensor(wide.reshape(shape), mstype.bfloat16)
+    if kind == "Bool" and flat.view(np.uint8).max() > 1:
         raise DamagedError(f"{name} holds bytes that are neither true nor false")
-    return Tensor(array)
+    return Tensor(flat.reshape(shape))
