@@ -15,6 +15,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindspore_thor import files
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown
 from mindspore_thor.train import checkpoint
 from mindspore_thor.train.checkpoint import (
     Position,
@@ -130,7 +131,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
         with pytest.raises(UserError) as caught:
             save_file(path, state)
     message = str(caught.value)
-    assert str(path) in message and os.strerror(number) in message and "\n" not in message
+    assert shown(path, 70) in message and os.strerror(number) in message and "\n" not in message
     assert re.search(r"needs 0\.00\d MB, \d+\.\d+ MB are free", message)
     assert ("make room" in message) == (number != errno.EIO)
     assert path.read_bytes() == before

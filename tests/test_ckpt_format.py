@@ -209,6 +209,22 @@ def test_weights_of_another_precision_are_welcome(tmp_path: Path, kind: str) -> 
         np.testing.assert_array_equal(found.asnumpy(), expected)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"), [(OSError(5, "I/O error"), "I/O error"), (MemoryError(), "memory")]
+)
+def test_a_file_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail(_: Any) -> None:
+        raise error
+
+    path = tmp_path / "net.ckpt"
+    path.write_bytes(CONTENT)
+    monkeypatch.setattr("mindspore_thor.train.ckpt_file.decode_file", fail)
+    with pytest.raises(UserError, match=rf"net\.ckpt: .*{words}"):
+        load_file(path)
+
+
 def test_large_tensors_are_stored_in_pieces_as_mindspore_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_scripts import Runner
 
 import models
 import train
@@ -428,3 +429,14 @@ def test_the_memory_of_an_evaluation_is_that_of_its_samples() -> None:
 
     logits, labels = np.eye(6, dtype=np.float32), np.arange(6)
     assert Evaluator(Echo(), batches(logits, labels, 10**12))() == counted(logits, labels)
+
+
+def test_scripts_of_one_second_choose_two_folders(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    runner.environment["BASH_FUNC_date%%"] = "() { echo 20260101-000000; }"
+    for script, count in (("run_standalone_train.sh", 0), ("run_distribute_train.sh", 1)):
+        for _ in range(2):
+            assert runner(script, *["2"] * count).returncode == 0
+    folders = [call[call.index("--output_dir") + 1] for call in runner.calls()[::2]]
+    assert len(set(folders)) == 4
+    assert all("thor-20260101-000000-" in folder for folder in folders)

@@ -21,6 +21,7 @@ from mindspore_thor.train.ckpt_format import Contents, DamagedError, decode_file
 
 SUFFIX = ".ckpt"
 _SHOWN_NAMES = 3
+_SHOWN_LENGTH = 100
 _FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
 
 
@@ -50,7 +51,7 @@ def damaged(path: Path, reason: object = "") -> UserError:
         path: The file.
         reason: What is wrong with it.
     """
-    why = f" ({shown(reason, 80)})" if str(reason) else ""
+    why = f" ({shown(reason, 50)})" if str(reason) else ""
     return UserError(
         f"{shown(path)}: the checkpoint is damaged or truncated{why}; use an earlier one or copy "
         "it again"
@@ -76,6 +77,11 @@ def read_file(path: Path) -> Contents:
             return decode_file(stream)
     except DamagedError as error:
         raise damaged(path, error) from None
+    except OSError as error:
+        raise UserError(
+            f"{shown(path)}: the checkpoint cannot be read ({shown(error.strerror, 60)}); check "
+            "its permissions and the disk"
+        ) from None
     except MemoryError:
         raise UserError(
             f"{shown(path)}: the checkpoint does not fit into the memory; use a machine with more"
@@ -118,10 +124,12 @@ def assign(target: Mapping[str, Parameter], source: Mapping[str, Any], path: Pat
         if name in source:
             problems += _differences(name, source[name], parameter)
     if problems:
-        listed = "; ".join(shown(problem, 120) for problem in problems[:_SHOWN_NAMES])
-        more = len(problems) - _SHOWN_NAMES
+        listed = [shown(problem, _SHOWN_LENGTH) for problem in problems[:_SHOWN_NAMES]]
+        while len(listed) > 1 and len("; ".join(listed)) > _SHOWN_LENGTH:
+            listed.pop()
+        more = len(problems) - len(listed)
         raise UserError(
-            f"{shown(path)}: checkpoint of another architecture or set-up: {listed}"
+            f"{shown(path, 90)}: checkpoint of another architecture or set-up: {'; '.join(listed)}"
             + (f"; and {more} more" if more > 0 else "")
             + "; use the configuration that it was trained with"
         )

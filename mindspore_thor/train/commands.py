@@ -214,7 +214,8 @@ def _read_stored(requested: Path) -> _Stored:
         earlier = earlier_checkpoint(path)
         if earlier is None:
             raise
-        raise UserError(f"{error} (--resume_ckpt {shown(earlier)})") from None
+        advice = f"{error} (--resume_ckpt {earlier})"
+        raise UserError(advice if len(advice) <= 300 else f"{error} ({earlier.name})") from None
 
 
 def _run(session: Session, folder: RunFolder | None, position: Position, stop: StopRequest) -> int:

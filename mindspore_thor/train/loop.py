@@ -150,9 +150,8 @@ class Trainer:
 
     def _save_alone(self) -> None:
         """Save before an error ends the run. Several ranks could only do that together."""
-        if self._alone:
+        if self._alone and self._folder is not None:
             self._save()
-            assert self._folder is not None
             path = self._folder.checkpoint(self._position.epoch, self._position.step)
             self._progress.message(f"saved; continue with --resume_ckpt {path}")
 

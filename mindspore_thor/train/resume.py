@@ -104,8 +104,8 @@ def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], state_file: 
             continue
         if key in _FIXED_KEYS or key.startswith(_FIXED_SECTIONS):
             raise UserError(
-                f"{shown(state_file)}: was trained with {shown(key, 40)} {shown(repr(was), 50)}, "
-                f"now it is {shown(repr(now), 50)}; resume with the same value, or start a new run"
+                f"{shown(state_file)}: was trained with {shown(key, 40)} {shown(repr(was), 40)}, "
+                f"now it is {shown(repr(now), 40)}; resume with the same value, or start a new run"
             )
         values = f"{shown(repr(now), 80)}, was {shown(repr(was), 80)}"
         changes.append(f"{shown(key, 60)} is now {values}")
