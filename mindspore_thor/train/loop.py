@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,14 @@ class Trainer:
                 self._save_alone()
             raise
 
+    @contextmanager
+    def _saving_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self._save_alone()
+            raise
+
     def _save_alone(self) -> None:
         """Save before an error ends the run. Several ranks could only do that together."""
         if self._alone and self._folder is not None:
@@ -202,22 +211,20 @@ class Trainer:
         last = position.epoch == options.epochs
         if last or (options.eval_every and position.epoch % options.eval_every == 0):
             self._save_if_due()
-            try:
+            with self._saving_on_error():
                 # Only together could the ranks stop in the middle of it.
                 measured = self._evaluate(self._stop.requested if self._alone else None)
-            except Exception:
-                self._save_alone()
-                raise
             if measured is None:
                 return
             row.update(measured)
         position.wall_clock = time.monotonic() - self._clock
         row["wall_clock"] = round(position.wall_clock, 3)
         position.metrics.append(row)
-        self._progress.finish_epoch(row)
-        if self._folder is not None:
-            self._folder.write_metrics(position.metrics)
-        self._keep_best(row)
+        with self._saving_on_error():
+            self._progress.finish_epoch(row)
+            if self._folder is not None:
+                self._folder.write_metrics(position.metrics)
+            self._keep_best(row)
         self._save_if_due()
         if self._folder is not None:
             self._draw(self._folder.curves)
@@ -236,7 +243,7 @@ class Trainer:
                         "matplotlib is missing; pip install matplotlib (the package's extra 'plot')"
                     )
             except Exception as error:
-                problem = shown(f"matplotlib failed: {error or type(error).__name__}", 200)
+                problem = shown(f"matplotlib failed: {str(error) or type(error).__name__}", 200)
         if problem and not self._said_no_curves:
             self._said_no_curves = True
             self._progress.message(f"no {path.name}: {problem}")
