@@ -18,6 +18,7 @@ from mindspore_thor.optim.checks import check_choice, check_count, check_learnin
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.keywords import check_keywords, keywords_of
 from mindspore_thor.optim.layerwise import LayerwiseOptimizer
+from mindspore_thor.optim.schedules import check_damping
 from mindspore_thor.parallel.assignment import Share, check_share
 from mindspore_thor.runtime import prepare_target
 
@@ -177,6 +178,7 @@ class SecondOrder(LayerwiseOptimizer):
         if momentum > 0:
             self.moments = self.weights.clone(prefix=f"{label}.moments", init="zeros")
         self.scheduled_damping = isinstance(damping, nn.Cell)
+        check_damping(damping)
         if not isinstance(damping, nn.Cell):
             damping = Tensor(check_number("damping", damping, 0.0, open_low=True), ms.float32)
         self.damping = damping

@@ -36,6 +36,7 @@ def sgd(
 ) -> nn.Optimizer:
     """SGD with momentum: v <- mu v + (g + wd w); w <- w - lr v (MindSpore's ``nn.Momentum``)."""
     check_number("momentum", momentum, 0.0)
+    check_number("loss_scale", loss_scale, 0.0, open_low=True)
     check_learning_rate(learning_rate)
     return nn.Momentum(
         decay_groups(net, weight_decay),

@@ -60,7 +60,7 @@ class Evaluator:
         return {name: float(value / total) for name, value in zip(self._task.metrics, sums)}
 
     def _sums(self, images: Tensor, labels: Tensor, size: int) -> np.ndarray:
-        full = self._data.batch_size
+        full = min(self._data.batch_size, self._data.size)  # a larger batch never comes
         used = Tensor(np.arange(full) < size, mstype.float32)
         if size < full:
             filler = np.zeros(full - size, dtype=np.int64)
