@@ -39,11 +39,11 @@ _FACTORIES: dict[str, Callable[..., nn.Cell]] = {
     )
 }
 
-MOST_FEATURES = 1_000_000
+MOST_FEATURES = 2**17
 """Most features of a layer, channels or classes."""
 
 _MOST_LAYERS = 1000
-_MOST_WIDTH = 64
+_MOST_WIDTH = 16
 _MOST_PIXELS = 4096  # as data.image_size
 
 __all__ = ["available_models", "create_model", "model_options"]
@@ -99,11 +99,12 @@ def _check_type(name: str, option: inspect.Parameter, value: Any) -> None:
         fits = fits and all(type(item) is int and item <= MOST_FEATURES for item in value)
         kind = f"a list of whole numbers up to {MOST_FEATURES}, at most {_MOST_LAYERS} of them"
     elif isinstance(default, float):
-        fits = type(value) in (int, float) and 0 < value <= _MOST_WIDTH
-        kind = f"a number above 0, at most {_MOST_WIDTH}"
+        fits = type(value) in (int, float) and abs(value) <= _MOST_WIDTH
+        kind = f"a number of at most {_MOST_WIDTH}"
     elif type(default) is int:
-        most = _MOST_PIXELS if option.name == "image_size" else MOST_FEATURES
-        fits = type(value) is int and value <= most
+        pixels = option.name == "image_size"
+        most = _MOST_PIXELS if pixels else MOST_FEATURES
+        fits = type(value) is int and value <= most and not (pixels and value < 1)
         kind = f"a whole number up to {most}"
     else:
         kinds = {bool: "true or false", str: "a word"}

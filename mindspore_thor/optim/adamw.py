@@ -13,8 +13,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.errors import UserError, quoted
-from mindspore_thor.optim.checks import check_number, number_or_none
+from mindspore_thor.optim.checks import check_loss_scale, check_number, check_share_of_old
 
 
 class AdamW(nn.Optimizer):
@@ -44,11 +43,9 @@ class AdamW(nn.Optimizer):
         loss_scale: float = 1.0,
     ) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
-            number = number_or_none(value)
-            if number is None or not 0 <= number < 1:
-                raise UserError(f"{name}={quoted(value)}: give a number in [0, 1)")
+            check_share_of_old(name, value)
         check_number("epsilon", epsilon, 0.0, open_low=True)
-        check_number("loss_scale", loss_scale, 0.0, open_low=True)
+        check_loss_scale(loss_scale)
         super().__init__(learning_rate, params, weight_decay, loss_scale=1.0)
         self.loss_scale = float(loss_scale)
         self.inverse_scale = 1.0 / self.loss_scale

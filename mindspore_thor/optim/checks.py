@@ -18,6 +18,8 @@ MAX_STEPS = 2**30
 
 MAX_COUNT = 2**31 - 1
 
+MAX_LOSS_SCALE = 2.0**64
+
 
 def number_or_none(value: Any) -> float | None:
     """``value`` as a float where it is a number that float32 holds, else None."""
@@ -52,11 +54,25 @@ def check_count(name: str, value: Any, low: int = 1, most: int = MAX_COUNT) -> i
     raise UserError(f"{name}={quoted(value)}: give a whole number of at least {low}{limit}")
 
 
+def check_share_of_old(name: str, value: Any) -> float:
+    """``value`` as a number in [0, 1), the weight of what was, else a UserError that names it."""
+    number = number_or_none(value)
+    if number is None or not 0 <= number < 1:
+        raise UserError(f"{name}={quoted(value)}: give a number in [0, 1)")
+    return number
+
+
+def check_loss_scale(value: Any) -> float:
+    """``value`` as a number above 0 whose inverse float32 holds as well, else a UserError."""
+    number = check_number("loss_scale", value, 0.0, open_low=True)
+    if number > MAX_LOSS_SCALE:
+        raise UserError(f"loss_scale={number:g}: give a number of at most {MAX_LOSS_SCALE:g}")
+    return number
+
+
 def check_decay(factor_decay: Any) -> float:
     """A moving average's weight of the old value: a number in [0, 1), else a UserError."""
-    if check_number("factor_decay", factor_decay, 0.0) >= 1:
-        raise UserError(f"factor_decay={factor_decay:g}: give a number in [0, 1)")
-    return float(factor_decay)
+    return check_share_of_old("factor_decay", factor_decay)
 
 
 def check_learning_rate(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from mindspore import nn
 
-from mindspore_thor.optim.checks import MAX_STEPS
+from mindspore_thor.optim.checks import MAX_LOSS_SCALE, MAX_STEPS
 from mindspore_thor.optim.schedules import MAX_EPOCHS
 from mindspore_thor.train.options import option
 from mindspore_thor.train.task import TASKS, Task
@@ -76,7 +76,7 @@ class TrainConfig:
     label_smoothing: float = option(0.0, float, "share of the uniform label", low=0.0, below=1.0)
     accumulate: int = option(1, int, "batches per update", low=1, most=65536)
     loss_scale: float = option(
-        1.0, float, "factor on the loss in the backward pass", above=0.0, most=2.0**64
+        1.0, float, "factor on the loss in the backward pass", above=0.0, most=MAX_LOSS_SCALE
     )
     eval_every: int = option(
         1, int, "epochs between evaluations; 0: only at the end", low=0, most=MAX_EPOCHS
