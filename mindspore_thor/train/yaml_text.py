@@ -272,7 +272,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def text(self, data: str) -> yaml.ScalarNode:
+        # In single quotes PyYAML would write these rare line breaks as they are, and lose them.
+        style = '"' if re.search("[\x85\u2028\u2029\ufeff]", data) else None
+        return self.represent_scalar(f"{_TAG}str", data, style=style)
 
+
+_Dumper.add_representer(str, _Dumper.text)
 for _name, _pattern in (("int", _INT), ("float", _FLOAT)):
     _Dumper.add_implicit_resolver(
         f"{_TAG}{_name}", re.compile(f"(?:{_pattern.pattern})$"), list("-+.0123456789")
