@@ -30,7 +30,7 @@ def shortened(text: str, limit: int = LINE) -> str:
     )
     if len(line) <= limit:
         return line
-    tail = limit // 2
+    tail = limit // 3
     return f"{line[: limit - tail - 3]}...{line[-tail:]}"
 
 
@@ -66,11 +66,13 @@ class UserError(ValueError):
     ordinary ``ValueError``.
 
     Args:
-        message: Whatever is quoted in it, it becomes one line of at most :data:`LINE` characters.
+        message: Shortened to :data:`LINE` characters, whatever is quoted in it. A traceback is
+            kept, for MindSpore's data pipeline makes an exception anew with one as its message.
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(shortened(str(message)))
+        text = str(message)
+        super().__init__(text if "Traceback (most recent" in text else shortened(text))
 
 
 class TrainingError(RuntimeError):
