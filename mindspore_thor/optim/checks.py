@@ -31,6 +31,13 @@ def number_or_none(value: Any) -> float | None:
     return value if value == 0 or FLOAT32[0] <= abs(value) <= FLOAT32[1] else None
 
 
+def float32_note(value: Any) -> str:
+    """What a message adds where float32 would make zero or infinity of a number."""
+    real = isinstance(value, (float, np.floating)) and np.isfinite(value) and value != 0
+    lost = real and number_or_none(value) is None
+    return f" (float32 holds {FLOAT32[0]:.2g} to {FLOAT32[1]:.2g})" if lost else ""
+
+
 def check_number(name: str, value: Any, low: float, *, open_low: bool = False) -> float:
     """``value`` as a float of at least ``low`` (or above it), else a UserError that names it."""
     number = number_or_none(value)
@@ -38,6 +45,7 @@ def check_number(name: str, value: Any, low: float, *, open_low: bool = False) -
         return number
     raise UserError(
         f"{name}={quoted(value)}: give a number {'above' if open_low else 'of at least'} {low:g}"
+        + float32_note(value)
     )
 
 
@@ -58,7 +66,7 @@ def check_share_of_old(name: str, value: Any) -> float:
     """``value`` as a number in [0, 1), the weight of what was, else a UserError that names it."""
     number = number_or_none(value)
     if number is None or not 0 <= number < 1:
-        raise UserError(f"{name}={quoted(value)}: give a number in [0, 1)")
+        raise UserError(f"{name}={quoted(value)}: give a number in [0, 1){float32_note(value)}")
     return number
 
 

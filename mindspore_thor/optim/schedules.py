@@ -21,7 +21,7 @@ from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindspore_thor.errors import UserError, quoted
-from mindspore_thor.optim.checks import FLOAT32, MAX_STEPS, number_or_none
+from mindspore_thor.optim.checks import FLOAT32, MAX_STEPS, float32_note, number_or_none
 
 _EPOCHS_PER_RHO = 10.0
 
@@ -44,7 +44,7 @@ def _number(
     if number is not None and not large and (number >= low if inclusive else number > low):
         return number
     relation = "at least" if inclusive else "greater than"
-    limit = f" and at most {most:.0f}" if large else ""
+    limit = f" and at most {most:.0f}" if large else float32_note(value)
     raise UserError(f"{owner}: {name} is {quoted(value)}; give a number {relation} {low:g}{limit}")
 
 

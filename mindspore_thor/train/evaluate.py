@@ -46,11 +46,14 @@ class Evaluator:
         training = bool(self._net.training)
         self._measure.set_train(False)
         sums = np.zeros(len(self._task.metrics), dtype=np.float64)
-        total = 0
+        total = full = 0
         try:
             for images, labels in self._data.epoch(0):
                 size = labels.shape[0]
-                sums += self._sums(images, labels, size)
+                full = (
+                    full or size
+                )  # the first batch is the largest; data may be smaller than batch_size
+                sums += self._sums(images, labels, size, full)
                 total += size
                 if should_stop is not None and should_stop():
                     return None
@@ -59,8 +62,7 @@ class Evaluator:
         *sums, total = sum_over_ranks(np.array([*sums, total])).tolist()
         return {name: float(value / total) for name, value in zip(self._task.metrics, sums)}
 
-    def _sums(self, images: Tensor, labels: Tensor, size: int) -> np.ndarray:
-        full = min(self._data.batch_size, self._data.size)  # a larger batch never comes
+    def _sums(self, images: Tensor, labels: Tensor, size: int, full: int) -> np.ndarray:
         used = Tensor(np.arange(full) < size, mstype.float32)
         if size < full:
             filler = np.zeros(full - size, dtype=np.int64)

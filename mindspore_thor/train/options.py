@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mindspore_thor.errors import UserError, quoted
-from mindspore_thor.optim.checks import FLOAT32
+from mindspore_thor.optim.checks import FLOAT32, float32_note
 
 _LONGEST_KEY = 100
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -84,7 +84,9 @@ def checked(key: str, value: Any, metadata: Any, origin: str) -> Any:
     if good and metadata["choices"]:
         good = value in metadata["choices"]
     if not good:
-        raise UserError(f"{origin}: {key} is {quoted(value)}; give {_wanted(metadata)}")
+        raise UserError(
+            f"{origin}: {key} is {quoted(value)}; give {_wanted(metadata)}{float32_note(value)}"
+        )
     return value
 
 
