@@ -95,7 +95,7 @@ def test_every_number_has_a_range(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("--damping=0", ("damping", "above 0")),
+        ("--damping=0", ("command line: section 'damping'", "above 0")),
         ("--damping={schedule: constant, value: 0}", ("damping", "above 0")),
         ("--damping=-0.0", ("damping", "above 0")),
         ("--damping=1e-50", ("value", "1e-50", "float32 holds 1.2e-38 to 3.4e+38")),

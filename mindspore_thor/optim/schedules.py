@@ -320,7 +320,7 @@ def check_damping(schedule: Any, epochs: float = 0.0) -> None:
         UserError: If the schedule's value is, or becomes, too small for float32.
     """
     if isinstance(schedule, ConstantSchedule) and schedule.value == 0:
-        raise UserError("damping is 0; give a number above 0")
+        raise UserError("damping: value is 0; give a number above 0")
     if isinstance(schedule, ExponentialDecay):
         last = schedule.initial * math.exp(math.log(schedule.rho) * epochs / _EPOCHS_PER_RHO)
         if last < FLOAT32[0]:
