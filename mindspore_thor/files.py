@@ -21,7 +21,11 @@ from mindspore_thor.errors import UserError
 
 _PART = ".part"
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part", re.DOTALL)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room in your quota",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+}
 
 
 def shown(value: object, limit: int = 100) -> str:
@@ -52,6 +56,7 @@ def write_file(path: Path, chunks: Iterable[bytes], size: int) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PART}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    problem: OSError | None = None
     try:
         handle = os.open(temporary, flags, 0o666)
         try:
@@ -64,10 +69,13 @@ def write_file(path: Path, chunks: Iterable[bytes], size: int) -> None:
             os.close(handle)
         os.replace(temporary, path)
     except OSError as error:
-        raise _refused(path, error, size) from error
+        problem = error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+    if problem is not None:
+        # Only now: what was written of the temporary file is free again.
+        raise _refused(path, problem, size) from problem
     _sync_folder(path.parent)
 
 
@@ -77,7 +85,7 @@ def _refused(path: Path, error: OSError, size: int) -> UserError:
     with contextlib.suppress(OSError):
         free = shutil.disk_usage(path.parent).free
         room = f"; it needs {size / 1e6:.3f} MB, {free / 1e6:.3f} MB are free"
-    remedy = "make room" if error.errno in _FULL else "check the path, its permissions and the disk"
+    remedy = _REMEDIES.get(error.errno or 0, "check the path, its permissions and the disk")
     return UserError(f"{shown(path)}: cannot be written ({shown(reason, 60)}){room}; {remedy}")
 
 
