@@ -86,7 +86,7 @@ def _refused(path: Path, error: OSError, size: int) -> UserError:
         free = shutil.disk_usage(path.parent).free
         room = f"; it needs {size / 1e6:.3f} MB, {free / 1e6:.3f} MB are free"
     remedy = _REMEDIES.get(error.errno or 0, "check the path, its permissions and the disk")
-    return UserError(f"{shown(path)}: cannot be written ({shown(reason, 60)}){room}; {remedy}")
+    return UserError(f"{shown(path, 70)}: cannot be written ({shown(reason, 60)}){room}; {remedy}")
 
 
 def _sync_folder(folder: Path) -> None:
