@@ -49,7 +49,7 @@ NO_SOURCE = _NoSource()
 def exports(cell: nn.Cell) -> bool:
     """Whether the graph that is being compiled is of a model to export (``ms.export``)."""
     # MindSpore tells all cells of a network what it is compiled for, but says nothing where it is
-    # compiled as a part of a function later on. Only an export allows no syntax but the graph's own.
+    # compiled as a part of a function later on. An export alone allows only the graph's own syntax.
     phase = getattr(cell, "compile_phase", None) or ""
     return phase.startswith("export") and ms.get_context("jit_syntax_level") == ms.STRICT
 
