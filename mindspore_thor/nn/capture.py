@@ -14,6 +14,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.direct import PLAIN, GraphKind
+from mindspore_thor.nn.plain import exports, refuse_rewriting, same
 
 
 class Capture(nn.Cell):
@@ -72,12 +73,39 @@ class Capture(nn.Cell):
         dout: Tensor,
     ) -> tuple[Any, ...]:
         """Ordinary gradients, and the statistics as the gradient of the probe."""
+        # A constant would be left out of the gradients: let it seem to depend on something.
+        x = ops.depend(x, dout)
         dx, dweight = self.vjp(self.run)(x, weight, dout)
         statistics = self.collect(x, flag, state, out, dout)
         return dx, dweight, ops.zeros_like(flag), state, statistics
 
 
-class Bound(nn.Cell):
+class Replacement(nn.Cell):
+    """What takes the place of a layer's operator.
+
+    Attributes:
+        layer: the layer.
+        replaced: its operator; not set where the layer's class was replaced instead.
+    """
+
+    layer: nn.Cell
+    replaced: Any
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy of the layer holds a copy of its operator."""
+        return same, (self.replaced,)
+
+    def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:
+        """Called where a rewritten layer would take the hook into its registry."""
+        refuse_rewriting()
+
+    @property
+    def exported(self) -> bool:
+        """Whether the graph that is being compiled is of a model to export; a constant in it."""
+        return exports(self.layer)
+
+
+class Bound(Replacement):
     """A capture with its layer's parameters bound.
 
     Args:
@@ -96,7 +124,7 @@ class Bound(nn.Cell):
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map."""
-        if self.graph.kind == PLAIN:
+        if self.graph.kind == PLAIN or self.exported:
             # The compiler would prune the capture, but only after seconds of compiling it.
             return self.capture.run(x, weight)
         curvature = self.curvature

@@ -83,7 +83,10 @@ class SecondOrder(LayerwiseOptimizer):
 
     Args:
         net: the network; its covered layers are changed in place so that they can capture
-            (parameters, names and forward results stay as they are).
+            (parameters, names and forward results stay as they are; copies and exported models are
+            plain nets). A layer's samples are the rows of its input: one whose input is a single
+            row for the whole batch takes the batch for one sample, see
+            :mod:`mindspore_thor.nn.rows`.
         learning_rate: number, list, or MindSpore schedule.
         label: prefix of the state's parameter names.
         damping: lam, a positive number or a schedule cell (global step -> scalar).
