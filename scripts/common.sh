@@ -146,8 +146,8 @@ plan_training() {
   [ -z "$resume" ] || train_arguments+=(--resume_ckpt "$resume")
   if [ -z "$output" ]; then
     if [ -z "$resume" ]; then
-      output="runs/$(basename -- "$config" .yaml)-$(date +%Y%m%d-%H%M%S)"
-      [ ! -e "$output" ] || output="$output-$$"
+      # The process number tells it from that of a script started in the same second.
+      output="runs/$(basename -- "$config" .yaml)-$(date +%Y%m%d-%H%M%S)-$$"
       train_arguments+=(--output_dir "$output")
     elif [ -d "$resume" ]; then
       output=$resume

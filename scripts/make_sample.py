@@ -14,10 +14,9 @@ the files in ``mindspore_thor/data/sample``.
 from __future__ import annotations
 
 import gzip
-import shutil
+import io
 import struct
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindspore_thor.command_line import Parser, one_line_errors
+from mindspore_thor.data.idx import read_idx_set
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown, write_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_CLASS = {"train": 500, "t10k": 100}
@@ -38,25 +39,24 @@ def first_of_each_class(labels: np.ndarray, per_class: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    """Write an unsigned-byte array as gzip IDX whose bytes do not depend on time or file name."""
+def idx_gz(array: np.ndarray) -> bytes:
+    """Return an unsigned-byte array as gzip IDX whose bytes do not depend on time or file name."""
     header = struct.pack(">BBBB", 0, 0, 8, array.ndim)
     header += struct.pack(f">{array.ndim}I", *array.shape)
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
-        packed.write(header + array.tobytes())
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", 9, packed, mtime=0) as file:
+        file.write(header + array.tobytes())
+    return packed.getvalue()
 
 
 def read_sample(source: Path) -> dict[str, np.ndarray]:
     """Return the sample's arrays by file name; ``source`` is the package's folder of IDX files."""
     arrays = {}
-    for split, per_class in PER_CLASS.items():
-        names = f"{split}-labels-idx1-ubyte.gz", f"{split}-images-idx3-ubyte.gz"
-        with gzip.open(source / names[0]) as packed:
-            labels = np.frombuffer(packed.read(), np.uint8, offset=8)
-        with gzip.open(source / names[1]) as packed:
-            images = np.frombuffer(packed.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+    for train, (split, per_class) in zip((True, False), PER_CLASS.items()):
+        images, labels, _ = read_idx_set(source, train)
         chosen = first_of_each_class(labels, per_class)
-        arrays[names[0]], arrays[names[1]] = labels[chosen], images[chosen]
+        arrays[f"{split}-labels-idx1-ubyte.gz"] = labels[chosen]
+        arrays[f"{split}-images-idx3-ubyte.gz"] = images[chosen, 0]
     return arrays
 
 
@@ -69,22 +69,25 @@ def main() -> int:
     options = parser.parse_args()
     try:
         # All of it before anything is written over.
-        arrays = read_sample(options.package / "usr/share/datasets/fashion-mnist")
+        source = options.package / "usr/share/datasets/fashion-mnist"
+        source.stat()
+        files = {name: idx_gz(array) for name, array in read_sample(source).items()}
         licence = options.package / "usr/share/doc/dataset-fashion-mnist/copyright"
-        licence.open("rb").close()
-    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+        files["LICENSE"] = licence.read_bytes()
+    except (OSError, UserError) as error:
+        reason = str(error).replace(f"{options.package}/", "")
         raise UserError(
-            f"{options.package}: not the unpacked package ({error}); give the folder made by "
-            "dpkg -x dataset-fashion-mnist_*.deb FOLDER"
+            f"{shown(options.package, 80)}: not the unpacked package ({shown(reason, 120)}); "
+            "give the folder made by dpkg -x dataset-fashion-mnist_*.deb FOLDER"
         ) from None
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        for name, array in arrays.items():
-            write_idx(options.output / name, array)
-        shutil.copyfile(licence, options.output / "LICENSE")
+        for name, content in files.items():
+            write_file(options.output / name, [content], len(content))
     except OSError as error:
         raise UserError(
-            f"{options.output}: cannot write there ({error.strerror}); give another --output"
+            f"{shown(options.output, 140)}: cannot write there ({error.strerror}); give "
+            "another --output"
         ) from None
     return 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
+from mindspore_thor import files
 from mindspore_thor.errors import UserError
-from mindspore_thor.train import checkpoint, ckpt_file
+from mindspore_thor.files import shown
+from mindspore_thor.train import checkpoint
 from mindspore_thor.train.checkpoint import (
     Position,
     find_checkpoint,
@@ -104,26 +108,32 @@ def test_only_the_two_files_are_left_behind(saved: Any) -> None:
     assert os.access(path, os.W_OK)
 
 
-@pytest.mark.parametrize("fail_at", ["save_checkpoint", "fsync", "replace"])
+@pytest.mark.parametrize("fail_at", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_failed_write_leaves_the_old_file_and_no_litter(
-    saved: Any, monkeypatch: pytest.MonkeyPatch, fail_at: str
+    saved: Any, monkeypatch: pytest.MonkeyPatch, fail_at: str, number: int
 ) -> None:
     path, _ = saved
     before = path.read_bytes()
+    original = os.write
 
-    def half_written(rows: Any, name: str, **_: Any) -> None:
-        Path(name).write_bytes(b"half a file")
-        raise OSError("no space left on device")
+    def half_written(handle: int, data: Any) -> int:
+        if os.fstat(handle).st_size:
+            raise OSError(number, os.strerror(number))
+        return original(handle, data[: len(data) // 2])
 
     def fail(*_: Any) -> None:
-        raise OSError("no space left on device")
+        raise OSError(number, os.strerror(number))
 
-    if fail_at == "save_checkpoint":
-        monkeypatch.setattr(ckpt_file.ms, "save_checkpoint", half_written)
-    else:
-        monkeypatch.setattr(ckpt_file.os, fail_at, fail)
-    with pytest.raises(OSError, match="no space"):
-        save_file(path, state_of(small_net(), seed=2))
+    state = state_of(small_net(), seed=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, fail_at, half_written if fail_at == "write" else fail)
+        with pytest.raises(UserError) as caught:
+            save_file(path, state)
+    message = str(caught.value)
+    assert shown(path, 70) in message and os.strerror(number) in message and "\n" not in message
+    assert re.search(r"needs 0\.00\d MB, \d+\.\d+ MB are free", message)
+    assert ("make room" in message) == (number != errno.EIO)
     assert path.read_bytes() == before
     assert sorted(os.listdir(path.parent)) == ["net-3_12.ckpt", "net-3_12.state.ckpt"]
 

@@ -15,10 +15,10 @@ from types import FrameType
 from typing import Any
 
 import models
-from benchmarks.harness.locks import held
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.spec import ROOT, Study
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import held
 from mindspore_thor.train.checkpoint import list_checkpoints
 from mindspore_thor.train.config import load_config
 from mindspore_thor.train.run_folder import CONFIG_NAME, METRICS_NAME

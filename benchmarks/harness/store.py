@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.locks import held
 from benchmarks.harness.runs import FAILED_NAME, RECIPE_NAME, RUN_NAME, read_rows
 from benchmarks.harness.spec import Study
+from mindspore_thor.files import held
 
 # Times of single runs stay out: on a shared machine they say little, and every repeat differs.
 _KEPT = (

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mindspore_thor.data.files import RawSet, find_file
+from mindspore_thor.data.files import RawSet, find_file, unreadable
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown
 
 PIXELS = 3 * 32 * 32
 
@@ -23,13 +24,18 @@ def read_cifar_file(path: Path, label_bytes: int) -> tuple[np.ndarray, np.ndarra
         Images uint8 [N, 3, 32, 32] and labels uint8 [N]; of two labels the last (fine) one.
 
     Raises:
-        UserError: The file is empty or does not hold whole records.
+        UserError: The file cannot be read, is empty or does not hold whole records.
     """
-    content = np.fromfile(path, np.uint8)
     record = label_bytes + PIXELS
+    try:
+        size = path.stat().st_size
+        # Nothing is read of a file that cannot be right.
+        content = np.fromfile(path, np.uint8) if size % record == 0 else np.empty(0, np.uint8)
+    except (OSError, MemoryError) as error:
+        raise unreadable(path, error) from None
     if content.size == 0 or content.size % record:
         raise UserError(
-            f"'{path}' is damaged: {content.size} bytes is not a whole number of records of "
+            f"'{shown(path, 140)}' is damaged: {size} bytes is not a whole number of records of "
             f"{record} bytes; fetch the file again"
         )
     records = content.reshape(-1, record)

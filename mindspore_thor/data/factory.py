@@ -20,6 +20,11 @@ from mindspore_thor.data.order import Order
 from mindspore_thor.data.pipeline import Data, batch_pipeline, sample_pipeline
 from mindspore_thor.data.sources import ArraySource, FolderSource, SmallAugment
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown
+
+_MOST = 2**31 - 1  # MindSpore's own counts are 32 bits wide
+_MOST_SEED = 2**63 - 1
+_LARGEST_IMAGE = 4096
 
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
 
@@ -142,19 +147,22 @@ def create_data(
         UserError: Any argument or file that is not as described above.
     """
     if name not in available_data():
-        close = difflib.get_close_matches(name, available_data(), 1, 0.0)
+        close = difflib.get_close_matches(name[:40], available_data(), 1, 0.0)
         raise UserError(
-            f"unknown data set '{name}', did you mean '{close[0]}'? "
+            f"unknown data set '{shown(name, 40)}', did you mean '{close[0]}'? "
             f"Known are {', '.join(available_data())}"
         )
     _check_integers(
-        batch_size=(batch_size, 1), seed=(seed, 0), num_workers=(num_workers, 1), rank=(rank, 0)
+        batch_size=(batch_size, 1, _MOST),
+        seed=(seed, 0, _MOST_SEED),
+        num_workers=(num_workers, 1, _MOST),
+        rank=(rank, 0, _MOST - 1),
     )
-    _check_integers(rank_size=(rank_size, rank + 1))
+    _check_integers(rank_size=(rank_size, rank + 1, _MOST))
     if num_classes is not None:
-        _check_integers(num_classes=(num_classes, 1))
+        _check_integers(num_classes=(num_classes, 1, _MOST))
     if image_size is not None:
-        _check_integers(image_size=(image_size, 1))
+        _check_integers(image_size=(image_size, 1, _LARGEST_IMAGE))
     request = _Request(
         name=name,
         train=train,
@@ -218,8 +226,8 @@ def _open_tree(request: _Request, folder: Path, image_size: int) -> Data:
     num_classes = request.num_classes or len(classes)
     if len(classes) > num_classes:
         raise UserError(
-            f"'{folder}' has {len(classes)} classes, more than num_classes {num_classes} of the "
-            f"model: set num_classes to {len(classes)}"
+            f"'{shown(folder)}' has {len(classes)} classes, more than num_classes "
+            f"{num_classes} of the model: set num_classes to {len(classes)}"
         )
     order, steps, used = request.share(len(labels))
     source = FolderSource(
@@ -248,8 +256,11 @@ def _open_tree(request: _Request, folder: Path, image_size: int) -> Data:
     )
 
 
-def _check_integers(**values: tuple[object, int]) -> None:
-    """Refuse whatever is not a whole number of at least the given size."""
-    for name, (value, least) in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise UserError(f"{name} is {value!r}: give a whole number of at least {least}")
+def _check_integers(**values: tuple[object, int, int]) -> None:
+    """Refuse whatever is not a whole number from the least to the most that is given with it."""
+    for name, (value, least, most) in values.items():
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or not least <= int(value) <= most:  # type: ignore[call-overload]
+            raise UserError(
+                f"{name} is {shown(value, 40)}: give a whole number from {least} to {most}"
+            )

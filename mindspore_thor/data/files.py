@@ -9,6 +9,7 @@ from typing import Union
 import numpy as np
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown
 
 PathLike = Union[str, Path]
 
@@ -29,12 +30,18 @@ def data_folder(name: str, path: PathLike | None) -> Path:
     if path is None or not str(path):
         raise UserError(f"data set '{name}' needs a data path: give the folder of its files")
     folder = Path(path)
-    if not folder.exists():
-        raise UserError(f"data path '{folder}' does not exist: give the folder of '{name}'")
-    if not folder.is_dir():
-        raise UserError(f"data path '{folder}' is not a folder: give the folder of '{name}'")
-    if next(folder.iterdir(), None) is None:
-        raise UserError(f"data path '{folder}' is empty: put the files of '{name}' there")
+    named = f"data path '{shown(folder, 140)}'"
+    try:
+        if not folder.exists():
+            raise UserError(f"{named} does not exist: give the folder of '{name}'")
+        if not folder.is_dir():
+            raise UserError(f"{named} is not a folder: give the folder of '{name}'")
+        if next(folder.iterdir(), None) is None:
+            raise UserError(f"{named} is empty: put the files of '{name}' there")
+    except OSError as error:
+        raise UserError(
+            f"{named} cannot be read ({error.strerror}): check the path and its permissions"
+        ) from None
     return folder
 
 
@@ -50,10 +57,29 @@ def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path:
     """
     for folder in folders:
         for name in names:
-            if (folder / name).is_file():
-                return folder / name
+            try:
+                if (folder / name).is_file():
+                    return folder / name
+            except OSError as error:
+                raise unreadable(folder / name, error) from None
     others = f" (or {', '.join(names[1:])})" if len(names) > 1 else ""
-    raise UserError(f"'{folders[0] / names[0]}' is missing: expected {names[0]}{others} there")
+    raise UserError(
+        f"'{shown(folders[0] / names[0])}' is missing: expected {names[0]}{others} there"
+    )
+
+
+def unreadable(path: PathLike, error: BaseException) -> UserError:
+    """Return the error that says why a file or folder cannot be read.
+
+    Args:
+        path: What was to be read.
+        error: What the system, or the reader of the file's format, said.
+    """
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return UserError(
+        f"'{shown(path, 140)}' cannot be read ({shown(reason, 60)}): check its permissions, or "
+        "fetch it again"
+    )
 
 
 def check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
@@ -71,6 +97,6 @@ def check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
     if bad.size:
         index = int(bad[0])
         raise UserError(
-            f"'{path}': sample {index} has label {int(labels[index])}, but there are {num_classes} "
-            f"classes (0 to {num_classes - 1}): correct num_classes or the file"
+            f"'{shown(path, 120)}': sample {index} has label {int(labels[index])}, but there "
+            f"are {num_classes} classes (0 to {num_classes - 1}): correct num_classes or the file"
         )

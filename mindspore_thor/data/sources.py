@@ -13,14 +13,18 @@ from pathlib import Path
 
 import numpy as np
 from mindspore.dataset import vision
-from PIL import Image
 
 from mindspore_thor.data.augment import crop_and_flip, random_resized_box
+from mindspore_thor.data.image_file import read_image
 from mindspore_thor.data.order import Order, augment_generator
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown
 
 # Resize(256) and CenterCrop(224), the usual evaluation on ImageNet.
 _EVAL_RESIZE = 256 / 224
+
+# A thin image grows out of all bounds when its shorter side is scaled up: 1x50000 would take 10 GB.
+_MOST_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,8 @@ class FolderSource:
         self._seed = seed
         self._size = image_size
         self._augment = augment
-        edge = (image_size, image_size) if augment else round(image_size * _EVAL_RESIZE)
+        self._edge = round(image_size * _EVAL_RESIZE)  # the shorter side, in evaluation
+        edge = (image_size, image_size) if augment else self._edge
         self._resize = vision.Resize(edge, vision.Inter.LINEAR)
 
     def __len__(self) -> int:
@@ -152,6 +157,12 @@ class FolderSource:
         if self._augment:
             image = self._cut_at_random(image, augment_generator(self._seed, epoch, index))
         else:
+            height, width = image.shape[:2]
+            if self._edge**2 * max(height, width) > _MOST_PIXELS * min(height, width):
+                raise UserError(
+                    f"'{shown(self._files[index], 140)}' has {height}x{width} pixels, too thin to "
+                    f"be scaled to {self._edge} on its shorter side: replace or remove the file"
+                )
             image = self._cut_centre(image)
         return image, self._labels[index]
 
@@ -168,20 +179,3 @@ class FolderSource:
         top = (resized.shape[0] - self._size) // 2
         left = (resized.shape[1] - self._size) // 2
         return np.ascontiguousarray(resized[top : top + self._size, left : left + self._size])
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Return an image file as RGB, uint8 [H, W, 3].
-
-    Raises:
-        UserError: The file is gone, truncated or not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        # An operating system's error repeats the path, and so does Pillow's "cannot identify".
-        reason = getattr(error, "strerror", None) or str(error).replace(f" '{path}'", "")
-        raise UserError(
-            f"'{path}' cannot be read as an image ({reason}): replace or remove the file"
-        ) from None

@@ -16,13 +16,23 @@ from mindspore_thor.curvature.direct import GraphKind
 from mindspore_thor.nn.capture import Capture, GatherHook, Hook
 from mindspore_thor.nn.coverage import CoveredLayer
 from mindspore_thor.nn.direct import DirectCapture, DirectHook, NoBias
+from mindspore_thor.nn.plain import BIAS_ADD as _BIAS_ADD
+from mindspore_thor.nn.plain import HOOK as _HOOK
+from mindspore_thor.nn.plain import NO_SOURCE, plain_state
+from mindspore_thor.nn.plain import RESTORE as _RESTORE
 
-_HOOK = "_thor_hook"
-_RESTORE = "_thor_restore"
-_BIAS_ADD = "_thor_bias_add"
+
+class _Captured(nn.Cell):
+    """What the classes that take a layer's place have in common."""
+
+    __wrapped__ = NO_SOURCE
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy is of the layer's own class, and without a hook."""
+        return plain_state(self, super().__reduce_ex__(protocol))
 
 
-class _CapturedDense(nn.Dense):
+class _CapturedDense(_Captured, nn.Dense):
     """``nn.Dense`` whose product sees the input before tokens are flattened."""
 
     def construct(self, x: Tensor) -> Tensor:
@@ -37,7 +47,7 @@ class _CapturedDense(nn.Dense):
         return x.reshape(shape)
 
 
-class _CapturedEmbedding(nn.Embedding):
+class _CapturedEmbedding(_Captured, nn.Embedding):
     """``nn.Embedding`` whose look-up sees the ids before they are flattened."""
 
     def construct(self, ids: Tensor) -> Tensor:
@@ -93,6 +103,7 @@ def attach(
 def _install(layer: CoveredLayer, hook: nn.Cell) -> None:
     cell = layer.cell
     # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
+    object.__setattr__(hook, "layer", cell)
     if layer.base in _WHOLE_LAYER and not layer.own_construct:
         object.__setattr__(cell, _RESTORE, ("__class__", type(cell)))
         object.__setattr__(cell, _HOOK, hook)
@@ -100,6 +111,7 @@ def _install(layer: CoveredLayer, hook: nn.Cell) -> None:
     else:
         name = _OPERATOR[layer.base]
         object.__setattr__(cell, _RESTORE, (name, getattr(cell, name)))
+        object.__setattr__(hook, "replaced", getattr(cell, name))
         object.__setattr__(cell, name, hook)
 
 
@@ -118,7 +130,7 @@ def _attach_direct(
     hook = DirectHook(capture, curvature, due, cell.bias if with_bias else None)
     if with_bias:
         object.__setattr__(cell, _BIAS_ADD, cell.bias_add)
-        object.__setattr__(cell, "bias_add", NoBias())
+        object.__setattr__(cell, "bias_add", NoBias(cell.bias_add))
     _install(layer, hook)
 
 

@@ -15,6 +15,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.direct import ANY, PLAIN, GraphKind
 from mindspore_thor.linalg.slices import part
+from mindspore_thor.nn.plain import exports, refuse_rewriting, same
 
 GUARD = 2.0**-50
 """Factor on statistics on their way through a training cell that is not ours.
@@ -86,6 +87,8 @@ class Capture(nn.Cell):
         dout: Tensor,
     ) -> tuple[Any, ...]:
         """Ordinary gradients, and the statistics as the gradient of the probe."""
+        # A constant would be left out of the gradients: let it seem to depend on something.
+        x = ops.depend(x, dout)
         dx, dweight = self.vjp(self.run)(x, weight, dout)
         statistics = self.collect(x, flag, state, out, dout)
         return dx, dweight, ops.zeros_like(flag), state, statistics
@@ -98,35 +101,60 @@ def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
     return due * 1
 
 
-class Bound(nn.Cell):
+class Replacement(nn.Cell):
+    """What takes the place of a layer's operator.
+
+    Attributes:
+        layer: the layer.
+        replaced: its operator; not set where the layer's class was replaced instead.
+    """
+
+    layer: nn.Cell
+    replaced: Any
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy of the layer holds a copy of its operator."""
+        return same, (self.replaced,)
+
+    def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:
+        """Called where a rewritten layer would take the hook into its registry."""
+        refuse_rewriting()
+
+    @property
+    def exported(self) -> bool:
+        """Whether the graph that is being compiled is of a model to export; a constant in it."""
+        return exports(self.layer)
+
+
+class Bound(Replacement):
     """A capture with its layer's parameters bound.
 
     Args:
         capture: the capture cell.
         curvature: the group's curvature; supplies the state and the layer's own switch.
-        layer: number of the layer in its group.
+        number: of the layer in its group.
         due: int32 scalar parameter, above 0 where this step collects statistics.
         graph: what the graph being compiled is for.
     """
 
     def __init__(
-        self, capture: Capture, curvature: nn.Cell, layer: int, due: Tensor, graph: GraphKind
+        self, capture: Capture, curvature: nn.Cell, number: int, due: Tensor, graph: GraphKind
     ) -> None:
         super().__init__(auto_prefix=False)
         self.capture = capture
         self.curvature = curvature
-        self.layer = layer
-        self.probe = curvature.probes[layer]
+        self.number = number
+        self.probe = curvature.probes[number]
         self.due = due
         self.graph = graph
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map."""
-        if self.graph.kind == PLAIN:
+        if self.graph.kind == PLAIN or self.exported:
             # The compiler would prune the capture, but only after seconds of compiling it.
             return self.capture.run(x, weight)
-        flag = collecting(self.curvature, self.layer, self.due)
-        state = self.curvature.capture_state(self.layer, flag)
+        flag = collecting(self.curvature, self.number, self.due)
+        state = self.curvature.capture_state(self.number, flag)
         return self.capture(x, weight, flag, state, self.probe)
 
 

@@ -8,7 +8,8 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.direct import ANY, PLAIN, DirectRule, GraphKind
-from mindspore_thor.nn.capture import GUARD, collecting
+from mindspore_thor.nn.capture import GUARD, Replacement, collecting
+from mindspore_thor.nn.plain import same
 
 
 class DirectCapture(nn.Cell):
@@ -62,6 +63,10 @@ class DirectCapture(nn.Cell):
 
         The state is four tensors because a bprop reads the items of a tuple argument as zeros.
         """
+        return self.affine(x, weight, bias)
+
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The map itself."""
         out = self.rows.apply(x, weight)
         return self.rows.add_bias(out, bias) if self.has_bias else out
 
@@ -100,6 +105,8 @@ class DirectCapture(nn.Cell):
         dout: Tensor,
     ) -> tuple[Any, ...]:
         """The input's plain gradient, the rule's gradients, and the statistics for the probe."""
+        # A constant would be left out of the gradients: let it seem to depend on something.
+        x = ops.depend(x, dout)
         dx = self.vjp(self.run)(x, weight, dout)[0]
         state = (s0, s1, s2, s3)
         statistics, derived = self.measure(x, flag, state, probe, out, dout)
@@ -109,7 +116,7 @@ class DirectCapture(nn.Cell):
         return dx, dweight, dbias, ops.zeros_like(flag), statistics, s0, s1, s2, s3
 
 
-class DirectHook(nn.Cell):
+class DirectHook(Replacement):
     """What takes the place of a layer's operator, with the layer's own bias inside.
 
     Args:
@@ -136,13 +143,27 @@ class DirectHook(nn.Cell):
         # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
         weight = ops.cast(weight, x.dtype)
         bias = ops.cast(self.bias, x.dtype) if self.has_bias else Tensor(0.0, ms.float32)
+        if self.exported:
+            return self.capture.affine(x, weight, bias)
         flag = collecting(curvature, 0, self.due)
         s0, s1, s2, s3 = curvature.capture_state(0, flag)
         return self.capture(x, weight, bias, flag, self.probe, s0, s1, s2, s3)
 
 
 class NoBias(nn.Cell):
-    """Takes the place of a layer's bias operator: the hook has added the bias already."""
+    """Takes the place of a layer's bias operator: the hook has added the bias already.
+
+    Args:
+        replaced: that operator.
+    """
+
+    def __init__(self, replaced: ops.Primitive) -> None:
+        super().__init__(auto_prefix=False)
+        object.__setattr__(self, "replaced", replaced)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy of the layer holds a copy of its operator."""
+        return same, (self.replaced,)
 
     def construct(self, out: Tensor, bias: Tensor) -> Tensor:
         """``out`` as it is."""

@@ -3,6 +3,11 @@
 N samples, T shared positions, and one independent linear map per group. These cells hold no
 parameters; they only know one layer's geometry. Per-sample output gradients are
 ``g_n = N * dL_mean/ds_n`` (methods section 0), so the loss must be the batch mean.
+
+N is the length of the layer's own input. A layer that sees one row for the whole batch (position
+ids [1, S] whose embeddings are added to every sample) counts as one sample with the batch's summed
+gradient: the second moment of the batch's mean gradient, which is smaller than the mean of the
+samples' by up to N. Rows of the batch's length (``ids.broadcast_to((N, S))``) are counted exactly.
 """
 
 from __future__ import annotations

@@ -6,55 +6,38 @@ One checkpoint is a pair of files in the run folder::
     resnet20-3_39.state.ckpt    every parameter of the train step, and the position of the loop
 
 The first loads into the plain, unconverted net with ``ms.load_checkpoint``. The second is enough by
-itself to continue bit for bit.
+itself to continue bit for bit. Its digest covers its parameters, the position and the digest of the
+weights: files of two different moments are refused as a pair.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mindspore import Parameter, nn
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.train.ckpt_file import SUFFIX, assign, load_file, save_file
+from mindspore_thor.files import shown
+from mindspore_thor.train.ckpt_file import (
+    SUFFIX,
+    assign,
+    damaged,
+    load_file,
+    read_file,
+    save_file,
+)
+from mindspore_thor.train.ckpt_format import digest_of
+from mindspore_thor.train.position import Position, parse_position
 
 STATE_SUFFIX = ".state.ckpt"
 _POSITION_KEY = "mindspore_thor.position"
-
-
-@dataclass
-class Position:
-    """Where the loop stands, and what it has reported so far.
-
-    Attributes:
-        epoch: Current epoch, from 1; 0 before the first.
-        step: Finished updates of that epoch.
-        steps_per_epoch: Batches per epoch of the data that is trained on.
-        config: The resolved configuration, to compare on resume.
-        metrics: One row per finished epoch, as in ``metrics.jsonl``.
-        best_accuracy: Best value so far of the task's first metric, or None. That is an accuracy
-            or an error; the name is the one that stands in the checkpoints.
-        loss_sum: Sum of the finite losses of the current epoch.
-        loss_count: Number of them.
-        epoch_seconds: Time spent in the current epoch so far.
-        wall_clock: Seconds since the training began, pauses excluded.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    steps_per_epoch: int = 0
-    config: dict[str, Any] = field(default_factory=dict)
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    best_accuracy: float | None = None
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    epoch_seconds: float = 0.0
-    wall_clock: float = 0.0
+_WEIGHTS_KEY = "mindspore_thor.weights"
 
 
 def state_file_of(path: Path) -> Path:
@@ -98,7 +81,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, int, Path]]:
     found = []
     for path in folder.glob("*" + SUFFIX):
         match = pattern.fullmatch(path.name)
-        if match and state_file_of(path).is_file():
+        if match and path.is_file() and state_file_of(path).is_file():
             found.append((int(match[1]), int(match[2]), path))
     return sorted(found)
 
@@ -118,13 +101,25 @@ def find_checkpoint(path: Path) -> Path:
     if path.is_dir():
         pairs = list_checkpoints(path)
         if not pairs:
-            raise UserError(f"{path}: no checkpoint in this folder; give another one")
+            raise UserError(f"{shown(path)}: no checkpoint in this folder; give another one")
         return pairs[-1][2]
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; give a .ckpt file or a run folder")
+        raise UserError(f"{shown(path)}: no such checkpoint; give a .ckpt file or a run folder")
     if not path.name.endswith(SUFFIX):
-        raise UserError(f"{path}: not a checkpoint; its name must end in .ckpt")
+        raise UserError(f"{shown(path)}: not a checkpoint; its name must end in .ckpt")
     return weights_file_of(path)
+
+
+def earlier_checkpoint(state_file: Path) -> Path | None:
+    """Return the newest sound checkpoint of a folder before one that is not.
+
+    Args:
+        state_file: The state file of the latter.
+    """
+    pairs = [path for _, _, path in list_checkpoints(state_file.parent)]
+    damaged_one = weights_file_of(state_file)
+    before = pairs[: pairs.index(damaged_one)] if damaged_one in pairs else []
+    return next((path for path in reversed(before) if is_intact(path)), None)
 
 
 def save_checkpoint(
@@ -143,8 +138,13 @@ def save_checkpoint(
         state: Every parameter of the train step, by name.
         position: Where the loop stands.
     """
-    save_file(state_file_of(weights_file), state, {_POSITION_KEY: json.dumps(asdict(position))})
-    save_weights(weights_file, weight_names, state)
+    names = tuple(weight_names)
+    texts = {
+        _POSITION_KEY: json.dumps(asdict(position)),
+        _WEIGHTS_KEY: digest_of({name: state[name] for name in names}, {}),
+    }
+    save_file(state_file_of(weights_file), state, texts)
+    save_weights(weights_file, names, state)
 
 
 def save_weights(path: Path, weight_names: Iterable[str], state: Mapping[str, Parameter]) -> None:
@@ -174,32 +174,69 @@ def load_weights(net: nn.Cell, path: Path) -> None:
 
 
 def read_state(path: Path) -> tuple[Position, dict[str, Any]]:
-    """Read a state file.
+    """Read a state file, and make sure that the weights beside it are of the same moment.
 
     Args:
-        path: The state file.
+        path: The state file. The weights may be missing.
 
     Returns:
         The position of the loop, and the values of the train step's parameters by name.
 
     Raises:
-        UserError: If the file is damaged or is no state file.
+        UserError: If one of the files is damaged, if they do not belong together, or if the first
+            is no state file.
     """
-    values = load_file(path)
-    return _position(values.pop(_POSITION_KEY, None), path), values
-
-
-def _position(text: Any, path: Path) -> Position:
+    contents = read_file(path)
+    values = contents.values
+    text, weights = values.pop(_POSITION_KEY, None), values.pop(_WEIGHTS_KEY, None)
     if not isinstance(text, str):
         raise UserError(
-            f"{path}: holds no training state, only weights; resume from a {STATE_SUFFIX} file"
+            f"{shown(path)}: holds no training state, only weights; resume from a {STATE_SUFFIX} "
+            "file"
+        )
+    if not contents.sealed or not isinstance(weights, str):
+        raise UserError(
+            f"{shown(path)}: the training state was changed, or written by an earlier release; "
+            "resume with the release that wrote it, or from another checkpoint"
         )
     try:
-        return Position(**json.loads(text))
-    except (ValueError, TypeError):
+        position = parse_position(text)
+    except ValueError as error:
+        raise damaged(path, error) from None
+    beside = weights_file_of(path)
+    if beside != path and beside.is_file() and read_file(beside).digest != weights:
         raise UserError(
-            f"{path}: the training state has another layout; resume with the release that wrote it"
-        ) from None
+            f"{shown(path)}: the weights beside it ({shown(beside.name, 60)}) are of another "
+            "moment; use an earlier checkpoint or copy both files again"
+        )
+    return position, values
+
+
+def is_intact(weights_file: Path) -> bool:
+    """Return whether a checkpoint pair can be resumed from.
+
+    Args:
+        weights_file: The weights file of the pair.
+    """
+    try:
+        read_state(state_file_of(weights_file))
+    except UserError:
+        return False
+    return True
+
+
+def set_aside(weights_file: Path) -> None:
+    """Rename a damaged pair, so that it no longer counts as a checkpoint; nothing is deleted.
+
+    Args:
+        weights_file: The weights file of the pair.
+    """
+    for path in (weights_file, state_file_of(weights_file)):
+        place, number = path.with_name(f"{path.name}.damaged"), 1
+        while place.exists():
+            number += 1
+            place = path.with_name(f"{path.name}.damaged-{number}")
+        path.rename(place)
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
@@ -210,6 +247,8 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
         keep: How many pairs stay, at least 1.
     """
     for _, _, path in list_checkpoints(folder)[:-keep]:
-        # Weights first: without them the pair no longer counts.
-        path.unlink()
-        state_file_of(path).unlink()
+        # What cannot be removed is no reason to end a run.
+        with contextlib.suppress(OSError):
+            # Weights first: without them the pair no longer counts.
+            path.unlink()
+            state_file_of(path).unlink()

@@ -1,28 +1,28 @@
 """Single MindSpore checkpoint files: written whole or not at all, checked before they are used.
 
-Every file ends with MindSpore's own CRC, so that a truncated or altered one is found before it is
-parsed; ``ms.load_checkpoint`` reads it like any other.
+Every file ends with MindSpore's own CRC and begins with a digest of its contents; what
+``ms.load_checkpoint`` makes of it is the same as without. Files of MindSpore itself, which have no
+digest, are read as well.
 """
 
 from __future__ import annotations
 
-import binascii
-import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
+from mindspore import dtype as mstype
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown, write_file
+from mindspore_thor.train.ckpt_format import Contents, DamagedError, decode_file, encode_file
 
 SUFFIX = ".ckpt"
-_CRC_MARK = b"crc_num"
-_CRC_BYTES = len(_CRC_MARK) + 10
 _SHOWN_NAMES = 3
+_SHOWN_LENGTH = 100
+_FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
 
 
 def save_file(
@@ -34,53 +34,58 @@ def save_file(
         path: The file, ending in ``.ckpt``.
         parameters: What to store, by name.
         texts: Further text entries.
+
+    Raises:
+        UserError: If the system refuses; the file that stood there is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
-    rows = [{"name": name, "data": value} for name, value in parameters.items()]
-    try:
-        ms.save_checkpoint(rows, str(temporary), append_dict=texts, crc_check=True)
-        temporary.chmod(0o644)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        for leftover in (temporary, temporary.with_suffix(".tmp")):
-            with contextlib.suppress(FileNotFoundError):
-                leftover.unlink()
-    _sync_folder(path.parent)
+    texts = texts or {}
+    size = sum(value.nbytes + len(name) + 64 for name, value in parameters.items())
+    size += sum(4 * len(text) + len(name) + 64 for name, text in texts.items())
+    write_file(path, encode_file(parameters, texts), size)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the platform can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def damaged(path: Path, reason: object = "") -> UserError:
+    """Return the error for a file that cannot be used.
 
-
-def _check_crc(path: Path) -> None:
-    """Raise if the file ends in MindSpore's CRC mark and the sum is wrong."""
-    size = path.stat().st_size
-    crc = 0
-    with path.open("rb") as stream:
-        left = size - _CRC_BYTES
-        while left > 0:
-            block = stream.read(min(left, 1 << 22))
-            if not block:
-                break
-            crc = binascii.crc32(block, crc)
-            left -= len(block)
-        tail = stream.read()
-    if tail.startswith(_CRC_MARK) and int.from_bytes(tail[len(_CRC_MARK) :], "big") != crc:
-        raise _damaged(path)
-
-
-def _damaged(path: Path) -> UserError:
+    Args:
+        path: The file.
+        reason: What is wrong with it.
+    """
+    why = f" ({shown(reason, 50)})" if str(reason) else ""
     return UserError(
-        f"{path}: the checkpoint is damaged or truncated; use an earlier one or copy it again"
+        f"{shown(path)}: the checkpoint is damaged or truncated{why}; use an earlier one or copy "
+        "it again"
     )
+
+
+def read_file(path: Path) -> Contents:
+    """Read one checkpoint file with everything that is known of it.
+
+    Args:
+        path: The file; it need not come from this package.
+
+    Returns:
+        Tensors and texts by name, and the digest.
+
+    Raises:
+        UserError: If the file is missing, damaged or not a checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"{shown(path)}: no such checkpoint file; give an existing {SUFFIX} file")
+    try:
+        with path.open("rb") as stream:
+            return decode_file(stream)
+    except DamagedError as error:
+        raise damaged(path, error) from None
+    except OSError as error:
+        raise UserError(
+            f"{shown(path)}: the checkpoint cannot be read ({shown(error.strerror, 60)}); check "
+            "its permissions and the disk"
+        ) from None
+    except MemoryError:
+        raise UserError(
+            f"{shown(path)}: the checkpoint does not fit into the memory; use a machine with more"
+        ) from None
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -90,37 +95,15 @@ def load_file(path: Path) -> dict[str, Any]:
         path: The file; it need not come from this package.
 
     Returns:
-        Parameters and texts by name.
+        Tensors and texts by name.
 
     Raises:
         UserError: If the file is missing, damaged or not a checkpoint.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file; give an existing {SUFFIX} file")
-    _check_crc(path)
-    try:
-        # MindSpore logs a damaged file on stderr several lines long before it raises.
-        with _quiet_stderr():
-            loaded = ms.load_checkpoint(str(path))
-    except (ValueError, TypeError, KeyError, RuntimeError):
-        raise _damaged(path) from None
-    if not loaded:
-        raise _damaged(path)
-    return dict(loaded)
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Point file descriptor 2 at nothing: MindSpore's logger writes there from C++."""
-    saved = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
+    values = read_file(path).values
+    if not values:
+        raise damaged(path, "it is empty")
+    return values
 
 
 def assign(target: Mapping[str, Parameter], source: Mapping[str, Any], path: Path) -> None:
@@ -132,24 +115,56 @@ def assign(target: Mapping[str, Parameter], source: Mapping[str, Any], path: Pat
         path: Where they come from, for the message.
 
     Raises:
-        UserError: If a name is missing on either side or a shape differs.
+        UserError: If a name is missing on either side, a shape or a kind of number differs, or a
+            value is not finite.
     """
     problems = [f"{name} is missing" for name in target if name not in source]
-    problems += [f"{name} is not in this net" for name in source if name not in target]
+    problems += [f"{shown(name, 60)} is not in this net" for name in source if name not in target]
     for name, parameter in target.items():
-        if name in source and tuple(source[name].shape) != tuple(parameter.shape):
-            problems.append(
-                f"{name} has shape {tuple(source[name].shape)}, here {tuple(parameter.shape)}"
-            )
+        if name in source:
+            problems += _differences(name, source[name], parameter)
     if problems:
-        shown = "; ".join(problems[:_SHOWN_NAMES])
-        more = len(problems) - _SHOWN_NAMES
+        listed = [shown(problem, _SHOWN_LENGTH) for problem in problems[:_SHOWN_NAMES]]
+        while len(listed) > 1 and len("; ".join(listed)) > _SHOWN_LENGTH:
+            listed.pop()
+        more = len(problems) - len(listed)
         raise UserError(
-            f"{path}: checkpoint of another architecture or set-up: {shown}"
+            f"{shown(path, 90)}: checkpoint of another architecture or set-up: {'; '.join(listed)}"
             + (f"; and {more} more" if more > 0 else "")
             + "; use the configuration that it was trained with"
         )
+    converted = {name: _converted(source[name], parameter) for name, parameter in target.items()}
+    for name, value in converted.items():
+        if value.dtype in _FLOATS and not _finite(value):
+            raise UserError(
+                f"{shown(path)}: {shown(name, 60)} holds values that are not finite; use an "
+                "earlier checkpoint"
+            )
     for name, parameter in target.items():
-        value: np.ndarray = source[name].asnumpy()
         # In place: after set_data, graphs that are already compiled may go on with the old values.
-        ops.assign(parameter, Tensor(value, parameter.dtype))
+        ops.assign(parameter, converted[name])
+
+
+def _differences(name: str, stored: Any, parameter: Parameter) -> list[str]:
+    if isinstance(stored, str):
+        return [f"{name} is a text"]
+    if tuple(stored.shape) != tuple(parameter.shape):
+        return [f"{name} has shape {tuple(stored.shape)}, here {tuple(parameter.shape)}"]
+    # Weights of another precision are welcome, whole numbers in the place of fractions are not.
+    both = (stored.dtype, parameter.dtype)
+    if both[0] != both[1] and not all(kind in _FLOATS for kind in both):
+        return [f"{name} has type {both[0]}, here {both[1]}"]
+    return []
+
+
+def _converted(stored: Any, parameter: Parameter) -> Tensor:
+    if stored.dtype == parameter.dtype:
+        return Tensor(stored)
+    return Tensor(stored.astype(mstype.float32).asnumpy(), parameter.dtype)
+
+
+def _finite(value: Tensor) -> bool:
+    if value.dtype == mstype.bfloat16:
+        bits = np.frombuffer(value.get_bytes(), np.uint16)
+        return bool(((bits & 0x7F80) != 0x7F80).all())
+    return bool(np.isfinite(value.asnumpy()).all())

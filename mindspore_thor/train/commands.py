@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.command_line import Parser, one_line_errors, report_error
+from mindspore_thor.command_line import (
+    Parser,
+    one_line_errors,
+    path_argument,
+    path_text,
+    report_error,
+)
 from mindspore_thor.errors import TrainingError, UserError
+from mindspore_thor.files import shown
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import serve_as_scheduler
 from mindspore_thor.runtime import NOTICE
@@ -22,6 +29,7 @@ from mindspore_thor.train.build import (
 )
 from mindspore_thor.train.checkpoint import (
     Position,
+    earlier_checkpoint,
     find_checkpoint,
     load_weights,
     read_state,
@@ -42,6 +50,7 @@ from mindspore_thor.train.run_folder import (
     RunFolder,
     choose_folder,
     create_folder,
+    create_fresh_folder,
 )
 from mindspore_thor.train.signals import StopRequest
 from mindspore_thor.train.yaml_files import Settings
@@ -112,8 +121,12 @@ def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any key of the configuration can follow, e.g. --train.epochs 5:\n{keys}",
     )
-    parser.add_argument("--config_path", type=Path, help="recipe, e.g. models/resnet/*.yaml")
-    parser.add_argument("--data_path", help="folder of the data set; same as --data.path")
+    parser.add_argument(
+        "--config_path", type=path_argument, help="recipe, e.g. models/resnet/*.yaml"
+    )
+    parser.add_argument(
+        "--data_path", type=path_text, help="folder of the data set; same as --data.path"
+    )
     return parser
 
 
@@ -143,9 +156,13 @@ def read_arguments(
 
 def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest) -> int:
     parser = make_parser("train.py", "Train a model by a recipe.")
-    parser.add_argument("--output_dir", type=Path, help="run folder [a fresh one below runs/]")
     parser.add_argument(
-        "--resume_ckpt", type=Path, help="checkpoint, or run folder, whose run is continued"
+        "--output_dir", type=path_argument, help="run folder [a fresh one below runs/]"
+    )
+    parser.add_argument(
+        "--resume_ckpt",
+        type=path_argument,
+        help="checkpoint, or run folder, whose run is continued",
     )
     arguments, overrides = read_arguments(parser, argv)
     if arguments.config_path is None:
@@ -154,14 +171,9 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest
     stored = _read_stored(arguments.resume_ckpt) if arguments.resume_ckpt is not None else None
     prepare_device(config)
     leads = _announce_rank()
-    place = None
-    if leads:
-        place = choose_folder(
-            arguments.output_dir,
-            arguments.config_path.stem,
-            stored.path if stored else None,
-            (stored.position.epoch, stored.position.step) if stored else (0, 0),
-        )
+    resumed = stored.path if stored else None
+    start = (stored.position.epoch, stored.position.step) if stored else (0, 0)
+    place = choose_folder(arguments.output_dir, resumed, start) if leads else None
     session = build_session(config, models)
     if stored is not None:
         position = stored.position
@@ -174,8 +186,16 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest
         steps = session.train_data.steps_per_epoch
         position = Position(config=session.config.to_dict(), steps_per_epoch=steps)
     check_same_start(session, position)
-    folder = create_folder(place, config.model.name) if place is not None else None
-    return _run(session, folder, position, stop)
+    if not leads:
+        return _run(session, None, position, stop)
+    if place is None:
+        folder = create_fresh_folder(arguments.config_path.stem, config.model.name)
+    else:
+        folder = create_folder(place, config.model.name)
+    with folder.claimed(resumed, start) as notes:
+        for note in notes:
+            print(f"note: {note}")
+        return _run(session, folder, position, stop)
 
 
 def _announce_rank() -> bool:
@@ -199,15 +219,24 @@ def _read_stored(requested: Path) -> _Stored:
     path = state_file_of(find_checkpoint(requested))
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; an exact resume needs the training state beside the weights"
+            f"{shown(path)}: no such file; an exact resume needs the training state beside the "
+            "weights"
         )
-    return _Stored(path, *read_state(path))
+    try:
+        return _Stored(path, *read_state(path))
+    except UserError as error:
+        earlier = earlier_checkpoint(path)
+        if earlier is None:
+            raise
+        advice = f"{error} (--resume_ckpt {earlier})"
+        raise UserError(advice if len(advice) <= 300 else f"{error} ({earlier.name})") from None
 
 
 def _run(session: Session, folder: RunFolder | None, position: Position, stop: StopRequest) -> int:
     if folder is not None:
-        folder.write_config(session.config.to_yaml())
+        # Metrics without any row beside a configuration mean: nothing to lose yet.
         folder.write_metrics(position.metrics)
+        folder.write_config(session.config.to_yaml())
         print(f"run folder: {folder.path}", flush=True)
     stop.defer()
     trainer = Trainer(session, folder, position, stop)
@@ -228,7 +257,9 @@ def _run(session: Session, folder: RunFolder | None, position: Position, stop: S
 def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     parser = make_parser("eval.py", "Measure a checkpoint on the evaluation split.")
     parser.add_argument(
-        "--checkpoint_file_path", type=Path, help="checkpoint, or a run folder: its latest one"
+        "--checkpoint_file_path",
+        type=path_argument,
+        help="checkpoint, or a run folder: its latest one",
     )
     arguments, overrides = read_arguments(parser, argv)
     if arguments.checkpoint_file_path is None:

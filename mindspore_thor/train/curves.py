@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mindspore_thor.files import write_file
 from mindspore_thor.train.task import TASKS, Task
 
 _LOSS_COLOUR = "#4c566a"
 _METRIC_COLOURS = ("#c8553d", "#2a7f9e")
+# Stands in the picture's text chunk, which comes before its pixels.
+_ORIGIN = "mindspore_thor"
+_HEAD_BYTES = 1024
+
+
+def is_own_picture(path: Path) -> bool:
+    """Return whether a picture was drawn here and may be drawn anew.
+
+    Args:
+        path: The file.
+    """
+    head = b""
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    return b"Software\0" + _ORIGIN.encode() in head
 
 
 def draw_curves(
@@ -66,12 +84,10 @@ def draw_curves(
         panels[1][0].legend(
             loc="upper right" if task.lower_is_better else "lower right", frameon=False
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, format="png", dpi=130)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130, metadata={"Software": _ORIGIN})
+    content = picture.getvalue()
+    write_file(path, [content], len(content))
     return True
 
 

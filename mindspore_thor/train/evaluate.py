@@ -9,6 +9,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
 from mindspore_thor.data import Data
+from mindspore_thor.errors import UserError
 from mindspore_thor.parallel.agreement import sum_over_ranks
 from mindspore_thor.train.task import TASKS, Task
 
@@ -42,25 +43,33 @@ class Evaluator:
         Returns:
             Mean of each metric of the task over the samples, or None when stopped. Accuracies are
             shares in [0, 1]; with fewer than five classes every finite prediction is a top-5 hit.
+
+        Raises:
+            UserError: If a sample cannot be read, or the memory is not enough.
         """
         training = bool(self._net.training)
         self._measure.set_train(False)
         sums = np.zeros(len(self._task.metrics), dtype=np.float64)
-        total = 0
+        total = full = 0
         try:
             for images, labels in self._data.epoch(0):
                 size = labels.shape[0]
-                sums += self._sums(images, labels, size)
+                # Of the first batch: a set smaller than the batch size needs no filling.
+                full = full or size
+                sums += self._sums(images, labels, size, full)
                 total += size
                 if should_stop is not None and should_stop():
                     return None
+        except MemoryError:
+            raise UserError(
+                "the memory is not enough for an evaluation batch; lower data.eval_batch_size"
+            ) from None
         finally:
             self._net.set_train(training)
         *sums, total = sum_over_ranks(np.array([*sums, total])).tolist()
         return {name: float(value / total) for name, value in zip(self._task.metrics, sums)}
 
-    def _sums(self, images: Tensor, labels: Tensor, size: int) -> np.ndarray:
-        full = self._data.batch_size
+    def _sums(self, images: Tensor, labels: Tensor, size: int, full: int) -> np.ndarray:
         used = Tensor(np.arange(full) < size, mstype.float32)
         if size < full:
             filler = np.zeros(full - size, dtype=np.int64)

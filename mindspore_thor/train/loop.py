@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from mindspore_thor.errors import TrainingError
+from mindspore_thor.errors import TrainingError, UserError
+from mindspore_thor.files import shown
 from mindspore_thor.parallel.agreement import any_rank
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.rank_state import gather_state
@@ -21,7 +26,7 @@ from mindspore_thor.train.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from mindspore_thor.train.curves import draw_curves
+from mindspore_thor.train.curves import draw_curves, is_own_picture
 from mindspore_thor.train.evaluate import Evaluator
 from mindspore_thor.train.progress import Progress
 from mindspore_thor.train.run_folder import RunFolder
@@ -74,7 +79,7 @@ class Trainer:
 
         Raises:
             TrainingError: If too many updates in a row were skipped.
-            UserError: If an image cannot be read.
+            UserError: If an image cannot be read, or the system refuses to write a file.
         """
         report = getattr(self._session.optimizer, "layer_report", None)
         if report is not None:
@@ -93,8 +98,8 @@ class Trainer:
                     return
                 _begin_epoch(position)
             self._train_epoch()
-            if not self.stopped and self._finish_epoch():
-                self._save_if_due()
+            if not self.stopped:
+                self._finish_epoch()
             self._ask_to_stop()
             if self.stopped:
                 self._save()
@@ -114,8 +119,7 @@ class Trainer:
         self._progress.start_epoch(position.epoch, position.step)
         began = time.monotonic() - position.epoch_seconds
         every = self._options.checkpoint_every_steps
-        batches = session.train_data.epoch(position.epoch - 1, start=position.step)
-        for images, labels in batches:
+        for images, labels in self._batches():
             self._pending.append(session.step(*self._task.inputs(images, labels)))
             position.step += 1
             if len(self._pending) >= self._read_every or position.step == self._steps:
@@ -132,6 +136,33 @@ class Trainer:
                 break
         self._read_losses()
         self._progress.close()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rest of the epoch; where it cannot be read, what was trained before is saved."""
+        position = self._position
+        try:
+            yield from self._session.train_data.epoch(position.epoch - 1, start=position.step)
+        except Exception:
+            self._read_losses()
+            saved_rows = self._saved_at[2] if self._saved_at else 0
+            if position.step or saved_rows < len(position.metrics):
+                self._save_alone()
+            raise
+
+    @contextmanager
+    def _saving_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self._save_alone()
+            raise
+
+    def _save_alone(self) -> None:
+        """Save before an error ends the run. Several ranks could only do that together."""
+        if self._alone and self._folder is not None:
+            self._save()
+            path = self._folder.checkpoint(self._position.epoch, self._position.step)
+            self._progress.message(f"saved; continue with --resume_ckpt {path}")
 
     def _step_ms(self) -> float:
         return 1000.0 * self._position.epoch_seconds / self._position.step
@@ -157,8 +188,12 @@ class Trainer:
                 f"lower the learning rate or raise the damping (last checkpoint: {last})"
             )
 
-    def _finish_epoch(self) -> bool:
-        """Evaluate where due and report; return False if a stop signal cut the evaluation short."""
+    def _finish_epoch(self) -> None:
+        """Save and evaluate where due, and report; a stop signal cuts the evaluation short.
+
+        What was trained is saved first, so that no evaluation can lose it, and once more with the
+        epoch's results. A run resumed from the first one evaluates again.
+        """
         position, options = self._position, self._options
         row: dict[str, Any] = {
             "epoch": position.epoch,
@@ -175,28 +210,43 @@ class Trainer:
         row.update(getattr(self._session.optimizer, "trace_counts", None) or {})
         last = position.epoch == options.epochs
         if last or (options.eval_every and position.epoch % options.eval_every == 0):
-            # Only together could the ranks stop in the middle of it.
-            measured = self._evaluate(self._stop.requested if self._alone else None)
+            self._save_if_due()
+            with self._saving_on_error():
+                # Only together could the ranks stop in the middle of it.
+                measured = self._evaluate(self._stop.requested if self._alone else None)
             if measured is None:
-                return False
+                return
             row.update(measured)
         position.wall_clock = time.monotonic() - self._clock
         row["wall_clock"] = round(position.wall_clock, 3)
         position.metrics.append(row)
-        self._progress.finish_epoch(row)
+        with self._saving_on_error():
+            self._progress.finish_epoch(row)
+            if self._folder is not None:
+                self._folder.write_metrics(position.metrics)
+            self._keep_best(row)
+        self._save_if_due()
         if self._folder is not None:
-            self._folder.write_metrics(position.metrics)
-            config = self._session.config
-            title = f"{config.model.name} on {config.data.name}, {config.optimizer.name}"
-            drawn = draw_curves(position.metrics, self._folder.curves, title, self._task)
-            if not drawn and not self._said_no_curves:
-                self._said_no_curves = True
-                self._progress.message(
-                    f"no {self._folder.curves.name}: matplotlib is missing; pip install matplotlib "
-                    "(the package's extra 'plot')"
-                )
-        self._keep_best(row)
-        return True
+            self._draw(self._folder.curves)
+
+    def _draw(self, path: Path) -> None:
+        """Draw the picture; whatever prevents it is said once, and training goes on."""
+        config = self._session.config
+        title = f"{config.model.name} on {config.data.name}, {config.optimizer.name}"
+        problem = ""
+        if os.path.lexists(path) and not is_own_picture(path):
+            problem = "the one in the folder is not of this program and stays"
+        else:
+            try:
+                if not draw_curves(self._position.metrics, path, title, self._task):
+                    problem = (
+                        "matplotlib is missing; pip install matplotlib (the package's extra 'plot')"
+                    )
+            except Exception as error:
+                problem = shown(f"matplotlib failed: {str(error) or type(error).__name__}", 200)
+        if problem and not self._said_no_curves:
+            self._said_no_curves = True
+            self._progress.message(f"no {path.name}: {problem}")
 
     def _keep_best(self, row: dict[str, Any]) -> None:
         value = row.get(self._task.metrics[0])
@@ -228,16 +278,19 @@ class Trainer:
         session = self._session
         state = gather_state(session.step.parameters_dict(), session.optimizer)
         if self._folder is not None:
-            save_checkpoint(
-                self._folder.checkpoint(position.epoch, position.step),
-                session.weight_names,
-                state,
-                position,
-            )
+            path = self._folder.checkpoint(position.epoch, position.step)
+            try:
+                save_checkpoint(path, session.weight_names, state, position)
+            except UserError as error:
+                raise UserError(f"{error}, then {self._how_to_go_on()}") from error
             prune_checkpoints(self._folder.path, self._options.keep_checkpoints)
         self._saved_at = (position.epoch, position.step, len(position.metrics))
         # The others wait: a rank that leaves earlier might have the job killed before it is saved.
         any_rank(False)
+
+    def _how_to_go_on(self) -> str:
+        kept = list_checkpoints(self._folder.path) if self._folder is not None else []
+        return f"continue with --resume_ckpt {shown(kept[-1][2])}" if kept else "start the run anew"
 
     def summary(self) -> str:
         """Return the line for the end of a finished run."""

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.files import shown
 from mindspore_thor.parallel.rank_state import spread_state
 from mindspore_thor.train.build import Session
 from mindspore_thor.train.checkpoint import Position
-from mindspore_thor.train.ckpt_file import assign
+from mindspore_thor.train.ckpt_file import assign, damaged
+from mindspore_thor.train.position import check_position
 from mindspore_thor.train.yaml_files import dotted_leaves
 
 # With another value the stored position would point at other images, or at another net.
@@ -61,14 +63,18 @@ def restore(
     steps = session.train_data.steps_per_epoch
     if position.steps_per_epoch != steps:
         raise UserError(
-            f"{state_file}: was trained with {position.steps_per_epoch} batches per epoch, the "
-            f"data now has {steps}; resume with the same images (--data_path)"
+            f"{shown(state_file)}: was trained with {position.steps_per_epoch} batches per epoch, "
+            f"the data now has {steps}; resume with the same images (--data_path)"
         )
+    try:
+        check_position(position, steps)
+    except ValueError as error:
+        raise damaged(state_file, error) from None
     epochs = session.config.train.epochs
     if position.metrics and position.metrics[-1]["epoch"] >= epochs:
         raise UserError(
-            f"{state_file}: all {epochs} epochs are done; evaluate it with eval.py, or train on "
-            "with a larger --train.epochs"
+            f"{shown(state_file)}: all {epochs} epochs are done; evaluate it with eval.py, or "
+            "train on with a larger --train.epochs"
         )
     values = spread_state(values, session.optimizer)
     assign(session.step.parameters_dict(), values, state_file)
@@ -98,8 +104,9 @@ def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], state_file: 
             continue
         if key in _FIXED_KEYS or key.startswith(_FIXED_SECTIONS):
             raise UserError(
-                f"{state_file}: was trained with {key} {was!r}, now it is {now!r}; resume with the "
-                f"same value, or start a new run"
+                f"{shown(state_file)}: was trained with {shown(key, 40)} {shown(repr(was), 40)}, "
+                f"now it is {shown(repr(now), 40)}; resume with the same value, or start a new run"
             )
-        changes.append(f"{key} is now {now!r}, was {was!r}")
+        values = f"{shown(repr(now), 80)}, was {shown(repr(was), 80)}"
+        changes.append(f"{shown(key, 60)} is now {values}")
     return changes

@@ -17,6 +17,7 @@ from mindspore_thor.optim.checks import check_count
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
 from mindspore_thor.runtime import prepare_target
 from mindspore_thor.train.accumulate import AccumulatedStep, refuse_one_graph
+from mindspore_thor.train.compiler import explained
 from mindspore_thor.train.guard import Guard
 from mindspore_thor.train.measure import MeasuredStep, MeasureStep
 from mindspore_thor.train.placement import Placement
@@ -306,7 +307,13 @@ class TrainStep(nn.Cell):
             if not (self.accumulates and self.micro.begun()):
                 self.guard.remember()
             self._started = True
-        loss = self._run(*inputs)
+        try:
+            loss = self._run(*inputs)
+        except RuntimeError as error:
+            known = explained(error)
+            if known is None:
+                raise
+            raise known from None
         self._placed.note()
         return loss
 

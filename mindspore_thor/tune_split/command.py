@@ -6,18 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.command_line import whole_number, whole_numbers
-from mindspore_thor.errors import UserError
+from mindspore_thor.command_line import path_argument, whole_number, whole_numbers
+from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.train.build import build_session
 from mindspore_thor.train.checkpoint import find_checkpoint
 from mindspore_thor.train.ckpt_file import assign, load_file
 from mindspore_thor.train.commands import guarded, make_parser, read_arguments
 from mindspore_thor.train.config import Config, ModelCatalogue, load_config
-from mindspore_thor.train.run_folder import DEFAULT_PARENT, create_folder
+from mindspore_thor.train.run_folder import create_folder, create_fresh_folder
 from mindspore_thor.tune_split.choice import (
     CANDIDATES,
     Choice,
@@ -75,18 +74,17 @@ def candidates(text: str | None) -> list[int]:
         splits = []
     if len(splits) < 2:
         raise UserError(
-            f"--list is {text!r}; give at least two whole numbers of at least 1, e.g. 32,64,128"
+            f"--list is {quoted(text)}; give at least two whole numbers of at least 1, "
+            "e.g. 32,64,128"
         )
     return splits
 
 
-def _output_folder(requested: Path | None, recipe: str) -> Path:
-    folder = requested or DEFAULT_PARENT / f"tune_split-{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+def _check_output_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: not a folder; give another --output_dir")
     if (folder / JSON_NAME).exists():
         raise UserError(f"{folder}: already holds {JSON_NAME}; give another --output_dir")
-    return folder
 
 
 def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
@@ -96,7 +94,7 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
     )
     parser.add_argument(
         "--checkpoint_file_path",
-        type=Path,
+        type=path_argument,
         help="weights for the factors, .ckpt or a run folder [freshly initialised ones]",
     )
     parser.add_argument(
@@ -105,7 +103,9 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
     parser.add_argument(
         "--batches", type=whole_number, default=4, help="batches for the factors [4]"
     )
-    parser.add_argument("--output_dir", type=Path, help="folder for table and figure [below runs/]")
+    parser.add_argument(
+        "--output_dir", type=path_argument, help="folder for table and figure [below runs/]"
+    )
     arguments, overrides = read_arguments(parser, argv)
     if arguments.config_path is None:
         raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
@@ -115,7 +115,8 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
 def _tune(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     arguments, overrides = _arguments(argv)
     splits = candidates(arguments.list)
-    folder = _output_folder(arguments.output_dir, arguments.config_path.stem)
+    if arguments.output_dir is not None:
+        _check_output_folder(arguments.output_dir)
     config = load_config(arguments.config_path, models, overrides)
     checkpoint = None
     if arguments.checkpoint_file_path is not None:
@@ -133,7 +134,11 @@ def _tune(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     unit = seconds[0] if used[0] == 1 else inversion_seconds(1)
     shares = [preserved_share(list(factors.values()), split) for split in used]
     choice = choose_split(used, shares, seconds, unit)
-    create_folder(folder, config.model.name)
+    name = config.model.name
+    if arguments.output_dir is not None:
+        folder = create_folder(arguments.output_dir, name).path
+    else:
+        folder = create_fresh_folder(f"tune_split-{arguments.config_path.stem}", name).path
     _report(used, seconds, shares, choice, len(factors))
     weights = str(checkpoint) if checkpoint is not None else "freshly initialised"
     _write(folder, config, weights, used, seconds, shares, choice, factors)
