@@ -8,6 +8,7 @@ small: they grow with the number of geometries, not of layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -153,7 +154,7 @@ class GroupCurvature(nn.Cell):
         collected (a stopped layer, or one that this batch has no need of), and leaves everything
         as it is.
         """
-        used = part(fresh, self.end, 1, 1) > 0
+        used = self.entering(fresh)
         mean = self.averaged(fresh)
         if self.decay > 0:
             keep = self.kept_weight()
@@ -161,6 +162,23 @@ class GroupCurvature(nn.Cell):
         ops.assign(self.statistics, ops.where(used, mean, self.statistics))
         # A method without a result compiles to a call of the Python interpreter, on the host.
         return True
+
+    def gradient_part(self) -> tuple[int, int]:
+        """(start, count) of the statistics that are zero where the gradient is."""
+        return 0, self.end
+
+    def entering(self, fresh: Tensor) -> Tensor:
+        """Which layers' fresh statistics count, boolean [L, 1]: those that were used.
+
+        A batch without any gradient (a loss that is not switched on yet) is no first measurement:
+        the steps that follow it would be far too long.
+        """
+        start, count = self.gradient_part()
+        sizes = ops.abs(part(fresh, start, count, 1)).max(1, keepdims=True)
+        used = part(fresh, self.end, 1, 1) > 0
+        # Not "> 0": what is not finite must be seen.
+        seen = ops.logical_or(sizes != 0, self.has_statistics())
+        return ops.logical_and(used, seen)
 
     def averaged(self, fresh: Tensor) -> Tensor:
         """Statistics [L, size] that were added up over a layer's uses, as their mean."""
@@ -187,6 +205,10 @@ class GroupCurvature(nn.Cell):
     def ready(self) -> Tensor:
         """Which layers :meth:`precondition` has something for, boolean [L]; others stay plain."""
         return part(self.counts, 0, 1, 1).reshape((-1,)) > 0
+
+    def ready_layers(self) -> np.ndarray:
+        """The same on the host."""
+        return self.counts.asnumpy()[:, 0] > 0
 
     def positions(self) -> Tensor:
         """T, the number of shared positions, [L]."""
@@ -288,7 +310,7 @@ class LayerState:
         self.group = group
         self.layer = layer
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         value = getattr(self.group, name)
         if isinstance(value, Parameter):
             return StateRow(value, self.group.layers, self.layer)

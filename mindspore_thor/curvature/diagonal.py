@@ -24,8 +24,12 @@ class EmbeddingRule(nn.Cell):
 
     def construct(self, ids: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """Token ids and the gradient of the looked-up rows -> statistics."""
-        g = block_moments(self.rows.output_columns(dout), self.layout)
-        meta = Tensor([1.0, 1.0, self.rows.samples(ids)], ms.float32)
+        columns = self.rows.output_columns(dout)
+        # Sums over the looked-up rows, whose number stands in the place of the positions: several
+        # look-ups add up to one of all their ids.
+        rows = columns.shape[0]
+        g = block_moments(columns, self.layout) * rows
+        meta = Tensor([1.0, rows, self.rows.samples(ids)], ms.float32)
         return ops.concat((self.rows.counts(ids), g.reshape(-1), meta))
 
 
@@ -54,6 +58,19 @@ class EmbeddingCurvature(GroupCurvature):
     def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
         """Counts and G from one backward pass."""
         return make(EmbeddingRule, rows)
+
+    def gradient_part(self) -> tuple[int, int]:
+        """G."""
+        return self.rows.d_in, self.rows.d_out**2
+
+    def averaged(self, fresh: Tensor) -> Tensor:
+        """Counts of all look-ups together, and G as the mean over all their rows."""
+        uses = ops.maximum(part(fresh, self.end, 1, 1), 1.0)
+        rows = part(fresh, self.end + 1, 1, 1)
+        counts = part(fresh, 0, self.rows.d_in, 1)
+        g = part(fresh, self.rows.d_in, self.rows.d_out**2, 1) / ops.maximum(rows, 1.0)
+        samples = part(fresh, self.end + 2, 1, 1) / uses
+        return ops.concat((counts, g, ops.ones_like(uses), rows, samples), 1)
 
     def symmetric(self) -> tuple[tuple[int, int, int], ...]:
         """G, behind the counts."""
@@ -97,6 +114,10 @@ class LayerNormCurvature(GroupCurvature):
     def __init__(self, name: str, layers: int, samples: Tensor) -> None:
         super().__init__(name, layers, 0)
         self.samples = samples
+
+    def ready_layers(self) -> np.ndarray:
+        """Nothing has to be collected."""
+        return np.ones((self.layers,), bool)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Any shape -> the same shape."""

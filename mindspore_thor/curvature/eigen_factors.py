@@ -13,7 +13,7 @@ from mindspore_thor.curvature.kronecker import (
     repeated,
     stack,
 )
-from mindspore_thor.linalg.inverse import EIGEN
+from mindspore_thor.linalg.inverse import EIGEN, EIGENVALUE_FLOOR
 from mindspore_thor.linalg.slices import part
 
 # A transposition of its own is a copy, which takes longer than the product with a large basis.
@@ -92,5 +92,9 @@ class EigenFactors(KroneckerCurvature):
         q_a = self.vectors_a.reshape((-1, d_in, d_in))
         q_g = self.vectors_g.reshape((-1, d_out, d_out))
         inner = ops.bmm(_TRANSPOSED_FIRST(q_g, matrix), q_a)
-        inner = inner / (self.spectrum().reshape(inner.shape) + damping)
+        spectrum = self.spectrum().reshape(inner.shape)
+        # What rounding leaves of the gradient in the basis is a share of its norm: below that
+        # share of the largest eigenvalue a damping would only make it large.
+        largest = spectrum.reshape((inner.shape[0], -1)).max(1).reshape((-1, 1, 1))
+        inner = inner / (spectrum + ops.maximum(damping, EIGENVALUE_FLOOR * largest))
         return ops.bmm(q_g, _TRANSPOSED_SECOND(inner, q_a))

@@ -119,13 +119,17 @@ class CorrectedFactors(EigenFactors):
         """S, [L, maps, d_out, d_in(+1)]."""
         return self.measured(self.statistics).reshape((self.layers, *self.shape))
 
+    def gradient_part(self) -> tuple[int, int]:
+        """G and S: a step collects one or both."""
+        return self.end_a, self.end - self.end_a
+
     def measured(self, statistics: Tensor) -> Tensor:
         """S of statistics [L, size], flat: [L, maps * d_out * d_in(+1)]."""
         return part(statistics, self.end_g, self.end - self.end_g, 1)
 
     def collect(self, fresh: Tensor) -> bool:
         """Let those of A, G and S enter that this step has collected."""
-        used = part(fresh, self.end, 1, 1) > 0
+        used = self.entering(fresh)
         mean, old = self.averaged(fresh), self.statistics
         collected = ops.cast(self.due != SPECTRUM, ms.float32)
         measured = ops.cast(self.due != FACTORS, ms.float32)
@@ -162,7 +166,9 @@ class CorrectedFactors(EigenFactors):
         stand_in = ops.concat((head, values.reshape((self.layers, -1)), tail), 1)
         one = ops.ones_like(self.provisional)
         stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
-        return where_good(good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional))
+        return where_good(
+            good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional)
+        )
 
 
 def _blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import Maker
@@ -72,6 +73,14 @@ class RankOne(GroupCurvature):
     def ready(self) -> Tensor:
         """Which layers have means, boolean [L]."""
         return self.has_statistics().reshape((-1,))
+
+    def ready_layers(self) -> np.ndarray:
+        """The same on the host."""
+        return self.statistics.asnumpy()[:, self.end] > 0
+
+    def gradient_part(self) -> tuple[int, int]:
+        """The mean output gradient."""
+        return self.end_a, self.end - self.end_a
 
     def mean_a(self) -> Tensor:
         """Averaged mean input, [L, maps, d_in(+1), 1]."""

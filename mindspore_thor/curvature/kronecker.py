@@ -114,6 +114,10 @@ class KroneckerCurvature(GroupCurvature):
         """Blocks of A and G from one backward pass."""
         return make(KroneckerRule, rows, self.homogeneous, self.left, self.right)
 
+    def gradient_part(self) -> tuple[int, int]:
+        """G."""
+        return self.end_a, self.end_g - self.end_a
+
     def factor_a(self) -> Tensor:
         """Blocks of A, [L, groups, blocks, size, size]."""
         a = factors_of(self.statistics, self.layout)[0]

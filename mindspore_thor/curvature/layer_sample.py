@@ -62,7 +62,8 @@ class LayerSampleRule(DirectRule):
     The two have nothing in common but the layer's input: a graph that differentiates by probes
     alone holds no gradient, and one that differentiates by weights alone no statistics. The
     statistics are linear in the samples, so that they may be averaged before :class:`LayerSample`
-    normalises them. The state is Phi^-1, psi^-1, the step's number, and a tensor not used.
+    normalises them. The state is Phi^-1, psi^-1, the step's number, and
+    the layer's counters.
 
     Args:
         rows: the layer's geometry.
@@ -144,9 +145,9 @@ class LayerSampleRule(DirectRule):
         """Nothing collected."""
         return ops.zeros((self.size,), ms.float32)
 
-    def stored(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """The inverses in use."""
-        return state[0], state[1]
+    def stored(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """The inverses in use, and the layer's counters."""
+        return state[0], state[1], state[3]
 
     # -- the update ---------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class LayerSampleRule(DirectRule):
         weight: Tensor,
         bias: Tensor,
         dout: Tensor,
-        inverses: tuple[Tensor, Tensor],
+        inverses: tuple[Tensor, Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """alpha_l Psi^-1 D Phi^-1 (times the loss scale), split into weight and bias."""
         rows = self.rows
@@ -203,7 +204,9 @@ class LayerSampleRule(DirectRule):
         inverse_psi = inverses[1].reshape((rows.groups, rows.d_out, 1))
         direction = inverse_psi * ops.bmm(matrix, inverse_phi)
         if self.adaptive_rate:
-            direction = direction * self.rate(x, direction, matrix, g)
+            rate = self.rate(x, direction, matrix, g)
+            # Without factors there is no direction of this method: the plain gradient, as it is.
+            direction = direction * ops.where(part(inverses[2], 0, 1).reshape(()) > 0, rate, 1.0)
         if self.inverse_scale != 1.0:
             direction = direction / self.inverse_scale
         dweight = ops.cast(rows.from_matrix(part(direction, 0, rows.d_in, 2)), weight.dtype)
@@ -277,12 +280,13 @@ class LayerSample(DirectCurvature):
         return LayerSampleRule(self.rows, has_bias, inverse_scale, *self.settings)
 
     def capture_state(self, layer: int, flag: Tensor) -> tuple[Tensor, ...]:
-        """Phi^-1, psi^-1 and the step's number; the last is not used.
+        """Phi^-1, psi^-1, the step's number, and whether anything was measured yet.
 
         The reshapes make operators' results of them without a copy.
         """
         step = self.step.reshape(())
-        return self.inverse_phi.reshape((-1,)), self.inverse_psi.reshape((-1,)), step, step
+        ready = self.counts.reshape((-1,))
+        return self.inverse_phi.reshape((-1,)), self.inverse_psi.reshape((-1,)), step, ready
 
     def collect(self, fresh: Tensor) -> bool:
         """Let the batch's Phi, and its psi with trace 1, enter the moving average.

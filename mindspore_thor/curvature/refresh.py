@@ -278,9 +278,7 @@ class Refresh(nn.Cell):
         again: bool,
     ) -> None:
         """Count successes and failures; ``sound`` is int32 [L] of every group."""
-        values = self.map(
-            ops.partial(_settle, again), self.settle, decisions, candidates, sound
-        )
+        values = self.map(ops.partial(_settle, again), self.settle, decisions, candidates, sound)
         self.map(_store, self.counters, values)
 
     def run(

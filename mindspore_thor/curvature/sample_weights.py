@@ -211,6 +211,10 @@ class SampleWeights(DirectCurvature):
         """The rule that solves for the weights and applies them."""
         return WeightingRule(self.rows, has_bias, inverse_scale, *self.settings)
 
+    def ready_layers(self) -> np.ndarray:
+        """The layer, where its weights were computed at least once."""
+        return self.counts.asnumpy()[:, [0, 2]].sum(1) > 0
+
     def rank_state(self) -> tuple[Parameter, ...]:
         """The stored weights."""
         return () if self.share == "none" else (self.store,)

@@ -48,6 +48,10 @@ class GradientRoots(GroupCurvature):
         self.root_left = state(filled(self.left.size, 1.0), f"{name}.root_left")
         self.root_right = state(filled(self.right.size, 1.0), f"{name}.root_right")
 
+    def ready_layers(self) -> np.ndarray:
+        """Every layer has a gradient."""
+        return np.ones((self.layers,), bool)
+
     def observe(self, matrix: Tensor) -> None:
         """Add D D^T and D^T D of every block."""
         blocks = split_matrix(matrix, self.left, self.right)

@@ -7,12 +7,12 @@ cell's registry so that no probe or factor can reach the network's parameters or
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from mindspore import Tensor, nn
 
 from mindspore_thor.curvature.alike import Maker
-from mindspore_thor.curvature.direct import GraphKind
 from mindspore_thor.nn.capture import Capture, GatherHook, Hook
 from mindspore_thor.nn.coverage import CoveredLayer
 from mindspore_thor.nn.direct import DirectCapture, DirectHook, NoBias
@@ -67,9 +67,7 @@ def attach(
     layer: CoveredLayer,
     curvature: nn.Cell,
     number: int,
-    due: Tensor,
-    graph: GraphKind,
-    inverse_scale: float,
+    owner: Any,
     make: Maker,
 ) -> None:
     """Make a layer's backward pass hand out statistics.
@@ -78,15 +76,15 @@ def attach(
         layer: the layer, as found by :func:`mindspore_thor.nn.find_layers`.
         curvature: the curvature of the layer's group (probes, state and rule).
         number: the layer's number in it.
-        due: int32 scalar parameter, 1 where the step collects statistics.
-        graph: what the graph being compiled is for.
-        inverse_scale: what undoes the loss scale on output gradients.
+        owner: the optimizer: its ``due`` (int32 scalar parameter, above 0 where the step collects
+            statistics), ``graph`` (what the graph being compiled is for) and ``inverse_scale``
+            (what undoes the loss scale on output gradients) go into the layer's hook.
         make: makes one capture for all layers that are alike.
     """
-    cell = layer.cell
-    detach(cell)
+    detach(layer.cell)
+    due, graph, inverse_scale = owner.due, owner.graph, owner.inverse_scale
     if getattr(curvature, "direct", False):
-        _attach_direct(layer, curvature, due, inverse_scale)
+        _attach_direct(layer, curvature, owner)
         return
     rule = curvature.make_rule(make, layer.rows)
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
@@ -97,13 +95,14 @@ def attach(
         due,
         graph,
     )
-    _install(layer, hook)
+    _install(layer, hook, owner)
 
 
-def _install(layer: CoveredLayer, hook: nn.Cell) -> None:
+def _install(layer: CoveredLayer, hook: nn.Cell, owner: Any) -> None:
     cell = layer.cell
     # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
     object.__setattr__(hook, "layer", cell)
+    object.__setattr__(hook, "owner", weakref.ref(owner))
     if layer.base in _WHOLE_LAYER and not layer.own_construct:
         object.__setattr__(cell, _RESTORE, ("__class__", type(cell)))
         object.__setattr__(cell, _HOOK, hook)
@@ -120,18 +119,28 @@ def owns_bias(layer: CoveredLayer) -> bool:
     return layer.bias >= 0 and not layer.own_construct
 
 
-def _attach_direct(
-    layer: CoveredLayer, curvature: nn.Cell, due: Tensor, inverse_scale: float
-) -> None:
+def _attach_direct(layer: CoveredLayer, curvature: nn.Cell, owner: Any) -> None:
     """Attach a curvature that makes the gradients of weight and bias itself."""
     cell = layer.cell
     with_bias = owns_bias(layer)
-    capture = DirectCapture(curvature.make_direct_rule(with_bias, inverse_scale), curvature.graph)
-    hook = DirectHook(capture, curvature, due, cell.bias if with_bias else None)
+    capture = DirectCapture(
+        curvature.make_direct_rule(with_bias, owner.inverse_scale), curvature.graph
+    )
+    hook = DirectHook(capture, curvature, owner.due, cell.bias if with_bias else None)
     if with_bias:
         object.__setattr__(cell, _BIAS_ADD, cell.bias_add)
         object.__setattr__(cell, "bias_add", NoBias(cell.bias_add))
-    _install(layer, hook)
+    _install(layer, hook, owner)
+
+
+def owner_of(cell: nn.Cell) -> Any:
+    """The optimizer that :func:`attach` was called for; None where there is none any more."""
+    saved = cell.__dict__.get(_RESTORE)
+    if saved is None:
+        return None
+    hook = cell.__dict__[_HOOK] if saved[0] == "__class__" else getattr(cell, saved[0])
+    # A copy of a layer has its operator in the place of the hook.
+    return hook.owner() if hasattr(hook, "owner") else None
 
 
 def detach(cell: nn.Cell) -> None:

@@ -10,6 +10,7 @@ from mindspore import Parameter, nn
 
 from mindspore_thor.curvature.alike import Maker, one_of_each, same_operator
 from mindspore_thor.linalg.patches import ConvGeometry
+from mindspore_thor.nn.outside import used_outside
 from mindspore_thor.nn.rows import ConvRows, DenseRows, EmbeddingRows
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm)
@@ -131,6 +132,7 @@ def find_layers(
     for name, cell in cells:
         for p in _own_parameters(cell):
             owners.setdefault(id(p), []).append(name)
+    outside = used_outside(net)
     covered: list[CoveredLayer] = []
     rows: list[LayerRow] = []
     for name, cell in cells:
@@ -142,6 +144,9 @@ def find_layers(
             None,
         )
         row.reason = _why_not(cell, base, supported, index, owners, name)
+        if not row.reason and id(cell) in outside:
+            # The statistics of the layer's operator know nothing of that use.
+            row.reason = f"weight also used by {outside[id(cell)]}: plain gradient"
         if row.reason or base is None:
             continue
         row.covered = True

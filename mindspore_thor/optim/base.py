@@ -187,11 +187,13 @@ class SecondOrder(LayerwiseOptimizer):
         self.damping = damping
         self.factor_interval = Interval("factor_interval", factor_interval)
         self.inverse_interval = Interval("inverse_interval", inverse_interval)
-        self.due = state(np.ones((), np.int32), f"{label}.due")
-        self.next_factor = state(np.zeros((), np.int32), f"{label}.next_factor")
+        # Two optimizers in one graph must not share a name: each has the first of its own weights.
+        scope = f"{label}.{self.weights[0].name}"
+        self.due = state(np.ones((), np.int32), f"{scope}.due")
+        self.next_factor = state(np.zeros((), np.int32), f"{scope}.next_factor")
         first_inverse = np.full((), 0 if self.derives else NEVER, np.int32)
-        self.next_inverse = state(first_inverse, f"{label}.next_inverse")
-        self.samples = state(np.ones((), np.int32), f"{label}.samples")
+        self.next_inverse = state(first_inverse, f"{scope}.next_inverse")
+        self.samples = state(np.ones((), np.int32), f"{scope}.samples")
         self.graph = GraphKind()
         self._cover(net, label, self.own_token_mode or token_mode)
 
@@ -207,7 +209,7 @@ class SecondOrder(LayerwiseOptimizer):
             return self.damping(self.global_step).reshape(())
         return self.damping
 
-    def collect(self, gradients: Sequence[Tensor]) -> None:
+    def collect(self, gradients: tuple[Tensor, ...]) -> None:
         """Let fresh statistics enter: gradients of ``parameters``, the probes' last.
 
         Those of the probes alone are enough where ``measures_first``.
@@ -259,13 +261,13 @@ class SecondOrder(LayerwiseOptimizer):
             self.retry()
         return True  # see LayerCurvature.collect
 
-    def unscale(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    def unscale(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
         if self.loss_scale == 1.0:
             return gradients
         return self.map(ops.partial(_scale, self.inverse_scale), gradients)
 
-    def update(self, gradients: Sequence[Tensor]) -> None:
+    def update(self, gradients: tuple[Tensor, ...]) -> None:
         """Precondition, decay, apply momentum and the learning rate; then count the step."""
         lr = self.get_lr()
         gradients = self.direction(self.unscale(gradients), lr)
@@ -313,6 +315,8 @@ class SecondOrder(LayerwiseOptimizer):
 
     def construct(self, gradients: Sequence[Tensor]) -> Tensor:
         """All phases in one graph: gradients of ``parameters``, the statistics last."""
+        if self.superseded:
+            raise ValueError(self.superseded)
         if self.needs_samples:
             raise ValueError(
                 "the rule of LayerNorm layers needs the batch size: give the optimizer batch_size, "

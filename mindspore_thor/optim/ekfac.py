@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.ekfac import CorrectedFactors
 from mindspore_thor.nn import CoveredLayer
@@ -46,4 +47,6 @@ class EKFAC(AveragedStatistics):
         """Whole factors, their eigenbasis, and S in it."""
         rows = layers[0].rows
         assert rows is not None
-        return CorrectedFactors(name, len(layers), rows, self.homogeneous(layers[0]), self._decay, self.due)
+        return CorrectedFactors(
+            name, len(layers), rows, self.homogeneous(layers[0]), self._decay, self.due
+        )

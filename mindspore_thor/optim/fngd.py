@@ -111,7 +111,7 @@ class FNGD(SecondOrder):
             self.expect_batch(check_count("batch_size", batch_size))
 
     def _cover(self, net: nn.Cell, label: str, token_mode: str) -> None:
-        self.slot = state(np.zeros((), np.int32), f"{label}.slot")
+        self.slot = state(np.zeros((), np.int32), f"{label}.{self.weights[0].name}.slot")
         super()._cover(net, label, token_mode)
 
     def group_key(self, layer: CoveredLayer) -> Hashable:
@@ -152,7 +152,7 @@ class FNGD(SecondOrder):
         for group in self.groups:
             group.resize(batch_size)
 
-    def collect(self, gradients: Sequence[Tensor]) -> None:
+    def collect(self, gradients: tuple[Tensor, ...]) -> None:
         """Store this step's coefficients, which stand behind the gradients of the weights."""
         self.collect_probes(gradients[len(self.weights) :])
 

@@ -81,4 +81,6 @@ class KFAC(AveragedStatistics):
         homogeneous = self.homogeneous(layers[0])
         if self._method == "eigen":
             return EigenFactors(name, len(layers), rows, homogeneous, self._decay)
-        return InverseFactors(name, len(layers), rows, homogeneous, None, self._decay, self._damping_mode)
+        return InverseFactors(
+            name, len(layers), rows, homogeneous, None, self._decay, self._damping_mode
+        )

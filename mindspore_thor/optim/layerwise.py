@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import one_of_each
@@ -16,7 +15,7 @@ from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.linalg.slices import part
 from mindspore_thor.linalg.sums import total
-from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers
+from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers, owner_of
 from mindspore_thor.nn.capture import GUARD
 from mindspore_thor.optim.packing import pack, packing_of, pick, unpack
 from mindspore_thor.optim.report import LayerReport
@@ -89,6 +88,7 @@ class LayerwiseOptimizer(nn.Optimizer):
     """
 
     supported: tuple[type, ...] = (nn.Dense, nn.Conv2d)
+    superseded = ""  # why this optimizer cannot make another step
     weights: ParameterTuple
     due: Parameter
     graph: GraphKind
@@ -98,8 +98,7 @@ class LayerwiseOptimizer(nn.Optimizer):
     _inverse_share: Share
 
     def _cover(self, net: nn.Cell, label: str, token_mode: str) -> None:
-        for _, cell in net.cells_and_names():
-            detach(cell)
+        self._take_over(net)
         make = one_of_each()
         layers, self._rows = find_layers(net, self.weights, self.supported, token_mode, make)
         members: dict[Hashable, list[CoveredLayer]] = {}
@@ -132,7 +131,7 @@ class LayerwiseOptimizer(nn.Optimizer):
             if group.direct and group.exchanged():
                 self._reduced.update({layer.weight, layer.bias} - {-1})
             if group.captures:
-                attach(layer, group, number, self.due, self.graph, self.inverse_scale, make)
+                attach(layer, group, number, self, make)
         self.packings = tuple(packing for _, packing in packed)
         self.group_layers = tuple(group.layers for group, _ in packed)
         self.direction_each = tuple(group.direction for group, _ in packed)
@@ -141,9 +140,28 @@ class LayerwiseOptimizer(nn.Optimizer):
         self._gather_probes(groups)
         self.map = ops.Map()
 
+    def _take_over(self, net: nn.Cell) -> None:
+        """Remove hooks that are not needed any more, and those of layers that are ours now.
+
+        What another optimizer trains stays as it is. One that had layers of ours cannot make
+        another step, and says so when it is asked to.
+        """
+        own = {id(p) for p in self.weights}
+        for name, cell in net.cells_and_names():
+            if not any(id(p) in own for p in cell.get_parameters(expand=False)):
+                continue
+            owner = owner_of(cell)
+            if owner is not None:
+                owner.superseded = (
+                    f"layer {name or type(cell).__name__} of this {type(owner).__name__} belongs "
+                    f"to a {type(self).__name__} that was made later: train with that one, or give "
+                    "each the params of its own half of the network"
+                )
+            detach(cell)
+
     def _make_group(self, label: str, members: Sequence[CoveredLayer]) -> GroupCurvature:
         more = f"+{len(members) - 1}" if len(members) > 1 else ""
-        return self.build_group(f"{label}.{members[0].name}{more}", members)
+        return self.build_group(f"{label}.{self.weights[members[0].weight].name}{more}", members)
 
     def _gather_probes(self, groups: Sequence[GroupCurvature]) -> None:
         captured = [group for group in groups if group.captures]
@@ -230,7 +248,7 @@ class LayerwiseOptimizer(nn.Optimizer):
             raise ValueError(ALTERED)
         return True
 
-    def direction(self, gradients: Sequence[Tensor], lr: Any) -> tuple[Tensor, ...]:
+    def direction(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
         """Preconditioned gradients, in the parameters' order and shapes."""
         if len(self.packings) == 0:
             return gradients
@@ -292,6 +310,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         """
         state_of = dict(zip(self.layer_names, self.curvatures))
         report = LayerReport()
+        begun = int(self.global_step.asnumpy()[0]) > 0
         for row in self._rows:
             state = state_of.get(row.layer)
             if state is None:
@@ -299,9 +318,18 @@ class LayerwiseOptimizer(nn.Optimizer):
                 continue
             counts = state.counts.asnumpy()
             stopped = int(state.active.asnumpy()) == 0
+            # Nobody has statistics before the first step; a layer without any is a plain one then.
+            waits = begun and not state.group.ready_layers()[state.layer]
+            reason = "no statistics yet: plain gradient" if waits else row.reason
             report.append(
                 LayerRow(
-                    row.layer, row.type, True, row.reason, int(counts[0]), int(counts[1]), stopped
+                    row.layer,
+                    row.type,
+                    not waits,
+                    reason,
+                    int(counts[0]),
+                    int(counts[1]),
+                    stopped,
                 )
             )
         return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.curvature.tkfac import TraceFactors
 from mindspore_thor.nn import CoveredLayer

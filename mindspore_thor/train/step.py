@@ -296,6 +296,8 @@ class TrainStep(nn.Cell):
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss, by the graphs that this step needs."""
+        if self.second_order and self.optimizer.superseded:
+            raise UserError(self.optimizer.superseded)
         if not self.net.training:
             self.set_train()
         if self._placed.changed():
