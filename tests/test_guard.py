@@ -151,7 +151,7 @@ def test_a_factor_that_cannot_be_inverted_keeps_the_last_good_inverse(name) -> N
     broken = first.statistics.asnumpy().copy()
     sound = broken.copy()
     broken[0] = np.nan
-    ops.assign(first.statistics, Tensor(broken))
+    first.statistics.set_data(Tensor(broken))
     before = weights(net)
     losses = train(step, data[1:3])  # two failed refreshes: training goes on
     assert np.isfinite(losses).all()
@@ -161,10 +161,10 @@ def test_a_factor_that_cannot_be_inverted_keeps_the_last_good_inverse(name) -> N
     if name != "thor":  # THOR keeps the second layer, whose factors did not change
         assert second.counts.asnumpy()[0] == other + 2
     # A sound factor ends the row; then three in a row are an error that names the layer.
-    ops.assign(first.statistics, Tensor(sound * np.float32(1.5)))
+    first.statistics.set_data(Tensor(sound * np.float32(1.5)))
     train(step, data[3:4])
     assert any((a != b).any() for a, b in zip(derived(first), good))
-    ops.assign(first.statistics, Tensor(broken))
+    first.statistics.set_data(Tensor(broken))
     train(step, data[:2])
     with pytest.raises(TrainingError, match="layer 0") as caught:
         train(step, data[2:3])
@@ -181,7 +181,7 @@ def test_a_singular_factor_is_tried_again_with_more_damping(wrap) -> None:
     curvature = optimizer.curvatures[0]
     statistics = curvature.statistics.asnumpy().copy()
     statistics[:36] = -0.5 * np.eye(6, dtype=np.float32).ravel()
-    ops.assign(curvature.statistics, Tensor(statistics))
+    curvature.statistics.set_data(Tensor(statistics))
     train(step, data[1:])
     np.testing.assert_allclose(
         curvature.inverse_a.asnumpy()[0, 0], np.eye(6) / (np.sqrt(2.5) - 0.5), rtol=1e-5, atol=1e-6
@@ -197,7 +197,7 @@ def test_embedding_factor_that_cannot_be_inverted() -> None:
     curvature = optimizer.curvatures[0]
     broken = curvature.statistics.asnumpy().copy()
     broken[-5] = np.inf
-    ops.assign(curvature.statistics, Tensor(broken))
+    curvature.statistics.set_data(Tensor(broken))
     good = curvature.inverse_g.asnumpy().copy()
     train(step, [(ids, labels)])
     np.testing.assert_array_equal(curvature.inverse_g.asnumpy(), good)

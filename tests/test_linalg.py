@@ -14,7 +14,7 @@ from oracle.curvature import block_diagonal
 from oracle.layers import Conv
 
 from mindspore_thor.linalg import inverse
-from mindspore_thor.linalg.blocks import apply_blocks, block_layout
+from mindspore_thor.linalg.blocks import BlockProduct, block_layout
 from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
 from mindspore_thor.linalg.inverse import damped_inverse, eigen_each
 from mindspore_thor.linalg.moments import block_moments, gathers_rows, with_ones
@@ -210,7 +210,7 @@ def test_block_moments(n, groups, d, positions, split, ones) -> None:
 @given(
     st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 10), st.integers(1, 10)
 )
-def test_apply_blocks_is_the_block_diagonal_product(
+def test_a_block_product_is_the_block_diagonal_product(
     groups, rows, cols, split_rows, split_cols
 ) -> None:
     left, right, m = (
@@ -223,7 +223,7 @@ def test_apply_blocks_is_the_block_diagonal_product(
         Tensor(np.stack([padded_blocks(k, layout.size) for k in full]).astype(np.float32))
         for full, layout in ((left, a), (right, b))
     ]
-    got = apply_blocks(blocks[0], Tensor(m), blocks[1], a, b).asnumpy()
+    got = BlockProduct(groups, a, b)(blocks[0], Tensor(m), blocks[1]).asnumpy()
     for k in range(groups):
         expected = (
             block_diagonal(left[k].astype(np.float64), split_rows)

@@ -16,7 +16,7 @@ from oracle.nets import conv_net, mlp, token_net
 from steps import assert_close
 
 from mindspore_thor import LNGD
-from mindspore_thor.curvature.base import state
+from mindspore_thor.curvature.base import LayerState, state
 from mindspore_thor.curvature.direct import GraphKind
 from mindspore_thor.curvature.layer_sample import LayerSample, LayerSampleSettings
 from mindspore_thor.curvature.refresh import Refresh
@@ -178,8 +178,8 @@ class Invert(nn.Cell):
 
 def collected(layer: LayerSample, flat: np.ndarray, uses: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Phi and psi as the layer stores them, from the sums of ``uses`` uses."""
-    Collect(layer)(Tensor(np.append(flat, [uses, uses, uses]).astype(np.float32)))
-    stored = layer.statistics.asnumpy().astype(np.float64)
+    Collect(layer)(Tensor(np.append(flat, [uses, uses, uses]).astype(np.float32)[None]))
+    stored = layer.statistics.asnumpy()[0].astype(np.float64)
     phi = stored[: layer.end_phi].reshape(layer.groups, layer.d_in, layer.d_in)
     return phi, stored[layer.end_phi : layer.end].reshape(layer.groups, -1)
 
@@ -283,13 +283,13 @@ def test_smooth_activation() -> None:
 # -- damping and rate
 
 
-def inverted(phi: np.ndarray, psi: np.ndarray, again: bool = False) -> LayerSample:
+def inverted(phi: np.ndarray, psi: np.ndarray, again: bool = False) -> LayerState:
     """A layer after the inversion of these factors."""
     layer = layer_of(DenseRows(len(phi), len(psi), "share"), bias=False)
     flat = np.concatenate([phi.ravel(), psi, [1, 1, 1]]).astype(np.float32)
-    layer.statistics.set_data(Tensor(flat))
+    layer.statistics.set_data(Tensor(flat[None]))
     Invert(layer, again)(Tensor(1.0, ms.float32))
-    return layer
+    return LayerState(layer, 0)
 
 
 @pytest.mark.parametrize(("d_out", "lam"), [(200, 0.005), (50, 0.01)])

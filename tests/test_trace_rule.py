@@ -164,7 +164,7 @@ def test_a_stopped_layer_changes_no_more() -> None:
     step(*data[1])
 
     def state() -> list[np.ndarray]:
-        return [p.asnumpy().copy() for c in opt.curvatures for p in c.get_parameters()]
+        return [p.asnumpy().copy() for g in opt.groups for p in g.get_parameters()]
 
     stopped, weights = state(), net[0].weight.asnumpy().copy()
     assert [(r.accepted, r.kept, r.stopped) for r in opt.layer_report()] == [(1, 1, True)] * 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Callable, Union
 
 import mindspore as ms
@@ -299,7 +299,7 @@ class SecondOrder(LayerwiseOptimizer):
             due = ops.where(step >= self.next_inverse, due, due * (1 + SPECTRUM))
         ops.assign(self.due, due)
 
-    def prepare(self, gradients: Sequence[Tensor]) -> bool:
+    def prepare(self, gradients: tuple[Tensor, ...]) -> bool:
         """All that comes before the update: gradients of ``parameters``, the statistics last."""
         count = len(self.weights)
         if len(gradients) != count + self.probe_count:
@@ -313,7 +313,7 @@ class SecondOrder(LayerwiseOptimizer):
             self.refresh_and_retry()
         return True  # see LayerCurvature.collect
 
-    def construct(self, gradients: Sequence[Tensor]) -> Tensor:
+    def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """All phases in one graph: gradients of ``parameters``, the statistics last."""
         if self.superseded:
             raise ValueError(self.superseded)

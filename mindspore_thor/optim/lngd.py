@@ -172,6 +172,6 @@ class LNGD(SecondOrder):
             self.global_step,
         )
 
-    def construct(self, gradients: Sequence[Tensor]) -> None:
+    def construct(self, gradients: tuple[Tensor, ...]) -> None:
         """Refuse a training cell that knows no measuring pass."""
         _refuse_other_cells()
