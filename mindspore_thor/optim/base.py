@@ -25,6 +25,10 @@ Schedule = Union[float, nn.Cell]
 RETRY_DAMPING = 10.0
 """Factor on the damping when a failed refresh is tried again."""
 
+_CONSTANTS = frozenset(
+    "momentum damping clip_norm kl_clip loss_scale weight_decay factor_interval inverse_interval".split()
+)
+
 NEVER = 2**31 - 1
 """A step that does not come."""
 
@@ -189,6 +193,16 @@ class SecondOrder(LayerwiseOptimizer):
         self.samples = state(np.ones((), np.int32), f"{label}.samples")
         self.graph = GraphKind()
         self._cover(net, label, self.own_token_mode or token_mode)
+        self._made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what compiled graphs would not see."""
+        if name in _CONSTANTS and self.__dict__.get("_made", False):
+            raise UserError(
+                f"{name} of {type(self).__name__} cannot be changed later, compiled graphs hold it: "
+                f"make the optimizer with another {name}, or with a schedule where it takes one"
+            )
+        super().__setattr__(name, value)
 
     # -- one step, inside compiled graphs -----------------------------------------------------
 

@@ -122,10 +122,7 @@ class Inputs:
 
 
 def _variable(value: Any) -> Any:
-    """A tuple, list or dict whose tensors are inputs; else graphs take them for constants."""
-    if not isinstance(value, _NESTED):
-        return value
-    try:
+    """A tuple, list or dict of tensors as an input; graphs take others for constants."""
+    if isinstance(value, _NESTED) and all(isinstance(leaf, Tensor) for _, leaf in _leaves(value)):
         return ms.mutable(value)
-    except (TypeError, ValueError):  # it holds None, or a type that can only be constant
-        return value
+    return value

@@ -12,6 +12,16 @@ def _was_set(cell: nn.Cell) -> bool:
     return "training" in cell.__dict__.get("_func_graph_flags", {})
 
 
+def _inside_wrappers(net: nn.Cell) -> nn.Cell:
+    """The network in cells such as ``nn.WithLossCell``, which have one child with parameters."""
+    while not list(net.get_parameters(expand=False)):
+        inner = [child for child in net.cells() if list(child.get_parameters())]
+        if len(inner) != 1:
+            break
+        net = inner[0]
+    return net
+
+
 class Modes:
     """The training mode of every cell: what the user froze by ``set_train(False)`` stays frozen.
 
@@ -24,28 +34,22 @@ class Modes:
     """
 
     def __init__(self, net: nn.Cell, graphs: Sequence[nn.Cell]) -> None:
-        self._net = net
+        self._net = _inside_wrappers(net)
         self._graphs = tuple(graphs)
         self._cells = tuple(cell for _, cell in net.cells_and_names())
-        self._last = self._at_first()
+        self._trained = self._at_first()
         self._numbers: dict[tuple[bool, ...], int] = {}
+        self._number = 0
 
     def _at_first(self) -> tuple[bool, ...]:
-        root = self._net
-        while not _was_set(root):
-            # A wrapper that nobody set, as nn.WithLossCell around a network after an evaluation.
-            inner = [child for child in root.cells() if list(child.get_parameters())]
-            if len(inner) != 1 or list(root.get_parameters(expand=False)):
-                break
-            root = inner[0]
-        inside = [cell for _, cell in root.cells_and_names()]
-        if not any(cell.training for cell in inside) and _was_set(root):
+        inside = [cell for _, cell in self._net.cells_and_names()]
+        if _was_set(self._net) and not any(cell.training for cell in inside):
             return (True,) * len(self._cells)
         return tuple(cell.training or not _was_set(cell) for cell in self._cells)
 
     def restore(self) -> None:
         """Put every cell into the mode that it last trained in."""
-        for cell, mode in zip(self._cells, self._last):
+        for cell, mode in zip(self._cells, self._trained):
             if cell.training != mode:
                 cell.add_flags(training=mode)
 
@@ -59,11 +63,10 @@ class Modes:
         if training and not self._net.training:
             self.restore()
         now = tuple([cell.training for cell in self._cells])
-        if now == self._last and self._numbers:
-            return
         number = self._numbers.setdefault(now, len(self._numbers))
-        if number or self._last != now:
+        if number != self._number:
+            self._number = number
             for graph in self._graphs:
                 graph.phase = f"train.{number}" if number else "train"
         if training:
-            self._last = now
+            self._trained = now
