@@ -49,8 +49,13 @@ WAYS: tuple[Write, ...] = (
 
 
 def loaded_alone(optimizer: nn.Optimizer) -> Write:
-    """As a checkpoint of the optimizer, without the network's."""
-    return lambda p, value: ms.load_param_into_net(optimizer, named({p.name: value}))
+    """By a checkpoint of the whole optimizer: MindSpore guesses at what a partial one lacks."""
+
+    def write(parameter: Parameter, value: np.ndarray) -> None:
+        old = {p.name: p.asnumpy() for p in optimizer.get_parameters()}
+        ms.load_param_into_net(optimizer, named({**old, parameter.name: value}))
+
+    return write
 
 
 @pytest.mark.parametrize("name", ["momentum", "adamw"])
@@ -107,21 +112,17 @@ def test_a_rate_set_between_steps_is_that_of_a_list() -> None:
         runs.append(run)
     for left, right in zip(*runs):
         same(left, right)
-    # A whole optimizer's state, loaded without the network: the same three steps once more.
+    # Loaded into the optimizer alone, a state gives the same three steps once more.
     state = {p.name: p.asnumpy().copy() for p in optimizer.get_parameters()}
-    start = {p.name: p.asnumpy().copy() for p in net.get_parameters()}
     again = []
     for _ in range(2):
+        ms.load_param_into_net(optimizer, named({**state, "learning_rate": np.float32(0.1)}))
         for _ in range(3):
-            optimizer.learning_rate.set_data(Tensor(0.1, ms.float32))
             step(Tensor(X), Tensor(LABELS))
         again.append(weights(net))
-        ms.load_param_into_net(optimizer, named({k: v for k, v in state.items() if k not in start}))
-        for p in net.get_parameters():
-            ops.assign(p, Tensor(start[p.name]))
     for a, b in zip(*again):
         np.testing.assert_array_equal(a, b)
-    assert any((a != start[p.name]).any() for a, p in zip(again[0], net.get_parameters()))
+    assert any((a != state[p.name]).any() for a, p in zip(again[0], net.get_parameters()))
 
 
 def dropped(rate: float, step: int) -> float:
