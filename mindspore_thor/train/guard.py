@@ -76,7 +76,7 @@ class Guard(nn.Cell):
     def remember(self) -> None:
         """Copy the running statistics outside of any graph."""
         for good, running in zip(self.good, self.running):
-            good.set_data(Tensor(running.asnumpy()))
+            ops.assign(good, running)
 
     def rewind(self) -> None:
         """Put the running statistics back to where they were before this step's forward pass."""

@@ -174,6 +174,12 @@ class TrainStep(nn.Cell):
     are compiled at their first use, in graph mode and in PyNative mode alike. Compiled into
     another graph (data sinking), ``construct`` does the same with lazy branches.
 
+    Whatever is written into a parameter between two calls holds from the next one on, without
+    compiling: learning rate, momentum, weights, loaded state. (Within another graph only what is
+    written in place does, as by ``ops.assign``.) Cells that were put into evaluation mode by
+    ``set_train(False)`` stay in it; a network that was evaluated as a whole trains again. To train
+    all of it in evaluation mode call the step's own ``set_train(False)``.
+
     Args:
         net: the network.
         loss_fn: (output, label) -> the batch's MEAN loss; None where ``net`` returns the loss.
@@ -183,7 +189,9 @@ class TrainStep(nn.Cell):
             the last one updates. Not with data sinking.
 
     Inputs:
-        The network's inputs, then the label for ``loss_fn``. The first axis is the batch.
+        The network's inputs, then the label for ``loss_fn``, by position; tuples, lists and dicts
+        of tensors too. The first axis of the first tensor that has axes is the batch. Layers look
+        at their own first axis: see ``token_mode`` for tokens [S, N, d].
 
     Outputs:
         The scalar loss (not multiplied by the loss scale).
@@ -194,7 +202,8 @@ class TrainStep(nn.Cell):
 
     Raises:
         TrainingError: when a layer's inversion failed ``max_failures`` times in a row.
-        UserError: where the method cannot accumulate gradients, or an argument is something else.
+        UserError: where the method cannot accumulate gradients, or an argument is something else;
+            at a call, for inputs or a loss that cannot train, or weights that are not finite.
     """
 
     def __init__(
@@ -265,6 +274,7 @@ class TrainStep(nn.Cell):
         self._graphs = [cell for _, cell in self.cells_and_names() if isinstance(cell, _GRAPHS)]
         self._compiled = 0
         self._placed = Placement(self, self.get_parameters())
+        self._net_parameters = frozenset(map(id, net.get_parameters()))
         modes = Modes(net, self._graphs)
         self.set_train()
         modes.restore()
@@ -286,9 +296,9 @@ class TrainStep(nn.Cell):
                 graph.path = path
         self._modes.follow(self.training)
         if self._placed.changed():
-            self._placed.bring_home()
+            moved = self._placed.bring_home()
             self._plan = None
-            self._started = False
+            self._started = self._started and self._net_parameters.isdisjoint(map(id, moved))
         if not self._started:
             # Parameters may have been loaded since the step was built.
             refuse_bad_weights(self.optimizer.parameters, self.guard.running)
