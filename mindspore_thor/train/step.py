@@ -225,6 +225,7 @@ class TrainStep(nn.Cell):
                     "optimizer)"
                 )
         prepare_target()
+        self._on_cpu = ms.get_context("device_target") == "CPU"
         self.net = net
         self.loss_fn = loss_fn
         self.optimizer = optimizer
@@ -301,14 +302,15 @@ class TrainStep(nn.Cell):
             self._started = self._started and self._net_parameters.isdisjoint(map(id, moved))
         if not self._started:
             # Parameters may have been loaded since the step was built.
-            refuse_bad_weights(self.optimizer.parameters, self.guard.running)
+            weights = self.optimizer.weights if self.second_order else self.optimizer.parameters
+            refuse_bad_weights(weights, self.guard.running)
             if not (self.accumulates and self.micro.begun()):
                 self.guard.remember()
             self._started = True
         loss = self._run(*inputs)
         # On a CPU only a graph's first run moves parameters.
         compiled = sum([len(graph.compile_cache) for graph in self._graphs])
-        if compiled != self._compiled or ms.get_context("device_target") != "CPU":
+        if compiled != self._compiled or not self._on_cpu:
             self._compiled = compiled
             self._placed.note()
         return loss
@@ -366,7 +368,7 @@ class TrainStep(nn.Cell):
         On a device the numbers are mirrored between captures, because reading them waits for the
         device; on CPU they are read, so that state loaded between two steps is seen at once.
         """
-        if self._plan is None or ms.get_context("device_target") == "CPU":
+        if self._plan is None or self._on_cpu:
             optimizer = self.optimizer
             step = int(optimizer.global_step.asnumpy()[0])
             self._plan = (
