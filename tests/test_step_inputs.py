@@ -83,7 +83,7 @@ def optimizer_of(name: str, net: nn.Cell) -> nn.Optimizer:
     return THOR(net, 0.1, momentum=0.0, factor_interval=2, inverse_interval=2)
 
 
-@pytest.mark.parametrize("name", ["Momentum", "THOR"])
+@pytest.mark.parametrize("name", ["Momentum", pytest.param("THOR", marks=pytest.mark.slow)])
 def test_the_form_of_the_inputs_makes_no_difference(name: str) -> None:
     net = randomise(Loss(), 3)
     if name == "Momentum":

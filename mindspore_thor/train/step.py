@@ -303,8 +303,9 @@ class TrainStep(nn.Cell):
         if not self._started:
             # Parameters may have been loaded since the step was built.
             weights = self.optimizer.weights if self.second_order else self.optimizer.parameters
-            refuse_bad_weights(weights, self.guard.running)
-            if not (self.accumulates and self.micro.begun()):
+            refuse_bad_weights(weights)
+            if not (self.accumulates and self.micro.begun()):  # a bad micro-batch is undone later
+                refuse_bad_weights(self.guard.running)
                 self.guard.remember()
             self._started = True
         loss = self._run(*inputs)
