@@ -33,6 +33,11 @@ Schedule = Union[float, nn.Cell]
 RETRY_DAMPING = 10.0
 """Factor on the damping when a failed refresh is tried again."""
 
+_CONSTANTS = (
+    *("momentum", "damping", "clip_norm", "kl_clip", "loss_scale", "weight_decay"),
+    *("factor_interval", "inverse_interval"),
+)
+
 NEVER = 2**31 - 1
 """A step that does not come."""
 
@@ -95,7 +100,10 @@ class SecondOrder(LayerwiseOptimizer):
         loss_scale: the loss is multiplied by it before the backward pass.
         clip_norm: largest global norm of the direction, or None.
         kl_clip: bound on lr^2 sum <V, D> (KFAC), or None.
-        token_mode: how Dense layers treat [N, S, d] inputs, "expand" or "reduce".
+        token_mode: how Dense layers treat [N, S, d] inputs, "expand" or "reduce". The first axis
+            of a layer's input is taken for the batch. With sequences first, [S, N, d], "expand" is
+            exact all the same; "reduce", FNGD, LNGD and the counts of an Embedding then take S for
+            N: swap the two axes before the layers and after them.
         max_failures: failed inversions of one layer in a row before training stops.
         inverse_share: with several ranks, on how many of them each matrix is inverted: "one", "all"
             or a number that divides the ranks (see :mod:`mindspore_thor.parallel.assignment`).
@@ -196,6 +204,16 @@ class SecondOrder(LayerwiseOptimizer):
         self.samples = state(np.ones((), np.int32), f"{scope}.samples")
         self.graph = GraphKind()
         self._cover(net, label, self.own_token_mode or token_mode)
+        self._made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what compiled graphs would not see."""
+        if name in _CONSTANTS and self.__dict__.get("_made", False):
+            raise UserError(
+                f"{name} of {type(self).__name__} cannot be changed: compiled graphs hold it; "
+                f"make the optimizer with another {name}, or with a schedule where it takes one"
+            )
+        super().__setattr__(name, value)
 
     # -- one step, inside compiled graphs -----------------------------------------------------
 

@@ -13,9 +13,10 @@ from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.train.guard import Guard
+from mindspore_thor.train.inputs import Path, batch_size
 
 if TYPE_CHECKING:
-    from mindspore_thor.train.step import Backward
+    from mindspore_thor.train.backward import Backward
 
 
 @ops.constexpr
@@ -75,12 +76,13 @@ class AddStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.backward = backward
         self.sums = sums
+        self.path: Path = (0,)
         self.ranks = world()[1]
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A micro-batch -> its loss."""
         loss, gradients, finite = self.backward(*inputs)
-        self.sums.add(gradients, finite, inputs[0].shape[0] * self.ranks)
+        self.sums.add(gradients, finite, batch_size(inputs, self.path) * self.ranks)
         return loss
 
 
@@ -182,7 +184,7 @@ class AccumulatedStep(nn.Cell):
         Raises:
             UserError: where its size is not that of the update's other micro-batches.
         """
-        size = inputs[0].shape[0]
+        size = batch_size(inputs, self.plain.path)
         if self.begun() and self._size not in (0, size):
             raise UserError(
                 f"a micro-batch of {size} samples after one of {self._size}: all micro-batches of "

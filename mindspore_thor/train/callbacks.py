@@ -47,7 +47,10 @@ class StopOnFailure(ms.Callback):
         self._every = check_count("every", every)
 
     def on_train_begin(self, run_context: Any) -> None:
-        """Print the table of the layers."""
+        """Print the table of the layers, and show other callbacks the optimizer."""
+        now = run_context.original_args()
+        if self._step is not None and now.get("optimizer") is None:
+            now.optimizer = self._step.optimizer
         if self._optimizer is not None:
             print(self._optimizer.layer_report(), file=sys.stderr, flush=True)
 

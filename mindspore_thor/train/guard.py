@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import state
+from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import FusedSum, world
 
@@ -15,6 +18,24 @@ _RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def _store(parameter: Parameter, value: Tensor) -> bool:
     ops.assign(parameter, value)
     return True
+
+
+def refuse_bad_weights(*groups: Iterable[Parameter]) -> None:
+    """Look before training whether weights and running statistics are finite.
+
+    Behind a ReLU, or a normalisation, they may never show in the loss.
+
+    Raises:
+        UserError: where one is not.
+    """
+    for parameter in (p for group in groups for p in group):
+        value = parameter.asnumpy()
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            count = value.size - int(np.isfinite(value).sum())
+            raise UserError(
+                f"{parameter.name[:80]} has {count} NaN or infinite of {value.size} values before "
+                "the step: start from other weights, or load another checkpoint"
+            )
 
 
 class Guard(nn.Cell):
@@ -55,7 +76,7 @@ class Guard(nn.Cell):
     def remember(self) -> None:
         """Copy the running statistics outside of any graph."""
         for good, running in zip(self.good, self.running):
-            good.set_data(Tensor(running.asnumpy()))
+            ops.assign(good, running)
 
     def rewind(self) -> None:
         """Put the running statistics back to where they were before this step's forward pass."""

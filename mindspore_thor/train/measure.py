@@ -9,7 +9,8 @@ from mindspore import Tensor, nn
 from mindspore_thor.train.guard import Guard
 
 if TYPE_CHECKING:
-    from mindspore_thor.train.step import Backward, WholeStep
+    from mindspore_thor.train.backward import Backward
+    from mindspore_thor.train.step import WholeStep
 
 
 class MeasureStep(nn.Cell):

@@ -2,73 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-from mindspore.amp import all_finite
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import SPECTRUM
 from mindspore_thor.curvature.direct import PLAIN
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count
-from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
+from mindspore_thor.parallel.communication import world
 from mindspore_thor.runtime import prepare_target
-from mindspore_thor.train.accumulate import AccumulatedStep, refuse_one_graph
+from mindspore_thor.train.accumulate import (
+    AccumulatedStep,
+    AddStep,
+    CollectStep,
+    UpdateStep,
+    refuse_one_graph,
+)
+from mindspore_thor.train.backward import Backward
 from mindspore_thor.train.compiler import explained
-from mindspore_thor.train.guard import Guard
+from mindspore_thor.train.guard import Guard, refuse_bad_weights
+from mindspore_thor.train.inputs import Inputs, Path, batch_size
 from mindspore_thor.train.measure import MeasuredStep, MeasureStep
+from mindspore_thor.train.model import show_optimizer
+from mindspore_thor.train.modes import Modes
 from mindspore_thor.train.placement import Placement
-
-
-class Backward(nn.Cell):
-    """Loss and gradients, and whether all of them are finite.
-
-    Args:
-        net: the network; its last input is the label of the loss where ``loss_fn`` is given.
-        loss_fn: (output, label) -> mean loss, or None where the network returns the loss.
-        weights: what to differentiate by: parameters, or parameters and probes.
-        loss_scale: factor on the loss during the backward pass.
-        traffic: with several ranks, what of ``weights`` is averaged and how; see
-            :class:`~mindspore_thor.parallel.communication.MeanAcrossRanks`. Default: all.
-    """
-
-    def __init__(
-        self,
-        net: nn.Cell,
-        loss_fn: nn.Cell | None,
-        weights: ParameterTuple,
-        loss_scale: float,
-        traffic: Sequence[Symmetric | None] | None = None,
-    ) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
-        self.loss_fn = loss_fn
-        self.weights = weights
-        self.sens = float(loss_scale)
-        self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
-        self.distributed = world()[1] > 1
-        if self.distributed:
-            self.mean = MeanAcrossRanks(weights, traffic or [()] * len(weights))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The mean loss of a batch."""
-        if self.loss_fn is None:
-            return self.net(*inputs)
-        return self.loss_fn(self.net(*inputs[:-1]), inputs[-1])
-
-    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """A batch -> loss, gradients (times the loss scale), whether all are finite."""
-        loss = self.forward(*inputs)
-        sens = ops.fill(loss.dtype, loss.shape, self.sens)
-        gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
-        if self.distributed:
-            # Before the check, so that all ranks come to the same result.
-            loss, gradients = self.mean(loss, gradients)
-        finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
-        return loss, gradients, finite
 
 
 class WholeStep(nn.Cell):
@@ -89,6 +49,7 @@ class WholeStep(nn.Cell):
         self.guard = guard
         self.optimizer = guard.optimizer
         self.samples = samples
+        self.path: Path = (0,)
         self.update_only = update_only
         self.all_phases = guard.second_order and not update_only
         self.remeasures = self.all_phases and guard.optimizer.remeasures
@@ -105,7 +66,7 @@ class WholeStep(nn.Cell):
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
         if self.samples is not None:
-            ops.assign(self.samples, Tensor(inputs[0].shape[0] * self.ranks, ms.int32))
+            ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
         loss, gradients, finite = self.backward(*inputs)
         if self.all_phases:
             self.optimizer.refresh_stored()
@@ -198,6 +159,13 @@ class ApplyStep(nn.Cell):
         return finite
 
 
+_GRAPHS = (
+    *(WholeStep, CaptureStep, RefreshStep, ApplyStep, MeasureStep),
+    *(AddStep, CollectStep, UpdateStep),
+)
+"""What is compiled by itself."""
+
+
 class TrainStep(nn.Cell):
     """One training step for any ``nn.Optimizer``; also a training network for ``ms.Model``.
 
@@ -206,6 +174,12 @@ class TrainStep(nn.Cell):
     capture and the refresh before the plain network, where the method says so). The graphs
     are compiled at their first use, in graph mode and in PyNative mode alike. Compiled into
     another graph (data sinking), ``construct`` does the same with lazy branches.
+
+    Whatever is written into a parameter between two calls holds from the next one on, without
+    compiling: learning rate, momentum, weights, loaded state. (Within another graph only what is
+    written in place does, as by ``ops.assign``.) Cells that were put into evaluation mode by
+    ``set_train(False)`` stay in it; a network that was evaluated as a whole trains again. To train
+    all of it in evaluation mode call the step's own ``set_train(False)``.
 
     Args:
         net: the network.
@@ -216,7 +190,9 @@ class TrainStep(nn.Cell):
             the last one updates. Not with data sinking.
 
     Inputs:
-        The network's inputs, then the label for ``loss_fn``. The first axis is the batch.
+        The network's inputs, then the label for ``loss_fn``, by position; tuples, lists and dicts
+        of tensors too. The first axis of the first tensor that has axes is the batch. Layers look
+        at their own first axis: see ``token_mode`` for tokens [S, N, d].
 
     Outputs:
         The scalar loss (not multiplied by the loss scale).
@@ -227,7 +203,8 @@ class TrainStep(nn.Cell):
 
     Raises:
         TrainingError: when a layer's inversion failed ``max_failures`` times in a row.
-        UserError: where the method cannot accumulate gradients, or an argument is something else.
+        UserError: where the method cannot accumulate gradients, or an argument is something else;
+            at a call, for inputs or a loss that cannot train, or weights that are not finite.
     """
 
     def __init__(
@@ -249,6 +226,7 @@ class TrainStep(nn.Cell):
                     "optimizer)"
                 )
         prepare_target()
+        self._on_cpu = ms.get_context("device_target") == "CPU"
         self.net = net
         self.loss_fn = loss_fn
         self.optimizer = optimizer
@@ -260,18 +238,23 @@ class TrainStep(nn.Cell):
         samples = optimizer.samples if self.second_order else None
         if self.second_order:
             optimizer.needs_samples = False  # every step writes it
-        self.measures_first = self.second_order and optimizer.measures_first
+        # Where nothing is captured there is nothing to measure either.
+        self.measures_first = (
+            self.second_order and optimizer.measures_first and optimizer.probe_count > 0
+        )
         traffic = optimizer.traffic() if self.second_order else ()
         if self.second_order:
             count = len(optimizer.weights)
-            plain = Backward(net, loss_fn, optimizer.weights, scale, traffic[:count])
+            plain = Backward(net, loss_fn, optimizer.weights, scale, traffic[:count], True)
             self.plain = WholeStep(plain, self.guard, samples, True)
         if self.measures_first:
-            probes = Backward(net, loss_fn, optimizer.probes, scale, traffic[count:])
+            probes = Backward(net, loss_fn, optimizer.probes, scale, traffic[count:], True)
             self.measure = MeasureStep(probes, self.guard)
             self.whole = MeasuredStep(self.measure, self.plain)
         else:
-            backward = Backward(net, loss_fn, optimizer.parameters, scale, traffic)
+            backward = Backward(
+                net, loss_fn, optimizer.parameters, scale, traffic, self.second_order
+            )
             self.whole = WholeStep(backward, self.guard, samples, False)
         if self.second_order:
             if not self.measures_first:
@@ -281,12 +264,23 @@ class TrainStep(nn.Cell):
             self.apply_update = ApplyStep(self.guard, samples)
         self.accumulates = check_count("accumulate", accumulate) > 1
         if self.accumulates:
-            passes = [Backward(net, loss_fn, p, scale) for p in AccumulatedStep.passes(optimizer)]
+            passes = [
+                Backward(net, loss_fn, parameters, scale, None, self.second_order)
+                for parameters in AccumulatedStep.passes(optimizer)
+            ]
             self.micro = AccumulatedStep(self.guard, accumulate, *passes)
         self._plan: tuple[int, int, int] | None = None
         self._started = False
-        self._placed = Placement(self, net.get_parameters())
+        self._inputs = Inputs(net, loss_fn is not None, self.second_order or self.accumulates)
+        self._path: Path = (0,)
+        self._graphs = [cell for _, cell in self.cells_and_names() if isinstance(cell, _GRAPHS)]
+        self._compiled = 0
+        self._placed = Placement(self, self.get_parameters())
+        self._net_parameters = frozenset(map(id, net.get_parameters()))
+        modes = Modes(net, self._graphs)
         self.set_train()
+        modes.restore()
+        self._modes = modes
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss, all phases in one graph."""
@@ -294,19 +288,27 @@ class TrainStep(nn.Cell):
             refuse_one_graph()
         return self.whole(*inputs)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor, **keywords: Any) -> Tensor:
         """A batch -> its loss, by the graphs that this step needs."""
         if self.second_order and self.optimizer.superseded:
             raise UserError(self.optimizer.superseded)
-        if not self.net.training:
-            self.set_train()
+        show_optimizer(self.optimizer)
+        inputs, path = self._inputs.taken(inputs, keywords)
+        if path != self._path:
+            self._path = path
+            for graph in self._graphs:
+                graph.path = path
+        self._modes.follow(self.training)
         if self._placed.changed():
-            self._placed.compile_again()
+            moved = self._placed.bring_home()
             self._plan = None
-            self._started = False
+            self._started = self._started and self._net_parameters.isdisjoint(map(id, moved))
         if not self._started:
             # Parameters may have been loaded since the step was built.
-            if not (self.accumulates and self.micro.begun()):
+            weights = self.optimizer.weights if self.second_order else self.optimizer.parameters
+            refuse_bad_weights(weights)
+            if not (self.accumulates and self.micro.begun()):  # a bad micro-batch is undone later
+                refuse_bad_weights(self.guard.running)
                 self.guard.remember()
             self._started = True
         try:
@@ -316,7 +318,11 @@ class TrainStep(nn.Cell):
             if known is None:
                 raise
             raise known from None
-        self._placed.note()
+        # On a CPU only a graph's first run moves parameters.
+        compiled = sum([len(graph.compile_cache) for graph in self._graphs])
+        if compiled != self._compiled or not self._on_cpu:
+            self._compiled = compiled
+            self._placed.note()
         return loss
 
     def _run(self, *inputs: Tensor) -> Tensor:
@@ -325,7 +331,7 @@ class TrainStep(nn.Cell):
             return self._micro_batch(*inputs)
         if not self.second_order:
             return self.whole.compile_and_run(*inputs)
-        self.optimizer.expect_batch(inputs[0].shape[0])
+        self.optimizer.expect_batch(batch_size(inputs, self._path))
         step, next_factor, next_inverse = self._read_plan()
         capture, refresh = step >= next_factor, step >= next_inverse
         changed = capture or refresh
@@ -343,7 +349,7 @@ class TrainStep(nn.Cell):
                 capture = True
                 loss, gradients, finite = self.capture.compile_and_run(*inputs)
         if capture:
-            samples = Tensor(inputs[0].shape[0] * world()[1], ms.int32)
+            samples = Tensor(batch_size(inputs, self._path) * world()[1], ms.int32)
             self.apply_update.compile_and_run(finite, samples, *gradients)
         else:
             loss = self.plain.compile_and_run(*inputs)
@@ -372,7 +378,7 @@ class TrainStep(nn.Cell):
         On a device the numbers are mirrored between captures, because reading them waits for the
         device; on CPU they are read, so that state loaded between two steps is seen at once.
         """
-        if self._plan is None or ms.get_context("device_target") == "CPU":
+        if self._plan is None or self._on_cpu:
             optimizer = self.optimizer
             step = int(optimizer.global_step.asnumpy()[0])
             self._plan = (
