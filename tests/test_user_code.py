@@ -1,0 +1,385 @@
+"""What people do in training code of their own: the step is the right one, or one line says why."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+from oracle.bridge import randomise
+from oracle.nets import mlp
+from oracle.training import cross_entropy
+from steps import same, weights
+
+from mindspore_thor import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo, TrainStep, UserError
+from mindspore_thor.nn.outside import used_outside
+
+RNG = np.random.default_rng(5)
+X = Tensor(RNG.standard_normal((8, 5)).astype(np.float32))
+Y = Tensor((np.arange(8) % 3).astype(np.int32))
+PLAIN = {"momentum": 0.0}
+METHODS = {
+    "thor": lambda net, **o: THOR(net, 1.0, split_dim=3, **PLAIN, **o),
+    "kfac": lambda net, **o: KFAC(net, 1.0, kl_clip=None, **PLAIN, **o),
+    "kfac inverse": lambda net, **o: KFAC(net, 1.0, kl_clip=None, method="inverse", **PLAIN, **o),
+    "ekfac": lambda net, **o: EKFAC(net, 1.0, **PLAIN, **o),
+    "tkfac": lambda net, **o: TKFAC(net, 1.0, **PLAIN, **o),
+    "eva": lambda net, **o: Eva(net, 1.0, kl_clip=None, **PLAIN, **o),
+    "fngd": lambda net, **o: FNGD(net, 1.0, steps_per_epoch=1, batch_size=8, **PLAIN, **o),
+    "lngd": lambda net, **o: LNGD(net, 1.0, **PLAIN, **o),
+    "shampoo": lambda net, **o: Shampoo(net, 1.0, **PLAIN, **o),
+}
+
+
+def plain_gradients(net: nn.Cell, *inputs: Tensor) -> dict[str, np.ndarray]:
+    """MindSpore's gradients of the mean cross entropy, by parameter name."""
+    loss_fn = cross_entropy()
+
+    def loss(*batch):
+        return loss_fn(net(*batch[:-1]), batch[-1])
+
+    parameters = net.trainable_params()
+    found = ms.value_and_grad(loss, None, ms.ParameterTuple(parameters))(*inputs)[1]
+    return {p.name: g.asnumpy() for p, g in zip(parameters, found)}
+
+
+def moved(net: nn.Cell, before: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """What a step with rate 1 took away from every parameter."""
+    return {p.name: old - p.asnumpy() for p, old in zip(net.get_parameters(), before)}
+
+
+# -- statistics in other people's training cells
+
+
+class Loop(nn.Cell):
+    """A training cell as people write it: unscale by 1 / s, then clip by the global norm c."""
+
+    def __init__(self, net: nn.Cell, optimizer: nn.Optimizer) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = nn.WithLossCell(net, cross_entropy())
+        self.optimizer = optimizer
+        self.weights = optimizer.parameters
+        self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
+        self.map = ops.HyperMap()
+
+    def construct(self, x, y, s, c):
+        loss = self.net(x, y)
+        gradients = self.gradient(self.net, self.weights)(x, y, s)
+        gradients = self.map(ops.partial(ops.mul, 1.0 / s), gradients)
+        gradients = ops.clip_by_global_norm(gradients, c)
+        return ops.depend(loss, self.optimizer(gradients))
+
+
+def looped(make, scale: float, norm: float) -> list[np.ndarray]:
+    net, _, _ = mlp(sizes=(5, 4, 3))
+    Loop(net, make(net))(X, Y, Tensor(scale, ms.float32), Tensor(norm, ms.float32))
+    return weights(net)
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+@pytest.mark.parametrize("name", ["thor", "kfac inverse", "fngd"])
+def test_a_clip_that_does_nothing_does_nothing(name, mode) -> None:
+    """The statistics are no part of the norm that is clipped, however large they are."""
+    net, _, _ = mlp(sizes=(5, 4, 3))
+    TrainStep(net, cross_entropy(), METHODS[name](net))(X, Y)
+    ms.set_context(mode=mode)
+    # The gradients' own norm is about 1; that of the factors is above 5 (inputs of variance 1).
+    same(looped(METHODS[name], 1.0, 5.0), weights(net), 1e-5)
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"])
+@pytest.mark.parametrize(
+    ("scale", "norm"),
+    [(1024.0, 1e6), (1000.0, 1e6), (2.0**24, 1e6), (1.0, 1e-3)],
+    ids=["scaled", "scaled by no power of two", "MindSpore's first scale", "clipped"],
+)
+def test_altered_statistics_are_refused(scale, norm, mode) -> None:
+    ms.set_context(mode=mode)
+    before = weights(mlp(sizes=(5, 4, 3))[0])
+    net, _, _ = mlp(sizes=(5, 4, 3))
+    loop = Loop(net, METHODS["thor"](net))
+    with pytest.raises(ValueError, match="TrainStep"):
+        loop(X, Y, Tensor(scale, ms.float32), Tensor(norm, ms.float32))
+    same(weights(net), before)
+
+
+def test_micro_batches_that_are_averaged_count_as_one() -> None:
+    """The mean of the statistics of two equal micro-batches is that of each of them."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    net, _, _ = mlp(sizes=(5, 4, 3))
+    optimizer = METHODS["kfac inverse"](net)
+    loss_fn = cross_entropy()
+
+    def loss(x, y):
+        return loss_fn(net(x), y)
+
+    gradient = ms.value_and_grad(loss, None, optimizer.parameters)
+    sums = [a + b for a, b in zip(gradient(X, Y)[1], gradient(X, Y)[1])]
+    optimizer(tuple(0.5 * g for g in sums))
+    same(weights(net), looped(METHODS["kfac inverse"], 1.0, 1e6), 1e-6)
+
+
+# -- layers without statistics
+
+
+class Optional_(nn.Cell):
+    """Its layer ``late`` is used in the graphs that are compiled while ``use`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Dense(5, 4, activation="tanh")
+        self.late = nn.Dense(4, 4)
+        self.last = nn.Dense(4, 3)
+        self.use = False
+
+    def construct(self, x):
+        h = self.first(x)
+        if self.use:
+            h = h + self.late(h)
+        return self.last(h)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_layer_takes_the_plain_gradient_until_it_has_statistics(name) -> None:
+    """It is used for the first time in a step that collects nothing."""
+    net = randomise(Optional_(), 3)
+    intervals = {} if name == "fngd" else {"factor_interval": 100, "inverse_interval": 100}
+    optimizer = METHODS[name](net, **intervals)
+    step = TrainStep(net, cross_entropy(), optimizer)
+    step(X, Y)
+    assert optimizer.failed_inversions == 0 and not optimizer.failures_in_a_row()
+    report = {row.layer: row for row in optimizer.layer_report()}
+    if name != "shampoo":  # whose statistics are the gradients, zero ones too
+        assert "no statistics yet" in report["late"].reason and not report["late"].covered
+    assert report["first"].covered and not report["first"].reason.startswith("no")
+    net.use = True
+    twin = randomise(Optional_(), 3)
+    twin.use = True
+    for p, q in zip(twin.get_parameters(), net.get_parameters()):
+        p.set_data(Tensor(q.asnumpy()))
+    expected = plain_gradients(twin, X, Y)
+    before = weights(net)
+    step(X, Y)
+    found = moved(net, before)
+    size = np.abs(expected["late.weight"]).max()
+    if name == "shampoo":  # epsilon^-1/2 of sums that are still zero: its own equation
+        return
+    np.testing.assert_allclose(found["late.weight"], expected["late.weight"], atol=1e-5 * size)
+    np.testing.assert_allclose(found["late.bias"], expected["late.bias"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["kfac inverse", "thor", "eva"])
+def test_a_first_batch_without_gradient_is_no_measurement(name) -> None:
+    """The step behind it is the one that a new optimizer makes."""
+
+    class Weighted(nn.Cell):
+        def __init__(self, net: nn.Cell) -> None:
+            super().__init__()
+            self.net = net
+            self.loss = cross_entropy()
+
+        def construct(self, x, y, weight):
+            return self.loss(self.net(x), y) * weight
+
+    results = []
+    for first in ([0.0], []):
+        net, _, _ = mlp(sizes=(5, 4, 3))
+        step = TrainStep(Weighted(net), None, METHODS[name](net))
+        for weight in [*first, 1.0]:
+            step(X, Y, Tensor(weight, ms.float32))
+        results.append(weights(net))
+    same(results[0], results[1], 1e-6)
+
+
+# -- weights with other uses
+
+
+class Tied(nn.Cell):
+    """A language model whose output layer is its table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+        self.fc = nn.Dense(4, 4)
+
+    def head(self, h):
+        return ops.matmul(h, self.table.embedding_table.T)
+
+    def construct(self, ids):
+        return self.head(self.fc(self.table(ids)))
+
+
+def test_a_table_that_is_also_the_output_layer_keeps_its_plain_gradient() -> None:
+    ids = Tensor(RNG.integers(0, 4, (8,)).astype(np.int32))
+    net = randomise(Tied(), 2)
+    expected = plain_gradients(net, ids, Y)["table.embedding_table"]
+    optimizer = METHODS["thor"](net)
+    report = {row.layer: row for row in optimizer.layer_report()}
+    assert not report["table"].covered and "Tied" in report["table"].reason
+    assert report["fc"].covered
+    before = weights(net)
+    TrainStep(net, cross_entropy(), optimizer)(ids, Y)
+    found = moved(net, before)["table.embedding_table"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def product_with(layer: nn.Cell, x: Tensor) -> Tensor:
+    return ops.matmul(x, layer.weight)
+
+
+class Reader(nn.Cell):
+    """Five Dense layers, to be read in different ways by subclasses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Dense(4, 4), nn.Dense(4, 4)
+        self.block = nn.SequentialCell(nn.Dense(4, 4), nn.ReLU())
+        self.attention = nn.MultiheadAttention(4, 2)
+
+    def construct(self, x):
+        return self.block(self.b(self.a(x)))
+
+
+class ByPath(Reader):
+    def construct(self, x):
+        return ops.matmul(self.b(x), self.a.weight)
+
+
+class InLoop(Reader):
+    def construct(self, x):
+        for layer in self.block:
+            x = ops.matmul(x, layer.weight)
+        return x
+
+
+class ByFunction(Reader):
+    def construct(self, x):
+        return product_with(self.a, x)
+
+
+class ByMethod(Reader):
+    def last(self, x):
+        return ops.matmul(x, self.block[0].weight)
+
+    def construct(self, x):
+        return self.last(x)
+
+
+@pytest.mark.parametrize(
+    ("reader", "named"),
+    [
+        (Reader, {"attention.out_proj"}),
+        (ByPath, {"attention.out_proj", "a"}),
+        # Where it cannot be told which layer is meant, all of them are.
+        (InLoop, {"attention.out_proj", "a", "b", "block.0"}),
+        (ByFunction, {"attention.out_proj", "a", "b", "block.0"}),
+        (ByMethod, {"attention.out_proj", "a", "b", "block.0"}),
+    ],
+)
+def test_weights_that_others_read_are_found(reader, named) -> None:
+    net = reader()
+    found = used_outside(net)
+    assert {name for name, cell in net.cells_and_names() if id(cell) in found} == named
+
+
+class Lookups(nn.Cell):
+    """Ids [N, 6] looked up in one go, or in two unequal parts."""
+
+    def __init__(self, parts: tuple[int, ...]) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+        self.fc = nn.Dense(24, 3)
+        self.parts = parts
+
+    def construct(self, ids):
+        found = ()
+        start = 0
+        for width in self.parts:
+            found += (self.table(ids[:, start : start + width]),)
+            start = start + width
+        return self.fc(ops.concat(found, 1).reshape((8, -1)))
+
+
+def test_two_lookups_equal_one_of_all_ids() -> None:
+    ids = Tensor(RNG.integers(0, 7, (8, 6)).astype(np.int32))
+    results = []
+    for parts in ((6,), (2, 4)):
+        net = randomise(Lookups(parts), 4)
+        TrainStep(net, cross_entropy(), METHODS["thor"](net))(ids, Y)
+        results.append(weights(net))
+    same(results[1], results[0], 1e-5)
+
+
+# -- two optimizers
+
+
+class Halves(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.SequentialCell(nn.Dense(5, 6), nn.Tanh())
+        self.b = nn.SequentialCell(nn.Dense(6, 5), nn.Tanh(), nn.Dense(5, 3))
+
+    def construct(self, x):
+        return self.b(self.a(x))
+
+
+class OneGraph(nn.Cell):
+    """Two steps, compiled as one."""
+
+    def __init__(self, first: nn.Cell, second: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.first = first
+        self.second = second
+
+    def construct(self, x, y):
+        loss = self.first(x, y)
+        return ops.depend(self.second(x, y), loss)
+
+
+@pytest.mark.parametrize(("first", "second"), [("thor", "kfac"), ("kfac", "kfac")])
+def test_two_optimizers_over_halves_step_as_if_alone(first, second) -> None:
+    def steps_of(net: nn.Cell) -> list[nn.Cell]:
+        makers = (METHODS[first], METHODS[second])
+        halves = (net.a.trainable_params(), net.b.trainable_params())
+        optimizers = [make(net, params=list(p)) for make, p in zip(makers, halves)]
+        return [TrainStep(net, cross_entropy(), optimizer) for optimizer in optimizers]
+
+    alone = randomise(Halves(), 1)
+    for make, half in ((METHODS[first], alone.a), (METHODS[second], alone.b)):
+        TrainStep(alone, cross_entropy(), make(alone, params=list(half.trainable_params())))(X, Y)
+    apart = randomise(Halves(), 1)
+    for step in steps_of(apart):
+        step(X, Y)
+    same(weights(apart), weights(alone))
+    together = randomise(Halves(), 1)
+    OneGraph(*steps_of(together))(X, Y)
+    same(weights(together), weights(alone))
+
+
+def test_an_optimizer_that_lost_its_layers_says_so() -> None:
+    net = randomise(Halves(), 1)
+    old = TrainStep(net, cross_entropy(), METHODS["thor"](net))
+    new = TrainStep(net, cross_entropy(), METHODS["kfac"](net))
+    before = weights(net)
+    with pytest.raises(UserError, match=r"layer a\.0 of this THOR belongs to a KFAC"):
+        old(X, Y)
+    same(weights(net), before)
+    assert np.isfinite(float(new(X, Y).asnumpy()))
+
+
+# -- tiny damping
+
+
+def test_a_damping_below_rounding_does_not_blow_up_rounding_errors() -> None:
+    """One sample, so D = g a^T lies in the leading eigenvectors: V = D / (|a|^2 |g|^2)."""
+    net = randomise(nn.SequentialCell(nn.Dense(5, 3, has_bias=False)), 6)
+    x = X[:1]
+    a = x.asnumpy().astype(np.float64)[0]
+    logits = net[0].weight.asnumpy().astype(np.float64) @ a
+    g = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum() - np.eye(3)[0]
+    before = weights(net)
+    optimizer = KFAC(net, 1.0, damping=1e-12, kl_clip=None, momentum=0.0)
+    TrainStep(net, cross_entropy(), optimizer)(x, Tensor([0], ms.int32))
+    expected = np.outer(g, a) / ((a @ a) * (g @ g))
+    found = before[0] - net[0].weight.asnumpy()
+    np.testing.assert_allclose(found, expected, atol=0.3 * np.abs(expected).max())
