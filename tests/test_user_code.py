@@ -52,27 +52,28 @@ def moved(net: nn.Cell, before: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Loop(nn.Cell):
-    """A training cell as people write it: unscale by 1 / s, then clip by the global norm c."""
+    """A training cell as people write it: unscale by 1 / s, then clip by the global norm."""
 
-    def __init__(self, net: nn.Cell, optimizer: nn.Optimizer) -> None:
+    def __init__(self, net: nn.Cell, optimizer: nn.Optimizer, norm: float) -> None:
         super().__init__(auto_prefix=False)
         self.net = nn.WithLossCell(net, cross_entropy())
         self.optimizer = optimizer
+        self.norm = norm
         self.weights = optimizer.parameters
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
         self.map = ops.HyperMap()
 
-    def construct(self, x, y, s, c):
+    def construct(self, x, y, s):
         loss = self.net(x, y)
         gradients = self.gradient(self.net, self.weights)(x, y, s)
         gradients = self.map(ops.partial(ops.mul, 1.0 / s), gradients)
-        gradients = ops.clip_by_global_norm(gradients, c)
+        gradients = ops.clip_by_global_norm(gradients, self.norm)
         return ops.depend(loss, self.optimizer(gradients))
 
 
 def looped(make, scale: float, norm: float) -> list[np.ndarray]:
     net, _, _ = mlp(sizes=(5, 4, 3))
-    Loop(net, make(net))(X, Y, Tensor(scale, ms.float32), Tensor(norm, ms.float32))
+    Loop(net, make(net), norm)(X, Y, Tensor(scale, ms.float32))
     return weights(net)
 
 
@@ -97,9 +98,9 @@ def test_altered_statistics_are_refused(scale, norm, mode) -> None:
     ms.set_context(mode=mode)
     before = weights(mlp(sizes=(5, 4, 3))[0])
     net, _, _ = mlp(sizes=(5, 4, 3))
-    loop = Loop(net, METHODS["thor"](net))
+    loop = Loop(net, METHODS["thor"](net), norm)
     with pytest.raises(ValueError, match="TrainStep"):
-        loop(X, Y, Tensor(scale, ms.float32), Tensor(norm, ms.float32))
+        loop(X, Y, Tensor(scale, ms.float32))
     same(weights(net), before)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.base import META, state
 from mindspore_thor.curvature.direct import DirectCurvature, DirectRule, GraphKind
@@ -200,6 +200,11 @@ class SampleWeights(DirectCurvature):
         self._set_length(batch_size)
         store = Tensor(np.ones((self.slots, batch_size), np.float32))
         self.store.set_data(store, slice_shape=True)
+
+    def make_probes(self, name: str) -> None:
+        """One probe; with a value, because it has to grow to the batch's size."""
+        probe = Parameter(Tensor(np.zeros(self.size, np.float32)), name=f"{name}.probe0")
+        self.probes = ParameterTuple([probe])
 
     def _set_length(self, count: int) -> None:
         self.end = count

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
@@ -12,11 +10,9 @@ from mindspore_thor.curvature.base import state
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world
+from mindspore_thor.train.backward import Backward, StepGraph
 from mindspore_thor.train.guard import Guard
 from mindspore_thor.train.inputs import Path, batch_size
-
-if TYPE_CHECKING:
-    from mindspore_thor.train.backward import Backward
 
 
 @ops.constexpr
@@ -69,11 +65,12 @@ class MicroBatches(nn.Cell):
         ops.assign(self.samples, ops.zeros_like(self.samples))
 
 
-class AddStep(nn.Cell):
+class AddStep(StepGraph):
     """Backward pass of one micro-batch."""
 
-    def __init__(self, backward: Backward, sums: MicroBatches) -> None:
+    def __init__(self, backward: Backward, sums: MicroBatches, optimizer: nn.Optimizer) -> None:
         super().__init__(auto_prefix=False)
+        self.optimizer = optimizer
         self.backward = backward
         self.sums = sums
         self.path: Path = (0,)
@@ -86,7 +83,7 @@ class AddStep(nn.Cell):
         return loss
 
 
-class CollectStep(nn.Cell):
+class CollectStep(StepGraph):
     """The mean statistics enter the optimizer where all micro-batches were finite."""
 
     def __init__(self, sums: MicroBatches, optimizer: SecondOrder) -> None:
@@ -163,10 +160,10 @@ class AccumulatedStep(nn.Cell):
             )
         self.count = count
         self.sums = MicroBatches((plain if capture is None else capture).weights, count)
-        self.plain = AddStep(plain, self.sums)
+        self.plain = AddStep(plain, self.sums, optimizer)
         self.captures = capture is not None
         if capture is not None:
-            self.capture = AddStep(capture, self.sums)
+            self.capture = AddStep(capture, self.sums, optimizer)
             self.enter = CollectStep(self.sums, optimizer)
         self.finish = UpdateStep(self.sums, guard, len(plain.weights))
         self._size = 0

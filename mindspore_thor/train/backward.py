@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
+from mindspore_thor.curvature.direct import OWN
+from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
 from mindspore_thor.train.inputs import refuse_no_mean, refuse_several_outputs
+
+
+class StepGraph(nn.Cell):
+    """A graph that a ``TrainStep`` compiles for itself.
+
+    Nobody alters the statistics in it, so it need not guard them, as those in other people's
+    training cells are guarded.
+
+    Attributes:
+        kind: what the graph is for, see :mod:`mindspore_thor.curvature.direct`.
+        optimizer: any ``nn.Optimizer``.
+    """
+
+    kind = OWN
+    optimizer: nn.Optimizer
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile, and let the hooks of the network know what for."""
+        if not isinstance(self.optimizer, SecondOrder):
+            super().compile(*args, **kwargs)
+            return
+        with self.optimizer.compiling(self.kind):
+            super().compile(*args, **kwargs)
 
 
 class Backward(nn.Cell):

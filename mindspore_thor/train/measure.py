@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mindspore import Tensor, nn
+from mindspore import Tensor
 
+from mindspore_thor.train.backward import Backward, StepGraph
 from mindspore_thor.train.guard import Guard
 
 if TYPE_CHECKING:
-    from mindspore_thor.train.backward import Backward
     from mindspore_thor.train.step import WholeStep
 
 
-class MeasureStep(nn.Cell):
+class MeasureStep(StepGraph):
     """The pass before a step, by the probes alone: no weight gradient is in its graph.
 
     Args:
@@ -36,7 +36,7 @@ class MeasureStep(nn.Cell):
         return finite
 
 
-class MeasuredStep(nn.Cell):
+class MeasuredStep(StepGraph):
     """The pass before a step, the refresh and the step in one graph, each where it is due."""
 
     def __init__(self, measure: MeasureStep, plain: WholeStep) -> None:

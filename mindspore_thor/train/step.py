@@ -21,7 +21,7 @@ from mindspore_thor.train.accumulate import (
     UpdateStep,
     refuse_one_graph,
 )
-from mindspore_thor.train.backward import Backward
+from mindspore_thor.train.backward import Backward, StepGraph
 from mindspore_thor.train.compiler import explained
 from mindspore_thor.train.guard import Guard, refuse_bad_weights
 from mindspore_thor.train.inputs import Inputs, Path, batch_size
@@ -31,7 +31,7 @@ from mindspore_thor.train.modes import Modes
 from mindspore_thor.train.placement import Placement
 
 
-class WholeStep(nn.Cell):
+class WholeStep(StepGraph):
     """Backward pass and update in one graph.
 
     Args:
@@ -51,17 +51,12 @@ class WholeStep(nn.Cell):
         self.samples = samples
         self.path: Path = (0,)
         self.update_only = update_only
+        if update_only and guard.second_order:
+            # Its graph holds nothing that only other steps need.
+            self.kind = PLAIN
         self.all_phases = guard.second_order and not update_only
         self.remeasures = self.all_phases and guard.optimizer.remeasures
         self.ranks = world()[1]
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile; a plain step's graph holds nothing that only other steps need."""
-        if not self.update_only:
-            super().compile(*args, **kwargs)
-            return
-        with self.optimizer.compiling(PLAIN):
-            super().compile(*args, **kwargs)
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
@@ -94,7 +89,7 @@ class WholeStep(nn.Cell):
         return True  # see LayerCurvature.collect
 
 
-class CaptureStep(nn.Cell):
+class CaptureStep(StepGraph):
     """Backward pass with statistics; they enter the optimizer where all is finite."""
 
     def __init__(self, backward: Backward, optimizer: SecondOrder) -> None:
