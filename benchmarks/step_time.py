@@ -150,11 +150,11 @@ class Runner:
         self.timed("factor", factor)
         if self.name == "fngd" or not inverses:
             return
-        for curvature in optimizer.curvatures:
-            # Every round really inverts: forget the trace rule's baseline and its stops.
-            ops.assign(curvature.active, Tensor(1, ms.int32))
-            if hasattr(curvature, "trace_baseline"):
-                ops.assign(curvature.trace_baseline, Tensor(-1.0, ms.float32))
+        for group in optimizer.groups:
+            # Every round really inverts: forget the trace rule's baselines and its stops.
+            ops.assign(group.active, ops.ones_like(group.active))
+            if hasattr(group, "trace_baseline"):
+                ops.assign(group.trace_baseline, ops.full_like(group.trace_baseline, -1.0))
         if not optimizer.derives:
             return
 

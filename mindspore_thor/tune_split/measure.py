@@ -87,7 +87,7 @@ def input_factors(session: Session, batches: int) -> dict[str, np.ndarray]:
     layers = {
         name: curvature
         for name, curvature in zip(optimizer.layer_names, optimizer.curvatures)
-        if isinstance(curvature, InverseFactors)
+        if isinstance(curvature.group, InverseFactors)
     }
     if not layers:
         raise UserError(
