@@ -41,6 +41,8 @@ def size_of(parameter: Parameter) -> int:
 def state_bytes(net: nn.Cell, optimizer: nn.Optimizer) -> int:
     """Bytes of the parameters that an optimizer adds to those of its network."""
     own = {id(parameter) for parameter in net.get_parameters()}
+    # Probes have no value in any graph: they take no memory.
+    own |= {id(parameter) for parameter in getattr(optimizer, "scratch", tuple)()}
     return sum(size_of(p) for p in optimizer.get_parameters() if id(p) not in own)
 
 
