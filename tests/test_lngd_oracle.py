@@ -380,9 +380,10 @@ class Gradients(nn.Cell):
     def __init__(self, rule: nn.Cell) -> None:
         super().__init__()
         self.rule = rule
+        self.counts = Tensor([1, 0, 0, 0], ms.int32)  # one refresh: there is a direction
 
     def construct(self, x, weight, bias, dout, inverse_phi, inverse_psi):
-        return self.rule.gradients(x, weight, bias, dout, (inverse_phi, inverse_psi))
+        return self.rule.gradients(x, weight, bias, dout, (inverse_phi, inverse_psi, self.counts))
 
 
 def test_the_scale_of_the_direction_cancels() -> None:

@@ -123,10 +123,14 @@ def test_trace_of_the_fisher_block(form, include) -> None:
     g = rng.standard_normal((2, 3, 9))
     a, g = a @ a.transpose(0, 2, 1), g @ g.transpose(0, 2, 1)
     rule = TraceRule((0.01, 0.0), include, form)
-    traces = [Tensor(np.trace(m, axis1=1, axis2=2).astype(np.float32)) for m in (a, g)]
-    got = rule.total(*traces, scalar(5), scalar(0.3), 4, 3)
+    # Two layers: the second one's A is twice the first one's.
+    layers = [np.trace(m, axis1=1, axis2=2).astype(np.float32) for m in (a, g)]
+    traces = [Tensor(np.stack([layers[0], 2 * layers[0]])), Tensor(np.stack([layers[1]] * 2))]
+    positions = Tensor(np.array([5, 5], np.float32))
+    got = rule.total(*traces, positions, scalar(0.3), 4, 3).asnumpy()
     expected = fisher_trace(a, g, 5.0, 0.3, form, include)
-    assert float(got.asnumpy()) == pytest.approx(expected, rel=1e-5)
+    twice = fisher_trace(2 * a, g, 5.0, 0.3, form, include)
+    assert got.tolist() == pytest.approx([expected, twice], rel=1e-5)
     if form == "literal" and include:
         dense = sum(np.trace(5 * np.kron(a[k], g[k]) + 0.3 * np.eye(12)) for k in range(2))
         assert expected == pytest.approx(dense)

@@ -188,7 +188,7 @@ class SampleWeights(DirectCurvature):
         self.slots = slots if share == "slot" else 1
         self.slot = slot
         # With nothing to store batches of any size may come; else expect_batch tells theirs.
-        self._set_length(0)
+        self._set_length(0 if share == "none" else 1)
         self.settings = (layer, alpha, absorb_scale, share != "none", memory)
         if share != "none":
             self.store = state(np.ones((1, 1), np.float32), f"{name}.weights")
