@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any, Callable, NoReturn, TypeVar, cast
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted, shortened
 
 EXIT_USER = 2
 """Exit code of a command line for wrong input."""
 
 EXIT_INTERRUPT = 130
 """The shell's exit code for Ctrl-C."""
+
+MAX_NUMBER = 10**9
+"""Largest whole number that an argument may be."""
 
 _OWN = ("benchmarks", "mindspore_thor", "models")
 
@@ -38,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(text: str) -> int:
-    """Read a number of at least 1; fit for an argument's ``type``.
+    """Read a number from 1 to :data:`MAX_NUMBER`; fit for an argument's ``type``.
 
     Args:
         text: The number.
@@ -49,9 +54,13 @@ def whole_number(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: If it is something else.
     """
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; give a whole number of at least 1")
-    return int(text)
+    digits = text.strip().lstrip("0")
+    if not digits.isdecimal() or len(digits) > len(str(MAX_NUMBER)) or int(digits) > MAX_NUMBER:
+        limit = f" and at most {MAX_NUMBER}" if digits.isdecimal() else ""
+        raise argparse.ArgumentTypeError(
+            f"{quoted(text)}; give a whole number of at least 1{limit}"
+        )
+    return int(digits)
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -70,17 +79,60 @@ def whole_numbers(text: str) -> list[int]:
         return [whole_number(part) for part in text.split(",")]
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text!r}; give whole numbers of at least 1 with commas, for example 8,256"
+            f"{quoted(text)}; give whole numbers of at least 1 with commas, for example 8,256"
         ) from None
+
+
+def path_text(text: str) -> str:
+    """Read a path as text; fit for an argument's ``type``.
+
+    Args:
+        text: The path; nothing need be there.
+
+    Returns:
+        The same text.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is empty, which would mean the current folder, or can be
+            no path at all.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is empty; give a path")
+    reason = ""
+    try:
+        os.stat(text)
+    except ValueError:
+        reason = "a path has no NUL character"
+    except OSError as error:  # whoever uses the path says more of a missing file
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            reason = str(error.strerror)
+    if reason:
+        raise argparse.ArgumentTypeError(f"{quoted(text, 150)}: {reason}; give another path")
+    return text
+
+
+def path_argument(text: str) -> Path:
+    """Read a path; fit for an argument's ``type``.
+
+    Args:
+        text: See :func:`path_text`.
+
+    Returns:
+        The path.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is empty or can be no path at all.
+    """
+    return Path(path_text(text))
 
 
 def report_error(error: Exception) -> None:
     """Print an error as one line on stderr.
 
     Args:
-        error: Its message may have several lines.
+        error: Its message may have several lines and any length; it is shortened to one.
     """
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    print(f"error: {shortened(str(error))}", file=sys.stderr, flush=True)
 
 
 def _missing_package(error: ModuleNotFoundError) -> UserError | None:

@@ -11,24 +11,30 @@ from mindspore_thor.command_line import (
     EXIT_USER,
     Parser,
     one_line_errors,
+    path_argument,
+    path_text,
+    report_error,
     whole_number,
     whole_numbers,
 )
-from mindspore_thor.errors import TrainingError, UserError
+from mindspore_thor.errors import TrainingError, UserError, quoted
 
 
 def test_numbers_with_commas() -> None:
     assert whole_numbers("8, 256,1") == [8, 256, 1]
 
 
-@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1.5", "1,2"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "0", "-1", "1.5", "1,2", "000", str(10**9 + 1), "9" * 400, "9" * 5000]
+)
 def test_other_numbers_are_refused(text: str) -> None:
-    assert whole_number(" 12") == 12
+    assert whole_number(" 12") == whole_number("012") == 12
+    assert whole_number(str(10**9)) == 10**9
     with pytest.raises(argparse.ArgumentTypeError, match="a whole number of at least 1"):
         whole_number(text)
 
 
-@pytest.mark.parametrize("text", ["", "x", "8,", "8,,2", "0", "-1", "1.5"])
+@pytest.mark.parametrize("text", ["", "x", "8,", "8,,2", "0", "-1", "1.5", "8," + "9" * 5000])
 def test_other_lists_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="whole numbers of at least 1"):
         whole_numbers(text)
@@ -58,6 +64,45 @@ def test_an_error_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str
 
     assert main() == EXIT_USER
     assert capsys.readouterr().err == "error: a: b; use c\n"
+
+
+def test_an_error_of_any_length_becomes_a_short_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(error: Exception) -> str:
+        report_error(error)
+        return capsys.readouterr().err
+
+    for kind in (UserError, TrainingError):
+        line = printed(kind("first: " + "x\n" * 100_000 + "; the remedy"))
+        assert len(line) <= 300
+        assert line.startswith("error: first: x")
+        assert line.endswith("x ; the remedy\n")
+        assert line.count("\n") == 1
+        line = printed(kind("a \x1b[31m\x00\u202e\udcff b"))
+        assert line == "error: a \\x1b[31m\\x00\\u202e\\udcff b\n"
+    kept = "k" * 290
+    assert printed(UserError(kept)) == f"error: {kept}\n"
+
+
+def test_what_is_quoted_is_short_and_says_what_it_is() -> None:
+    assert quoted("it's") == repr("it's")
+    assert quoted([1, (2.5, None)]) == "[1, (2.5, None)]"
+    assert quoted(-(10**30) + 1) == str(-(10**30) + 1)
+    assert quoted(10**400) == "<whole number of about 401 digits>"
+    assert quoted(10**5000) == "<whole number of about 5001 digits>"
+    endless: list[object] = []
+    endless.append(endless)
+    for value in ("x" * 10**6, [["y" * 999] * 999] * 999, endless, {"a" * 999: "b" * 999}):
+        assert len(quoted(value)) <= 80
+        assert quoted(value).isprintable()
+
+
+def test_a_path_is_something(tmp_path: Path) -> None:
+    assert path_argument("no/such/file") == Path("no/such/file")
+    assert path_text("2024") == "2024"
+    (tmp_path / "loop").symlink_to("loop")
+    for text in ("", " ", "\t\n", "a\0b", "x" * 5000, str(tmp_path / "loop" / "y")):
+        with pytest.raises(argparse.ArgumentTypeError, match="; give a"):
+            path_argument(text)
 
 
 def test_an_interruption_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
