@@ -27,7 +27,7 @@ def command_of(plan: launch.Plan) -> list[str]:
 def test_a_number_of_processes_becomes_a_command_line() -> None:
     plan = launch.plan_for_number(3, "CPU", {"MASTER_PORT": "9000", "CUDA_VISIBLE_DEVICES": "0"})
     assert command_of(plan) == [
-        *(sys.executable, "-m", "mindspore.parallel.cluster.run"),
+        *(sys.executable, "-c", launch._MSRUN),
         "--worker_num=3",
         "--local_worker_num=3",
         "--node_rank=0",

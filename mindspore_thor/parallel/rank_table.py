@@ -189,7 +189,8 @@ def parse_rank_table(tree: Any, source: str) -> RankTable:
     status = _get(tree, "status", source, "the table")
     if status != COMPLETED:
         raise UserError(
-            f"{source}: status is {quoted(status)}, not {COMPLETED!r}; wait until the table is complete"
+            f"{source}: status is {quoted(status)}, not {COMPLETED!r}; wait until the table is "
+            "complete"
         )
     entries = _get_list(tree, "server_list", source, "the table")
     count = _number(_get(tree, "server_count", source, "the table"), "server_count", source)
@@ -371,8 +372,8 @@ def find_server(table: RankTable, wanted: str | None, addresses: Iterable[str]) 
         if numbered and int(wanted) < len(names):
             return int(wanted)
         raise UserError(
-            f"SERVER_ID is {quoted(wanted)}; set it to a number from 0 to {len(names) - 1} or to one of "
-            f"{_listed(names)}"
+            f"SERVER_ID is {quoted(wanted)}; set it to a number from 0 to {len(names) - 1} or "
+            f"to one of {_listed(names)}"
         )
     if len(names) == 1:
         # Inside a container the host's address is often not visible; there is no choice anyway.
