@@ -150,7 +150,7 @@ def test_wrong_arguments_show_the_usage(runner: Runner, script: str, arguments: 
     assert runner.calls() == []
 
 
-LAUNCH = ["-m", "mindspore_thor.parallel.launch"]
+LAUNCH = [str(SCRIPTS / "launch.py")]
 
 
 def test_distributed_training_without_arguments_is_the_sample(runner: Runner) -> None:
@@ -185,14 +185,14 @@ def test_distributed_training_on_gpus_up_to_its_command_line(runner: Runner) -> 
     )
     assert done.returncode == 0
     (trained,) = runner.calls()
-    assert trained[:6] == [*LAUNCH, "--dry_run", "4", str(ROOT / "train.py"), "--config_path"]
-    assert trained[6:8] == ["r.yaml", "--output_dir"]
-    assert trained[9:] == ["--train.device_target", "GPU", "--train.seed", "3"]
+    assert trained[:5] == [*LAUNCH, "--dry_run", "4", str(ROOT / "train.py"), "--config_path"]
+    assert trained[5:7] == ["r.yaml", "--output_dir"]
+    assert trained[8:] == ["--train.device_target", "GPU", "--train.seed", "3"]
 
 
 @pytest.mark.parametrize("code", [1, 2, 130, 137])
 def test_a_failed_distributed_training_is_not_evaluated(runner: Runner, code: int) -> None:
-    (runner.codes / "-m").write_text(str(code))
+    (runner.codes / "launch.py").write_text(str(code))
     assert runner("run_distribute_train.sh", "2").returncode == code
     assert len(runner.calls()) == 1
 
@@ -253,7 +253,7 @@ echo "base $*" >>"$LOG"
 case "$1" in
   -c) echo "$0" ;;
   -) exit 1 ;;
-  -m) mkdir -p "$3/bin" && cp "$VENV_PYTHON" "$3/bin/python" ;;
+  -Im) mkdir -p "$3/bin" && cp "$VENV_PYTHON" "$3/bin/python" ;;
 esac
 """
 VENV_PYTHON = """#!/bin/sh

@@ -133,10 +133,10 @@ class Job:
     def _deliver(self) -> None:
         """Pass signals on to each rank, also to one that started after they arrived.
 
-        A rank that gets a second one leaves without saving: a notice and the demand after it count
-        as one, as in a single process. Always as SIGTERM: SIGINT ends an interpreter that is still starting with a plain code 1.
-        Not done in the handler: a rank that got a signal twice would leave without saving. The
-        scheduler gets none, it must live until the ranks have ended.
+        A rank that gets a second one leaves without saving, so a notice and the demand after it
+        count as one, and this is not done in the handler. Always as SIGTERM: SIGINT ends an
+        interpreter that is still starting with a plain code 1. The scheduler gets none, it must
+        live until the ranks have ended.
         """
         if not self._signals:
             return
@@ -232,20 +232,26 @@ class Job:
         self._living.discard(name)
         if name in self._killed and code == -signal.SIGKILL:
             return  # a consequence
-        if code and name == SCHEDULER:
-            # By itself it ends when it notices a dead rank, maybe of another server: the ranks here
-            # cannot go on.
-            if self._failed is None and not self._signals:
+        if code and not self._cause_is_known(name):
+            if self._suspended and (code in _DESERTED or name == SCHEDULER):
+                self._failed, self._deserted = next(iter(self._suspended.items())), True
+            else:
                 self._failed = (name, code)
-        elif code and self._suspended and code in _DESERTED and self._failed is None:
-            self._failed = next(iter(self._suspended.items()))
-            self._deserted = True
-        elif code and (
-            self._failed is None or (self._failed[0] == SCHEDULER and self._failed[1] > 0)
-        ):
-            self._failed = (name, code)
         if self._failed is not None and self._deadline is None:
             self._deadline = time.monotonic() + _GRACE
+
+    def _cause_is_known(self, name: str) -> bool:
+        """Return whether the failure of a process is only a consequence of what was noted before.
+
+        A scheduler that ends with a code has noticed a dead rank, maybe of another server: the
+        ranks here cannot go on, and what one of them has to say explains more. One that was killed
+        is the cause itself.
+        """
+        if name == SCHEDULER:
+            return self._failed is not None or bool(self._signals)
+        if self._failed is None or self._deserted:
+            return self._deserted
+        return not (self._failed[0] == SCHEDULER and self._failed[1] > 0)
 
     def _kill(self) -> None:
         """End what is left: ranks at once, the scheduler after it has had time to leave."""
