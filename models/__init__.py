@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 from mindspore import nn
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
 from models.autoencoder import autoencoder
 from models.mlp import mlp
 from models.resnet import (
@@ -38,6 +38,13 @@ _FACTORIES: dict[str, Callable[..., nn.Cell]] = {
         vgg11,
     )
 }
+
+MOST_FEATURES = 2**17
+"""Most features of a layer, channels or classes."""
+
+_MOST_LAYERS = 1000
+_MOST_WIDTH = 16
+_MOST_PIXELS = 4096  # as data.image_size
 
 __all__ = ["available_models", "create_model", "model_options"]
 
@@ -82,18 +89,28 @@ def create_model(name: str, **options: Any) -> nn.Cell:
 
 
 def _check_type(name: str, option: inspect.Parameter, value: Any) -> None:
-    """Refuse a value whose type is not that of the option's default."""
+    """Refuse a value that has not the type of the option's default, or is out of all proportion.
+
+    What is too small for a model, the model says itself.
+    """
     default = option.default
     if isinstance(default, tuple):
-        fits = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
-        kind = "a list of whole numbers"
+        fits = isinstance(value, (list, tuple)) and len(value) <= _MOST_LAYERS
+        fits = fits and all(type(item) is int and item <= MOST_FEATURES for item in value)
+        kind = f"a list of whole numbers up to {MOST_FEATURES}, at most {_MOST_LAYERS} of them"
     elif isinstance(default, float):
-        fits, kind = type(value) in (int, float), "a number"
+        fits = type(value) in (int, float) and abs(value) <= _MOST_WIDTH
+        kind = f"a number of at most {_MOST_WIDTH}"
+    elif type(default) is int:
+        pixels = option.name == "image_size"
+        most = _MOST_PIXELS if pixels else MOST_FEATURES
+        fits = type(value) is int and value <= most and not (pixels and value < 1)
+        kind = f"a whole number up to {most}"
     else:
-        kinds = {bool: "true or false", int: "a whole number", str: "a word"}
+        kinds = {bool: "true or false", str: "a word"}
         fits, kind = type(value) is type(default), kinds[type(default)]
     if not fits:
-        raise UserError(f"option '{option.name}' of model '{name}' is {value!r}: give {kind}")
+        raise UserError(f"option '{option.name}' of model '{name}' is {quoted(value)}: give {kind}")
 
 
 def _unknown(kind: str, given: str, known: Iterable[str]) -> str:

@@ -49,6 +49,7 @@ def refused(
         captured = capfd.readouterr()
         assert captured.err.startswith("error: ")
         assert captured.err.count("\n") == 1
+        assert len(captured.err) <= 300
         assert "Traceback" not in captured.err
         after = contents(tmp_path)
         assert {name: after.get(name) for name in before} == before
@@ -90,6 +91,21 @@ def finished(
         (("--resume_ckpt", "nowhere.ckpt"), ("nowhere.ckpt", "no such")),
         (("--output_dir", "/proc/nowhere"), ("/proc/nowhere", "--output_dir")),
         (("--output_dir",), ("--output_dir", "expected one argument")),
+        *[
+            ((flag, text), (flag, "is empty; give a path"))
+            for flag in ("--config_path", "--data_path", "--output_dir", "--resume_ckpt")
+            for text in ("", " ")
+        ],
+        (("--output_dir", "x" * 5000), ("--output_dir", "too long", "give another path")),
+        ((*THOR, "--damping", "0"), ("damping", "above 0")),
+        ((*THOR, "--optimizer.damping", "0"), ("damping", "above 0")),
+        ((*THOR, "--optimizer.trace_include_damping", "flase"), ("'flase'", "true or false")),
+        ((*THOR, "--optimizer.inverse_interval", str(2**31)), ("inverse_interval", "at most")),
+        (("--train.epochs", "1:30"), ("train.epochs", "'1:30'")),
+        (("--train.epochs", "9" * 5000), ("--train.epochs", "5000 characters")),
+        (("--data.eval_batch_size", str(10**9)), ("eval_batch_size", "at most 16384")),
+        (("--data.num_workers", "9" * 400), ("--data.num_workers", "400 characters")),
+        (("--model.hidden", "[1000000000000]"), ("hidden", "131072")),
     ],
 )
 def test_wrong_arguments(
@@ -98,6 +114,15 @@ def test_wrong_arguments(
     message = refused(*arguments)
     for part in parts:
         assert part in message
+
+
+def test_a_path_in_a_circle(refused: Callable[..., str], tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    for flag in ("--config_path", "--data_path", "--output_dir", "--resume_ckpt"):
+        message = refused(flag, str(loop))
+        assert flag in message
+        assert "symbolic links" in message
 
 
 def test_no_recipe_at_all(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
+
+_MOST = 1e30  # an infinite threshold would never accept again, one above float32 neither
 
 
 class TraceRule(nn.Cell):
@@ -39,14 +41,14 @@ class TraceRule(nn.Cell):
     ) -> None:
         super().__init__()
         sound = isinstance(thresholds, (tuple, list)) and len(thresholds) == 2
-        sound = sound and all(isinstance(t, (int, float)) for t in thresholds)
-        if not sound or not thresholds[0] >= thresholds[1] >= 0:
+        sound = sound and all(type(t) in (int, float) for t in thresholds)
+        if not sound or not _MOST >= thresholds[0] >= thresholds[1] >= 0:
             raise UserError(
-                f"trace_thresholds={thresholds!r}: give (w1, w2) with w1 >= w2 >= 0, "
+                f"trace_thresholds={quoted(thresholds)}: give (w1, w2) with w1 >= w2 >= 0, "
                 "for example (0.01, 0.001)"
             )
         if form not in ("literal", "product"):
-            raise UserError(f"trace_form={form!r}: use 'literal' or 'product'")
+            raise UserError(f"trace_form={quoted(form)}: use 'literal' or 'product'")
         self.w1, self.w2 = float(thresholds[0]), float(thresholds[1])
         self.include_damping = include_damping
         self.form = form

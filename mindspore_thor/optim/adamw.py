@@ -13,7 +13,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.optim.checks import check_loss_scale, check_number, check_share_of_old
 
 
 class AdamW(nn.Optimizer):
@@ -43,10 +43,9 @@ class AdamW(nn.Optimizer):
         loss_scale: float = 1.0,
     ) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 <= value < 1:
-                raise UserError(f"{name}={value!r}: give a number in [0, 1)")
-        if not epsilon > 0:
-            raise UserError(f"epsilon={epsilon!r}: give a number above 0")
+            check_share_of_old(name, value)
+        check_number("epsilon", epsilon, 0.0, open_low=True)
+        check_loss_scale(loss_scale)
         super().__init__(learning_rate, params, weight_decay, loss_scale=1.0)
         self.loss_scale = float(loss_scale)
         self.inverse_scale = 1.0 / self.loss_scale

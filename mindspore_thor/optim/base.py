@@ -14,10 +14,18 @@ from mindspore_thor.curvature.base import FACTORS, SPECTRUM, state
 from mindspore_thor.curvature.direct import GraphKind
 from mindspore_thor.errors import UserError
 from mindspore_thor.linalg.device import momentum_step
-from mindspore_thor.optim.checks import check_choice, check_count, check_learning_rate, check_number
+from mindspore_thor.optim.checks import (
+    check_choice,
+    check_count,
+    check_learning_rate,
+    check_loss_scale,
+    check_number,
+    check_share_of_old,
+)
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.keywords import check_keywords, keywords_of
 from mindspore_thor.optim.layerwise import LayerwiseOptimizer
+from mindspore_thor.optim.schedules import check_damping
 from mindspore_thor.parallel.assignment import Share, check_share
 from mindspore_thor.runtime import prepare_target
 
@@ -143,11 +151,9 @@ class SecondOrder(LayerwiseOptimizer):
             raise UserError(
                 f"net is a {type(net).__name__}: pass the network (an nn.Cell), not its parameters"
             )
-        momentum = check_number("momentum", momentum, 0.0)
-        if momentum >= 1:
-            raise UserError(f"momentum={momentum}: give a number in [0, 1)")
+        momentum = check_share_of_old("momentum", momentum)
         check_number("weight_decay", weight_decay, 0.0)
-        check_number("loss_scale", loss_scale, 0.0, open_low=True)
+        check_loss_scale(loss_scale)
         check_choice("token_mode", token_mode, ("expand", "reduce"))
         if clip_norm is not None:
             check_number("clip_norm", clip_norm, 0.0, open_low=True)
@@ -177,6 +183,7 @@ class SecondOrder(LayerwiseOptimizer):
         if momentum > 0:
             self.moments = self.weights.clone(prefix=f"{label}.moments", init="zeros")
         self.scheduled_damping = isinstance(damping, nn.Cell)
+        check_damping(damping)
         if not isinstance(damping, nn.Cell):
             damping = Tensor(check_number("damping", damping, 0.0, open_low=True), ms.float32)
         self.damping = damping

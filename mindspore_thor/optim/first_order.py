@@ -8,7 +8,12 @@ from mindspore import Parameter, nn
 
 from mindspore_thor.optim.adamw import AdamW
 from mindspore_thor.optim.base import default_decay_filter
-from mindspore_thor.optim.checks import check_learning_rate, check_number
+from mindspore_thor.optim.checks import (
+    check_learning_rate,
+    check_loss_scale,
+    check_number,
+    check_share_of_old,
+)
 
 
 def decay_groups(net: nn.Cell, weight_decay: float) -> list[dict[str, Any]]:
@@ -35,7 +40,8 @@ def sgd(
     loss_scale: float = 1.0,
 ) -> nn.Optimizer:
     """SGD with momentum: v <- mu v + (g + wd w); w <- w - lr v (MindSpore's ``nn.Momentum``)."""
-    check_number("momentum", momentum, 0.0)
+    check_share_of_old("momentum", momentum)
+    check_loss_scale(loss_scale)
     check_learning_rate(learning_rate)
     return nn.Momentum(
         decay_groups(net, weight_decay),

@@ -9,20 +9,26 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.errors import UserError
-from mindspore_thor.optim.checks import is_whole
+from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.optim.checks import MAX_STEPS, is_whole
 
 IntervalLike = Union[int, Callable[[int], int], Sequence[Sequence[int]]]
+
+INTERVALS = ("factor_interval", "inverse_interval")
+"""The keywords that take one."""
 
 HORIZON = 1_000_000
 """Steps up to which a step -> interval function is tabulated; its last value holds beyond."""
 
 
 def _positive(name: str, interval: Any, step: int | None = None) -> int:
-    if is_whole(interval) and interval >= 1:
+    if is_whole(interval) and 1 <= interval <= MAX_STEPS:
         return int(interval)
     where = "" if step is None else f" at step {step}"
-    raise UserError(f"{name}={interval!r}{where}: an interval is a whole number of at least 1")
+    limit = f" and at most {MAX_STEPS}" if is_whole(interval) and interval > 0 else ""
+    raise UserError(
+        f"{name}={quoted(interval)}{where}: an interval is a whole number of at least 1{limit}"
+    )
 
 
 def milestones(name: str, interval: IntervalLike) -> list[tuple[int, int]]:
@@ -37,7 +43,8 @@ def milestones(name: str, interval: IntervalLike) -> list[tuple[int, int]]:
         [(first step, interval), ...], starting at step 0, in ascending order.
 
     Raises:
-        UserError: for an interval below 1 or milestones that do not ascend from 0.
+        UserError: for an interval below 1 or above :data:`~mindspore_thor.optim.checks.MAX_STEPS`,
+            or milestones that do not ascend from 0.
     """
     if callable(interval):
         table: list[tuple[int, int]] = []
@@ -51,12 +58,15 @@ def milestones(name: str, interval: IntervalLike) -> list[tuple[int, int]]:
     if isinstance(interval, (list, tuple)):
         pairs = [tuple(pair) if isinstance(pair, (list, tuple)) else (pair,) for pair in interval]
         if not pairs or any(len(pair) != 2 for pair in pairs):
-            raise UserError(f"{name}={interval!r}: milestones are pairs [first step, interval]")
+            raise UserError(
+                f"{name}={quoted(interval)}: milestones are pairs [first step, interval]"
+            )
         starts = [pair[0] for pair in pairs]
         ascending = all(map(is_whole, starts)) and all(a < b for a, b in zip(starts, starts[1:]))
-        if not ascending or starts[0] != 0:
+        if not ascending or starts[0] != 0 or starts[-1] > MAX_STEPS:
             raise UserError(
-                f"{name}={interval!r}: the first steps must be whole numbers that ascend from 0"
+                f"{name}={quoted(interval)}: the first steps must be whole numbers that ascend "
+                f"from 0, to at most {MAX_STEPS}"
             )
         return [(int(start), _positive(name, value, int(start))) for start, value in pairs]
     return [(0, _positive(name, interval))]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
 
 # Keywords of the base class that only methods have whose own constructor names them.
 _OWN = ("damping", "momentum", "weight_decay", "factor_interval", "inverse_interval")
@@ -35,19 +35,27 @@ def keywords_of(method: type, base: type, without: Iterable[str]) -> dict[str, i
     return found
 
 
-def check_keywords(title: str, given: Iterable[str], known: dict[str, Any]) -> None:
-    """Refuse keywords that a method does not have.
+def check_keywords(
+    title: str, given: Mapping[str, Any], known: Mapping[str, inspect.Parameter]
+) -> None:
+    """Refuse keywords that a method does not have, and anything but a truth value for a switch.
+
+    What other values mean to their method it checks itself; ``if switch:`` would take every text.
 
     Args:
         title: what to call the method.
-        given: the keywords.
-        known: those that it has, as keys.
+        given: the keywords and their values.
+        known: those that it has, with their defaults.
 
     Raises:
-        UserError: for the first one that is not known; names the nearest one.
+        UserError: for the first one that is not known, naming the nearest one, or is no switch.
     """
-    for name in given:
+    for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name[:100], known, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"{title} has no option {name!r}: {hint}it has {', '.join(known)}")
+            raise UserError(
+                f"{title} has no option {quoted(name)}: {hint}it has {', '.join(known)}"
+            )
+        if isinstance(known[name].default, bool) and not isinstance(value, bool):
+            raise UserError(f"{name}={quoted(value)}: give true or false")

@@ -20,24 +20,44 @@ from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.optim.checks import FLOAT32, MAX_STEPS, float32_note, number_or_none
 
 _EPOCHS_PER_RHO = 10.0
 
+MAX_EPOCHS = 1_000_000
+"""Longest training, and latest end of a schedule."""
 
-def _number(owner: str, name: str, value: Any, *, low: float, inclusive: bool = False) -> float:
-    """Return ``value`` as a float, or raise if it is not a finite number above ``low``."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and (value >= low if inclusive else value > low):
-        return float(value)
+
+def _number(
+    owner: str,
+    name: str,
+    value: Any,
+    *,
+    low: float,
+    inclusive: bool = False,
+    most: float | None = None,
+) -> float:
+    """Return ``value`` as a float, or raise if it is not a number above ``low``, up to ``most``."""
+    number = number_or_none(value)
+    large = number is not None and most is not None and number > most
+    if number is not None and not large and (number >= low if inclusive else number > low):
+        return number
     relation = "at least" if inclusive else "greater than"
-    raise UserError(f"{owner}: {name} is {value!r}; give a number {relation} {low:g}")
+    limit = f" and at most {most:.0f}" if large else float32_note(value)
+    raise UserError(f"{owner}: {name} is {quoted(value)}; give a number {relation} {low:g}{limit}")
+
+
+def _epochs(owner: str, name: str, value: Any, *, inclusive: bool = False) -> float:
+    return _number(owner, name, value, low=0.0, inclusive=inclusive, most=MAX_EPOCHS)
 
 
 def _steps_per_epoch(owner: str, value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_STEPS:
         return value
-    raise UserError(f"{owner}: steps_per_epoch is {value!r}; give a whole number of at least 1")
+    raise UserError(
+        f"{owner}: steps_per_epoch is {quoted(value)}; give a whole number of at least 1"
+    )
 
 
 class EpochSchedule(LearningRateSchedule):
@@ -99,7 +119,7 @@ class PolynomialDecay(EpochSchedule):
         owner = type(self).__name__
         self.initial = _number(owner, "initial", initial, low=0.0)
         self.power = _number(owner, "power", power, low=0.0)
-        self.end_steps = _number(owner, "end_epoch", end_epoch, low=0.0) * self.steps_per_epoch
+        self.end_steps = _epochs(owner, "end_epoch", end_epoch) * self.steps_per_epoch
 
     def construct(self, global_step: Tensor) -> Tensor:
         """Return the value at ``global_step`` (int32, () or [1]) as float32 of the same shape."""
@@ -143,9 +163,9 @@ class WarmupPolynomialDecay(EpochSchedule):
         )
         self.peak = _number(owner, "peak", peak, low=0.0)
         self.power = _number(owner, "power", power, low=0.0)
-        warmup = _number(owner, "warmup_epochs", warmup_epochs, low=0.0)
+        warmup = _epochs(owner, "warmup_epochs", warmup_epochs)
         self.warmup_steps = warmup * self.steps_per_epoch
-        self.end_steps = _number(owner, "end_epoch", end_epoch, low=0.0) * self.steps_per_epoch
+        self.end_steps = _epochs(owner, "end_epoch", end_epoch) * self.steps_per_epoch
 
     def construct(self, global_step: Tensor) -> Tensor:
         """Return the value at ``global_step`` (int32, () or [1]) as float32 of the same shape."""
@@ -190,8 +210,8 @@ class CosineDecay(EpochSchedule):
         self.warmup_initial = _number(
             owner, "warmup_initial", warmup_initial, low=0.0, inclusive=True
         )
-        warmup = _number(owner, "warmup_epochs", warmup_epochs, low=0.0, inclusive=True)
-        end = _number(owner, "end_epoch", end_epoch, low=0.0)
+        warmup = _epochs(owner, "warmup_epochs", warmup_epochs, inclusive=True)
+        end = _epochs(owner, "end_epoch", end_epoch)
         if warmup >= end:
             raise UserError(
                 f"{owner}: warmup_epochs is {warmup:g}, but the schedule ends at epoch {end:g}; "
@@ -237,10 +257,19 @@ class StepDecay(EpochSchedule):
         self.initial = _number(owner, "initial", initial, low=0.0)
         self.factor = _number(owner, "factor", factor, low=0.0)
         if not isinstance(milestones, (list, tuple)) or not milestones:
-            raise UserError(f"{owner}: milestones is {milestones!r}; give a list of epochs")
-        epochs = [_number(owner, "milestones", epoch, low=0.0) for epoch in milestones]
+            raise UserError(f"{owner}: milestones is {quoted(milestones)}; give a list of epochs")
+        epochs = [_epochs(owner, "milestones", epoch) for epoch in milestones]
         if any(later <= earlier for earlier, later in zip(epochs, epochs[1:])):
-            raise UserError(f"{owner}: milestones {list(milestones)} must rise")
+            raise UserError(
+                f"{owner}: milestones {quoted(list(milestones))} must rise; put them in order"
+            )
+        for count in range(len(epochs) + 1):
+            shrunk = self.factor**count
+            if not all(FLOAT32[0] <= x <= FLOAT32[1] for x in (shrunk, shrunk * self.initial)):
+                raise UserError(
+                    f"{owner}: factor is {self.factor:g}, which leaves float32's range at "
+                    f"milestone {count}; give one closer to 1"
+                )
         self.milestone_steps = Tensor(
             [epoch * self.steps_per_epoch for epoch in epochs], mstype.float32
         )
@@ -270,13 +299,35 @@ class ExponentialDecay(EpochSchedule):
         owner = type(self).__name__
         self.initial = _number(owner, "initial", initial, low=0.0)
         if _number(owner, "rho", rho, low=0.0) > 1.0:
-            raise UserError(f"{owner}: rho is {rho!r}; give a number in (0, 1]")
+            raise UserError(f"{owner}: rho is {quoted(rho)}; give a number in (0, 1]")
+        self.rho = float(rho)
         # exp() of the whole exponent: one rounding, and no pow() of a constant base.
         self.rate = math.log(rho) / (_EPOCHS_PER_RHO * self.steps_per_epoch)
 
     def construct(self, global_step: Tensor) -> Tensor:
         """Return the value at ``global_step`` (int32, () or [1]) as float32 of the same shape."""
         return self.initial * ops.exp(self.rate * self.finished(global_step))
+
+
+def check_damping(schedule: Any, epochs: float = 0.0) -> None:
+    """Refuse a damping that reaches zero: without it a factor may have no inverse.
+
+    Args:
+        schedule: A schedule of this module; others are taken as they are.
+        epochs: Length of the training.
+
+    Raises:
+        UserError: If the schedule's value is, or becomes, too small for float32.
+    """
+    if isinstance(schedule, ConstantSchedule) and schedule.value == 0:
+        raise UserError("damping: value is 0; give a number above 0")
+    if isinstance(schedule, ExponentialDecay):
+        last = schedule.initial * math.exp(math.log(schedule.rho) * epochs / _EPOCHS_PER_RHO)
+        if last < FLOAT32[0]:
+            raise UserError(
+                f"damping: rho {schedule.rho:g} makes it zero within {epochs:g} epochs; give a rho "
+                "closer to 1"
+            )
 
 
 SCHEDULES: dict[str, type[EpochSchedule]] = {
@@ -334,6 +385,7 @@ def create_schedule(
         raise UserError(f"schedule {name!r} has no argument {unknown[0]!r}; it has {valid}")
     if "end_epoch" in parameters and "end_epoch" not in options:
         warmup = options.get("warmup_epochs", 0) if name == "warmup_polynomial" else 0
+        warmup = _epochs(SCHEDULES[name].__name__, "warmup_epochs", warmup, inclusive=True)
         options["end_epoch"] = epochs - warmup
     for key, parameter in parameters.items():
         if key not in options and parameter.default is parameter.empty:

@@ -8,10 +8,9 @@ from mindspore import nn
 
 from mindspore_thor.curvature.base import LayerCurvature
 from mindspore_thor.curvature.shampoo import GradientRoots
-from mindspore_thor.errors import UserError
 from mindspore_thor.nn import CoveredLayer
 from mindspore_thor.optim.base import SecondOrder
-from mindspore_thor.optim.checks import check_choice, check_number
+from mindspore_thor.optim.checks import check_choice, check_count, check_number
 from mindspore_thor.optim.intervals import IntervalLike
 
 
@@ -57,10 +56,7 @@ class Shampoo(SecondOrder):
         kl_clip: float | None = None,
         **options: Any,
     ) -> None:
-        size = max_preconditioner_dim
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise UserError(f"max_preconditioner_dim={size!r}: give a whole number of at least 1")
-        self._max_dim = size
+        self._max_dim = check_count("max_preconditioner_dim", max_preconditioner_dim)
         self._graft = grafting is not None
         if grafting is not None:
             check_choice("grafting", grafting, ("sgd",))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Union
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
 
 Share = Union[str, int]
 """``"one"``: each matrix on one rank; ``"all"``: on every rank; k: on k ranks."""
@@ -26,10 +26,10 @@ def check_share(share: Share) -> Share:
     Raises:
         UserError: where it is neither "one", "all" nor a positive whole number.
     """
-    whole = isinstance(share, int) and not isinstance(share, bool) and share > 0
-    if share not in ("one", "all") and not whole:
+    whole = isinstance(share, int) and not isinstance(share, bool) and 0 < share < 2**31
+    if not whole and not (isinstance(share, str) and share in ("one", "all")):
         raise UserError(
-            f"inverse_share={share!r}: use 'one', 'all', or on how many ranks each matrix is "
+            f"inverse_share={quoted(share)}: use 'one', 'all', or on how many ranks each matrix is "
             "inverted"
         )
     return share

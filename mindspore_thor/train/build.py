@@ -13,6 +13,7 @@ from mindspore import dtype as mstype
 from mindspore_thor.data import Data, create_data
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
+from mindspore_thor.optim.checks import MAX_STEPS
 from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import join_ranks
@@ -163,12 +164,19 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
 def _updates_per_epoch(config: Config, batches: int) -> int:
     count = config.train.accumulate
     if batches % count:
-        divisors = [str(d) for d in range(1, batches + 1) if batches % d == 0]
+        divisors = [d for d in range(1, batches + 1) if batches % d == 0]
+        nearest = sorted(sorted(divisors, key=lambda d: abs(d - count))[:8])
         raise UserError(
             f"train.accumulate is {count}, which does not divide the {batches} batches of an "
-            f"epoch: use one of {', '.join(divisors)}, or another data.batch_size"
+            f"epoch: use one of {', '.join(map(str, nearest))}, or another data.batch_size"
         )
-    return batches // count
+    updates = batches // count
+    if updates * config.train.epochs > MAX_STEPS:
+        raise UserError(
+            f"train.epochs is {config.train.epochs}, which makes more than {MAX_STEPS} updates of "
+            f"{updates} an epoch; give at most {MAX_STEPS // updates}"
+        )
+    return updates
 
 
 def build_optimizer(

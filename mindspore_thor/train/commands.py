@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.command_line import Parser, one_line_errors, report_error
+from mindspore_thor.command_line import (
+    Parser,
+    one_line_errors,
+    path_argument,
+    path_text,
+    report_error,
+)
 from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.files import shown
 from mindspore_thor.parallel.communication import world
@@ -116,8 +122,12 @@ def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any key of the configuration can follow, e.g. --train.epochs 5:\n{keys}",
     )
-    parser.add_argument("--config_path", type=Path, help="recipe, e.g. models/resnet/*.yaml")
-    parser.add_argument("--data_path", help="folder of the data set; same as --data.path")
+    parser.add_argument(
+        "--config_path", type=path_argument, help="recipe, e.g. models/resnet/*.yaml"
+    )
+    parser.add_argument(
+        "--data_path", type=path_text, help="folder of the data set; same as --data.path"
+    )
     return parser
 
 
@@ -147,9 +157,13 @@ def read_arguments(
 
 def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest) -> int:
     parser = make_parser("train.py", "Train a model by a recipe.")
-    parser.add_argument("--output_dir", type=Path, help="run folder [a fresh one below runs/]")
     parser.add_argument(
-        "--resume_ckpt", type=Path, help="checkpoint, or run folder, whose run is continued"
+        "--output_dir", type=path_argument, help="run folder [a fresh one below runs/]"
+    )
+    parser.add_argument(
+        "--resume_ckpt",
+        type=path_argument,
+        help="checkpoint, or run folder, whose run is continued",
     )
     arguments, overrides = read_arguments(parser, argv)
     if arguments.config_path is None:
@@ -248,7 +262,9 @@ def _run(session: Session, folder: RunFolder | None, position: Position, stop: S
 def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     parser = make_parser("eval.py", "Measure a checkpoint on the evaluation split.")
     parser.add_argument(
-        "--checkpoint_file_path", type=Path, help="checkpoint, or a run folder: its latest one"
+        "--checkpoint_file_path",
+        type=path_argument,
+        help="checkpoint, or a run folder: its latest one",
     )
     arguments, overrides = read_arguments(parser, argv)
     if arguments.checkpoint_file_path is None:

@@ -8,8 +8,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.optim.checks import FLOAT32, float32_note
 
+_LONGEST_KEY = 100
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -19,6 +21,7 @@ def option(
     help: str,
     *,
     low: float | None = None,
+    most: float | None = None,
     below: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] = (),
@@ -31,6 +34,7 @@ def option(
         kind: ``int``, ``float``, ``bool`` or ``str``.
         help: One line for ``--help``.
         low: Smallest allowed value.
+        most: Largest allowed value.
         below: The value must be smaller than this.
         above: The value must be greater than this.
         choices: The allowed texts.
@@ -43,6 +47,7 @@ def option(
         "kind": kind,
         "help": help,
         "low": low,
+        "most": most,
         "below": below,
         "above": above,
         "choices": choices,
@@ -70,21 +75,31 @@ def checked(key: str, value: Any, metadata: Any, origin: str) -> Any:
     if value is None and metadata["optional"]:
         return None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**63 else math.inf
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if good and kind in (int, float):
-        low, above, below = metadata["low"], metadata["above"], metadata["below"]
-        good = (
-            math.isfinite(value)
-            and (low is None or value >= low)
-            and (above is None or value > above)
-            and (below is None or value < below)
-        )
+        good = _within(value, metadata)
+    if good and kind is str:
+        good = bool(value.strip()) and "\0" not in value
     if good and metadata["choices"]:
         good = value in metadata["choices"]
     if not good:
-        raise UserError(f"{origin}: {key} is {value!r}; give {_wanted(metadata)}")
+        raise UserError(
+            f"{origin}: {key} is {quoted(value)}; give {_wanted(metadata)}{float32_note(value)}"
+        )
     return value
+
+
+def _within(value: float, metadata: Any) -> bool:
+    if isinstance(value, float) and not (value == 0 or FLOAT32[0] <= abs(value) <= FLOAT32[1]):
+        return False  # among them NaN: MindSpore computes with zero or infinity instead
+    low, above, most, below = (metadata[name] for name in ("low", "above", "most", "below"))
+    return (
+        (low is None or value >= low)
+        and (above is None or value > above)
+        and (most is None or value <= most)
+        and (below is None or value < below)
+    )
 
 
 def _wanted(metadata: Any) -> str:
@@ -93,12 +108,23 @@ def _wanted(metadata: Any) -> str:
     else:
         text = _KIND_NAMES[metadata["kind"]]
         limits = [
-            f"{words} {metadata[name]:g}"
-            for name, words in (("low", "of at least"), ("above", "above"), ("below", "below"))
+            f"{words} {_figure(metadata[name])}"
+            for name, words in (
+                ("low", "of at least"),
+                ("above", "above"),
+                ("most", "at most"),
+                ("below", "below"),
+            )
             if metadata[name] is not None
         ]
         text = " ".join([text, " and ".join(limits)]).strip()
+    if metadata["kind"] is str and not metadata["choices"]:
+        text += " that is not empty and has no NUL"
     return text + (" or null" if metadata["optional"] else "")
+
+
+def _figure(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
@@ -111,6 +137,7 @@ def nearest(key: str, valid: Iterable[str]) -> str:
     Returns:
         The closest key, judged by the whole key or by its last part, whichever fits better.
     """
+    key = key[:_LONGEST_KEY]  # comparing takes time by the square of the length
     last = key.rsplit(".", 1)[-1]
 
     def likeness(candidate: str) -> float:

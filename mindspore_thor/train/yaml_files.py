@@ -1,42 +1,20 @@
-"""Reading recipes: strict YAML, inheritance from other recipes, and where each key came from."""
+"""Reading recipes: inheritance from other recipes, and where each key came from."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted, shortened
+from mindspore_thor.train.yaml_text import MAX_CHARACTERS, MalformedYaml, load_yaml
 
 BASE_KEY = "base"
 _CHOOSERS = ("name", "schedule")
 
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-3`` is a number and a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key!r} appears twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 wants a dot and a signed exponent in a float and reads 1e-3 as text; people do not.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+MAX_FILES = 50
+"""Most recipes that one recipe may be based on, each counted as often as it is named."""
 
 
 @dataclass
@@ -74,7 +52,7 @@ def _switches(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 
 def dotted_leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield ``(dotted key, value)`` for every leaf of a nested mapping.
+    """Yield ``(dotted key, value)`` for every leaf of a nested mapping; an empty one is a leaf.
 
     Args:
         tree: Nested mappings.
@@ -84,7 +62,7 @@ def dotted_leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str,
         The key with dots between its parts, and the value.
     """
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from dotted_leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -104,10 +82,11 @@ def parse_value(text: str, owner: str) -> Any:
         UserError: If the text is not a YAML value.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError:
+        return load_yaml(text)
+    except MalformedYaml as error:
         raise UserError(
-            f"{owner}: cannot read the value {text!r}; quote text that has special characters"
+            f"{owner}: cannot read the value {quoted(text)}: {error.problem}; correct it, or quote "
+            "text that has special characters"
         ) from None
 
 
@@ -126,65 +105,87 @@ def read_settings(path: Path) -> Settings:
     Raises:
         UserError: If a file is missing, malformed, or based on itself.
     """
-    return _read(path, ())
+    return _Reader().read(path)
 
 
-def _read(path: Path, chain: tuple[Path, ...]) -> Settings:
-    resolved = path.resolve()
-    if resolved in chain:
-        loop = " -> ".join(item.name for item in (*chain, resolved))
-        raise UserError(
-            f"{path}: recipes are based on each other in a circle ({loop}); "
-            f"remove one '{BASE_KEY}:'"
-        )
-    tree = _parse(path)
-    merged = Settings()
-    bases = tree.pop(BASE_KEY, [])
-    for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str):
-            raise UserError(f"{path}: base is {base!r}; give a recipe's name or a list")
-        merged.merge(_read(path.parent / base, (*chain, resolved)))
-    merged.merge(Settings(tree, {key: str(path) for key, _ in dotted_leaves(tree)}))
-    return merged
+class _Reader:
+    """Reads a recipe and its bases, within one limit for all of them together."""
+
+    def __init__(self) -> None:
+        self._files = 0
+        self._characters = 0
+
+    def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Settings:
+        """Return the merged settings of a recipe.
+
+        Args:
+            path: The recipe.
+            chain: The recipes that lead to it, resolved.
+        """
+        shown = shortened(str(path), 120)
+        tree = self._parse(path, shown)
+        resolved = path.resolve()
+        if resolved in chain:
+            loop = " -> ".join(item.name for item in (*chain, resolved))
+            raise UserError(
+                f"{shown}: recipes are based on each other in a circle ({loop}); "
+                f"remove one '{BASE_KEY}:'"
+            )
+        merged = Settings()
+        bases = tree.pop(BASE_KEY, [])
+        for base in bases if isinstance(bases, list) else [bases]:
+            if not isinstance(base, str) or not base.strip():
+                raise UserError(
+                    f"{shown}: {BASE_KEY} is {quoted(base)}; give a recipe's name or a list"
+                )
+            merged.merge(self.read(path.parent / base, (*chain, resolved)))
+        merged.merge(Settings(tree, {key: shown for key, _ in dotted_leaves(tree)}))
+        return merged
+
+    def _parse(self, path: Path, shown: str) -> dict[str, Any]:
+        self._files += 1
+        if self._files > MAX_FILES + 1:
+            raise UserError(
+                f"{shown}: more than {MAX_FILES} recipes are based on each other; "
+                f"write fewer '{BASE_KEY}:'"
+            )
+        text = _text(path, shown)
+        self._characters += len(text)
+        if self._characters > MAX_CHARACTERS:
+            raise UserError(
+                f"{shown}: this recipe, with those it is based on, has more than {MAX_CHARACTERS} "
+                "characters; give a shorter one"
+            )
+        try:
+            tree = load_yaml(text)
+        except MalformedYaml as error:
+            line = f":{error.line}" if error.line is not None else ""
+            raise UserError(
+                f"{shown}{line}: malformed YAML: {error.problem}; correct it there"
+            ) from None
+        if tree is None:
+            tree = {}
+        if not isinstance(tree, dict):
+            raise UserError(
+                f"{shown}: malformed configuration: expected 'section:' with keys below it"
+            )
+        return tree
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _text(path: Path, shown: str) -> str:
+    """Return what a file holds."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(4 * MAX_CHARACTERS + 1)  # a device may have no end
+        if len(content) <= 4 * MAX_CHARACTERS:  # UTF-8 has up to four bytes a character
+            return content.decode("utf-8")
+        reason = f"more than {MAX_CHARACTERS} characters"
     except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file; check --config_path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(
-            f"{path}: cannot read the configuration ({reason}); give a readable YAML file"
-        ) from None
-    try:
-        tree = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
-        raise UserError(f"{path}{line}: malformed YAML: {problem}; correct it there") from None
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict) or not _text_keys(tree):
-        raise UserError(f"{path}: malformed configuration: expected 'section:' with keys below it")
-    return tree
-
-
-def _text_keys(tree: Any) -> bool:
-    if not isinstance(tree, dict):
-        return True
-    return all(isinstance(key, str) and _text_keys(value) for key, value in tree.items())
-
-
-def dump_yaml(tree: dict[str, Any]) -> str:
-    """Return the settings as YAML text in their own order.
-
-    Args:
-        tree: Nested mappings of plain values.
-
-    Returns:
-        Text that ``read_settings`` reads back to the same tree.
-    """
-    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=False, allow_unicode=True)
+        raise UserError(f"{shown}: no such configuration file; check --config_path") from None
+    except UnicodeDecodeError:
+        reason = "not UTF-8 text"
+    except OSError as error:
+        reason = str(error.strerror)
+    except ValueError:
+        reason = "no path has a NUL character"
+    raise UserError(f"{shown}: cannot read the configuration ({reason}); give a readable YAML file")

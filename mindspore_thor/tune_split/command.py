@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.command_line import whole_number, whole_numbers
-from mindspore_thor.errors import UserError
+from mindspore_thor.command_line import path_argument, whole_number, whole_numbers
+from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.train.build import build_session
 from mindspore_thor.train.checkpoint import find_checkpoint
 from mindspore_thor.train.ckpt_file import assign, load_file
@@ -74,7 +74,8 @@ def candidates(text: str | None) -> list[int]:
         splits = []
     if len(splits) < 2:
         raise UserError(
-            f"--list is {text!r}; give at least two whole numbers of at least 1, e.g. 32,64,128"
+            f"--list is {quoted(text)}; give at least two whole numbers of at least 1, "
+            "e.g. 32,64,128"
         )
     return splits
 
@@ -93,7 +94,7 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
     )
     parser.add_argument(
         "--checkpoint_file_path",
-        type=Path,
+        type=path_argument,
         help="weights for the factors, .ckpt or a run folder [freshly initialised ones]",
     )
     parser.add_argument(
@@ -102,7 +103,9 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Any]:
     parser.add_argument(
         "--batches", type=whole_number, default=4, help="batches for the factors [4]"
     )
-    parser.add_argument("--output_dir", type=Path, help="folder for table and figure [below runs/]")
+    parser.add_argument(
+        "--output_dir", type=path_argument, help="folder for table and figure [below runs/]"
+    )
     arguments, overrides = read_arguments(parser, argv)
     if arguments.config_path is None:
         raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")

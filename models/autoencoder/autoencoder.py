@@ -12,6 +12,7 @@ from mindspore import Tensor, nn
 from mindspore.common.initializer import XavierUniform
 
 from mindspore_thor.errors import UserError
+from models.mlp.mlp import MOST_WEIGHTS
 
 
 class Autoencoder(nn.Cell):
@@ -58,5 +59,9 @@ def autoencoder(
         raise UserError(
             f"the layer sizes {sizes} of autoencoder must be at least 1, with a code at the end: "
             "choose larger ones"
+        )
+    if 2 * sum(before * after for before, after in zip(sizes, sizes[1:])) > MOST_WEIGHTS:
+        raise UserError(
+            f"autoencoder would have more than {MOST_WEIGHTS} weights: choose smaller layers"
         )
     return Autoencoder(sizes)

@@ -10,6 +10,9 @@ from mindspore.common.initializer import HeNormal
 
 from mindspore_thor.errors import UserError
 
+MOST_WEIGHTS = 2**30
+"""More do not fit into a machine's memory with an optimizer's state."""
+
 
 class MLP(nn.Cell):
     """Dense layers with ReLU between them, on flattened images.
@@ -53,4 +56,6 @@ def mlp(
     sizes = [in_channels * image_size * image_size, *hidden, num_classes]
     if min(sizes) < 1:
         raise UserError(f"the layer sizes {sizes} of mlp must be at least 1: choose larger ones")
+    if sum(before * after for before, after in zip(sizes, sizes[1:])) > MOST_WEIGHTS:
+        raise UserError(f"mlp would have more than {MOST_WEIGHTS} weights: choose smaller layers")
     return MLP(sizes)
