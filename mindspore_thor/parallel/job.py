@@ -273,14 +273,16 @@ class Job:
             return code  # somebody else stopped it, and the run has said so itself
         who = SCHEDULER if name == SCHEDULER else f"rank {name}"
         log = self._log(name)
-        if self._deserted:
+        killed = name == SCHEDULER and code < 0  # it has nothing to say
+        if self._deserted or killed:
+            how = "killed" if killed else "suspended"
             report_error(
                 TrainingError(
-                    f"{who} was suspended by signal {code} and did not go on, the other ranks gave "
-                    f"up waiting for it ({self._log_dir}); continue with the last checkpoint"
+                    f"{who} was {how} by signal {abs(code)}, the ranks could not go on without it "
+                    f"({self._log_dir}); continue with the last checkpoint"
                 )
             )
-            return 128 + code
+            return 128 + abs(code)
         tail = _tail(log)
         last = next(
             (line for line in reversed(tail.splitlines()) if line.startswith("error: ")), ""

@@ -116,15 +116,22 @@ def find_scheduler(environment: Mapping[str, str]) -> None:
     host, port = environment["MS_SCHED_HOST"], int(environment["MS_SCHED_PORT"])
     text = environment.get("MS_TOPO_TIMEOUT", "")
     patience = int(text) if _is_count(text) else _PATIENCE
-    deadline = time.monotonic() + patience
+    began = time.monotonic()
+    said = False
     while True:
         try:
             socket.create_connection((host, port), timeout=min(5.0, patience)).close()
             return
         except OSError as error:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > patience:
                 raise UserError(
                     f"{_ROLE} is {_WORKER}, but no scheduler answers at {host}:{port} "
                     f"({error.strerror or error}); {_ALONE}"
                 ) from None
+            if waited > _PATIENCE / 3 and not said:
+                said = True
+                print(
+                    f"waiting for the scheduler at {host}:{port} ({_ROLE} is {_WORKER})", flush=True
+                )
             time.sleep(_TICK)
