@@ -14,15 +14,18 @@ from collections.abc import Mapping
 from mindspore_thor.errors import UserError, quoted
 
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 
 
 def is_address(text: str) -> bool:
     """Return whether a text is an IPv4 or IPv6 address."""
+    address, has_scope, scope = text.partition("%")
     try:
-        ipaddress.ip_address(text)
+        version = ipaddress.ip_address(address).version
     except ValueError:
         return False
-    return True
+    # Python takes any text as the interface of a link-local address, line breaks included.
+    return not has_scope or (version == 6 and _INTERFACE.fullmatch(scope) is not None)
 
 
 def is_host(text: str) -> bool:
