@@ -210,22 +210,29 @@ class Job:
 
     def _reap(self) -> bool:
         """Take note of every process that has ended; return whether any is left."""
+        ended: list[tuple[str, int]] = []
+        left = True
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             except ChildProcessError:
-                return False
+                left = False
+                break
             if pid == 0:
-                return True
+                break
             name = next((name for name, known in self._processes().items() if known == pid), None)
             if name is None:
                 continue
             if os.WIFSTOPPED(status):
                 self._suspended[name] = os.WSTOPSIG(status)
-            else:
-                if not os.WIFCONTINUED(status):
-                    self._note(name, os.waitstatus_to_exitcode(status))
-                self._suspended.pop(name, None)
+                continue
+            self._suspended.pop(name, None)
+            if not os.WIFCONTINUED(status):
+                ended.append((name, os.waitstatus_to_exitcode(status)))
+        # Only now: who was suspended before is known, whatever order the system reports it in.
+        for name, code in ended:
+            self._note(name, code)
+        return left
 
     def _note(self, name: str, code: int) -> None:
         """Take note of a process that has ended; the first cause of a failure is remembered."""

@@ -307,13 +307,14 @@ def _text(value: Any, key: str, source: str) -> str:
 
 def _number(value: Any, key: str, source: str) -> int:
     """Read a number of a server, a device or a rank, which may stand in quotes."""
+    number = value
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_DEVICE:
+        number = int(value)
+    if not isinstance(number, int) or isinstance(value, bool) or not 0 <= number <= MAX_DEVICE:
         raise UserError(
             f"{source}: {key} is {quoted(value)}; it must be a whole number from 0 to {MAX_DEVICE}"
         )
-    return value
+    return number
 
 
 def _refuse_repeats(values: Iterable[Any], key: str, source: str) -> None:

@@ -120,7 +120,7 @@ def find_scheduler(environment: Mapping[str, str]) -> None:
     said = False
     while True:
         try:
-            socket.create_connection((host, port), timeout=min(5.0, patience)).close()
+            socket.create_connection((host, port), timeout=5.0).close()
             return
         except OSError as error:
             waited = time.monotonic() - began
