@@ -37,7 +37,9 @@ def run_program(
     try:
         code = main()
     except SystemExit as ending:
-        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        if not isinstance(ending.code, (int, type(None))):
+            raise  # a message, which the interpreter prints
+        code = ending.code or 0
         result_is_printed = True  # that of --help
     sys.stdout.flush()
     problem = lost_output()
