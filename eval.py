@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import signal
 from collections.abc import Sequence
 
+if __name__ == "__main__" and hasattr(signal, "pthread_sigmask"):
+    # Before the other imports, so that Ctrl-C leaves no traceback of one; run_program takes over.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+
 from mindspore_thor.command_line import one_line_errors
+from mindspore_thor.program import run_program
 
 
 @one_line_errors  # of the imports; eval_main reports its own
@@ -23,6 +27,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # MindSpore warns of its own deprecations at import: a screenful around our one line of error.
-    os.environ.setdefault("GLOG_v", "3")
-    sys.exit(main())
+    run_program(main, holds_signals=True)

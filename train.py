@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Sequence
 
+if __name__ == "__main__" and hasattr(signal, "pthread_sigmask"):
+    # Before the other imports, so that Ctrl-C leaves no traceback of one; run_program takes over.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+
 from mindspore_thor.command_line import one_line_errors
+from mindspore_thor.program import run_program
 
 
 @one_line_errors  # of the imports; train_main reports its own
@@ -24,9 +27,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # MindSpore warns of its own deprecations at import: a screenful around our one line of error.
-    os.environ.setdefault("GLOG_v", "3")
-    # Held for mindspore_thor.train.signals, which says why; before the imports start any thread.
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    sys.exit(main())
+    # What is printed stands in the run folder as well: a run goes on without its reader.
+    run_program(main, holds_signals=True, result_is_printed=False)

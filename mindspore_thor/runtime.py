@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from pathlib import Path
+
+from mindspore_thor.errors import UserError
 
 logger = logging.getLogger("mindspore_thor")
 
@@ -63,11 +66,14 @@ def prepare_target(target: str | None = None) -> None:
 
     Args:
         target: "CPU", "GPU" or "Ascend"; None for what MindSpore takes by itself.
+
+    Raises:
+        UserError: If this MindSpore, or this machine, has no such device.
     """
     import mindspore as ms
 
     if target is not None:
-        ms.set_device(target)
+        _set_device(target)
     if ms.get_context("max_call_depth") == DEFAULT_CALL_DEPTH:
         # The backward pass of FNGD on ResNet-50 is nested deeper than MindSpore allows by default.
         ms.set_recursion_limit(CALL_DEPTH)
@@ -76,3 +82,27 @@ def prepare_target(target: str | None = None) -> None:
         # where this is set, even to its default. It can be set once: somebody else's choice stays.
         with contextlib.suppress(RuntimeError):
             ms.runtime.dispatch_threads_num(DISPATCH_THREADS)
+
+
+def _set_device(target: str) -> None:
+    import mindspore as ms
+
+    former = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # MindSpore logs a paragraph for each library that is missing
+    try:
+        ms.set_device(target)
+    except RuntimeError as error:
+        text = str(error)
+        if "Unsupported device target" not in text:
+            raise
+        there = re.search(r"supports? one of the \[([^\]]*)\]", text)
+        names = there[1].replace("'", "") if there else "another one"
+        library = re.search(r"(\S+\.so\S*): cannot open", text) if target == "Ascend" else None
+        cause = f" ({library[1]} is missing)" if library else ""
+        raise UserError(
+            f"device target {target}: this MindSpore {ms.__version__} has {names} here{cause}; "
+            f"give --train.device_target {names.split(',')[0]}, or install MindSpore and the "
+            f"drivers for {target}"
+        ) from None
+    finally:
+        logging.disable(former)

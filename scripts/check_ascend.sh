@@ -22,7 +22,7 @@ case "$#:${1:-}" in
     fi
     ;;
   *)
-    say "error: unknown argument: $*; usage: bash $0 [--list]"
+    say "error: unknown argument: $(quoted "$*"); usage: bash ${0##*/} [--list]"
     exit 2
     ;;
 esac

@@ -1,22 +1,35 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: where the repository is, which Python runs, how it is run.
+# Sourced by the other scripts: where the repository is, which Python runs, how it is run. None of
+# them may run a file of the current folder: Python looks for modules there first after "-m", "-c"
+# and "-", unless it is told otherwise (-I, or $SAFE).
 #
 #   MINDSPORE_THOR_PYTHON   use this interpreter as it is; nothing is installed
 
 REPO_ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd -P)
 VENV="$REPO_ROOT/.venv"
 PYTHON=""
+SAFE='import sys; sys.path[:] = [entry for entry in sys.path if entry]'
 
 # MindSpore prints a screenful of warnings below level 3 (error).
 export GLOG_v="${GLOG_v:-3}"
 
 say() { printf '%s\n' "$*" >&2; }
 
+# Prints an argument for a message: short and printable, whatever it is.
+quoted() {
+  local text
+  printf -v text '%q' "$1"
+  printf '%s' "${text:0:60}"
+}
+
 # Succeeds if this Python can run the package as it is. An exit code alone is not trusted: a pyenv
 # shim exists for every version, installed or not.
 is_ready() {
-  "$1" - >/dev/null 2>&1 <<'PY'
+  "$1" - "$SAFE" >/dev/null 2>&1 <<'PY'
 import sys
+exec(sys.argv[1])
+import signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # in the middle of an import it would dump core
 from importlib.metadata import version
 assert (3, 9) <= sys.version_info[:2] <= (3, 11)
 release = tuple(int(part) for part in version("mindspore").split(".")[:2])
@@ -29,8 +42,8 @@ PY
 find_base_python() {
   local name path
   for name in python3 python3.11 python3.10 python3.9 python; do
-    path=$("$name" -c '
-import sys, venv, ensurepip
+    path=$("$name" -c "$SAFE
+import venv, ensurepip"'
 if (3, 9) <= sys.version_info[:2] <= (3, 11):
     print(sys.executable)' 2>/dev/null </dev/null) || continue
     if [ -n "$path" ]; then
@@ -71,7 +84,14 @@ install_venv() {
   if [ -e "$made" ] && { [ -e "$busy" ] || ! "$PYTHON" -c '' 2>/dev/null; }; then
     rm -rf -- "$VENV"
   fi
-  if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+  if ! "$PYTHON" -Im pip --version >/dev/null 2>&1; then
+    case "$VENV" in
+      *:*)
+        say "error: $REPO_ROOT has a colon in its name, where Python makes no virtual environment;" \
+          "move it, or set MINDSPORE_THOR_PYTHON to a Python that has MindSpore"
+        return 2
+        ;;
+    esac
     if ! base=$(find_base_python); then
       say "error: no Python 3.9, 3.10 or 3.11 with the venv module found; install one" \
         "(on Debian: apt-get install python3 python3-venv) or set MINDSPORE_THOR_PYTHON"
@@ -83,11 +103,11 @@ install_venv() {
       : >"$made"
       : >"$busy"
     fi
-    "$base" -m venv "$VENV" </dev/null || return 1
+    "$base" -Im venv "$VENV" </dev/null || return 1
   fi
   say "installing MindSpore and the rest into $VENV; this takes a few minutes the first time"
   [ ! -e "$made" ] || : >"$busy"
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-input \
+  "$PYTHON" -Im pip install --quiet --disable-pip-version-check --no-input \
     -e "$REPO_ROOT[$1]" </dev/null || {
     say "error: pip could not install the package; see its message above." \
       "$(free_space "$VENV") are free where $VENV is, and it takes 3 GB"
@@ -95,7 +115,7 @@ install_venv() {
   }
   if [ "$1" = test ]; then
     # Only its sample photos are needed; its own dependencies are large.
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+    "$PYTHON" -Im pip install --quiet --disable-pip-version-check --no-input --no-deps \
       'foolbox==3.3.4' </dev/null ||
       say "note: foolbox could not be installed; the tests on its photos will be skipped"
   fi
@@ -105,6 +125,8 @@ install_venv() {
 # choose_python: sets PYTHON to the present Python if it has everything, else to the local one.
 choose_python() {
   local name
+  # Else the script would go on with the next Python, or install one, after Ctrl-C.
+  trap 'exit 130' INT
   if [ -n "${MINDSPORE_THOR_PYTHON:-}" ]; then
     PYTHON=$MINDSPORE_THOR_PYTHON
     return 0
@@ -161,21 +183,23 @@ plan_training() {
   [ -z "$dataset" ] || eval_arguments+=(--data_path "$dataset")
 }
 
-# run_python ARGUMENTS...: runs PYTHON, passes SIGINT and SIGTERM on to it, waits until it has
-# really ended, and returns its exit code.
+# run_python ARGUMENTS...: runs PYTHON, passes signals on to it, waits until it has really ended, and
+# returns its exit code. A signal that this script ignores (SIGHUP under nohup) Python ignores, too.
 run_python() {
-  local child code=0 again=1
+  local child code=0 again=1 name
   set -m # a process group of its own, so that a signal reaches it once: through the traps
   "$PYTHON" "$@" </dev/null &
   child=$!
-  trap 'again=1; kill -INT "$child" 2>/dev/null' INT
-  trap 'again=1; kill -TERM "$child" 2>/dev/null' TERM
+  for name in INT TERM HUP USR1 USR2 XCPU; do
+    # shellcheck disable=SC2064
+    trap "again=1; kill -$name \"\$child\" 2>/dev/null" "$name"
+  done
   while [ -n "$again" ]; do
     again=""
     wait "$child"
     code=$?
   done
-  trap - INT TERM
+  trap - INT TERM HUP USR1 USR2 XCPU
   set +m
   return "$code"
 }
@@ -183,40 +207,53 @@ run_python() {
 # run_distributed FIRST TARGET ARGUMENTS...: what run_distribute_train*.sh do. FIRST is the name of
 # the first argument, TARGET a device target or nothing.
 run_distributed() {
-  local first=$1 target=$2 usage dry="" argument kept=()
+  local first=$1 target=$2 usage argument previous="" kept=() launch=()
+  local dry=""
   shift 2
-  usage="usage: bash $0 $first [DATASET_PATH] [CONFIG_PATH] [RESUME_CKPT] [--any.key value ...]"
+  usage="usage: bash ${0##*/} $first [DATASET_PATH] [CONFIG_PATH] [RESUME_CKPT] [--log_dir FOLDER]"
+  usage="$usage [--cluster_time_out SECONDS] [--dry_run] [--any.key value ...]"
   read_positional "$@"
   for argument in ${overrides[@]+"${overrides[@]}"}; do
-    case "$argument" in
-      --help)
+    case "$previous:$argument" in
+      --log_dir:* | --cluster_time_out:*)
+        launch+=("$previous=$argument")
+        previous=""
+        continue
+        ;;
+      *:--help)
         say "$usage"
         exit 0
         ;;
-      --dry_run) dry=--dry_run ;;
+      *:--dry_run) dry=--dry_run ;;
+      *:--log_dir | *:--cluster_time_out) ;;
+      *:--log_dir=* | *:--cluster_time_out=*) launch+=("$argument") ;;
       *) kept+=("$argument") ;;
     esac
+    previous=$argument
   done
+  case "$previous" in
+    --log_dir | --cluster_time_out)
+      say "error: $previous needs a value; $usage"
+      exit 2
+      ;;
+  esac
   overrides=(${kept[@]+"${kept[@]}"})
   if [ "${#positional[@]}" -lt 1 ] || [ "${#positional[@]}" -gt 4 ]; then
-    say "error: $first is needed, at most three more arguments may follow"
-    say "$usage"
+    say "error: $first is needed, at most three more arguments may follow; $usage"
     exit 2
   fi
   case "$target:${positional[0]}" in
     :*) ;;
     *:*[!0-9]* | *:)
-      say "error: DEVICE_NUM is '${positional[0]}'; give a number of devices"
+      say "error: DEVICE_NUM is '$(quoted "${positional[0]}")'; give a number of devices"
       exit 2
       ;;
   esac
   [ -z "$target" ] || overrides=(--train.device_target "$target" ${kept[@]+"${kept[@]}"})
   plan_training "${positional[1]:-}" "${positional[2]:-}" "${positional[3]:-}"
   choose_python || exit
-  # The package need not be installed where it is used from another folder.
-  export PYTHONPATH="$REPO_ROOT${PYTHONPATH:+:$PYTHONPATH}"
-  run_python -m mindspore_thor.parallel.launch ${dry:+"$dry"} "${positional[0]}" \
-    "$REPO_ROOT/train.py" "${train_arguments[@]}" || exit
+  run_python "$REPO_ROOT/scripts/launch.py" ${dry:+"$dry"} ${launch[@]+"${launch[@]}"} \
+    "${positional[0]}" "$REPO_ROOT/train.py" "${train_arguments[@]}" || exit
   [ -z "$dry" ] || return 0
   # Of several servers only the one with rank 0 has written a run folder.
   case "${positional[0]}" in

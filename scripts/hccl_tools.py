@@ -12,18 +12,17 @@ hccl_{servers}s_{devices}p.json for a merged one, whose ranks follow the order o
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindspore_thor.command_line import Parser, one_line_errors
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.parallel import hccn
+from mindspore_thor.parallel.host import is_host
 from mindspore_thor.parallel.rank_table import (
     Device,
     RankTable,
@@ -31,6 +30,7 @@ from mindspore_thor.parallel.rank_table import (
     merge_rank_tables,
     read_rank_table,
 )
+from mindspore_thor.program import run_program
 
 
 def _parser() -> Parser:
@@ -89,6 +89,8 @@ def run(argv: Sequence[str] | None = None) -> Path:
             None if options.visible_devices is None else hccn.parse_devices(options.visible_devices)
         )
         server = options.server_ip or host_ip()
+        if not is_host(server):
+            raise UserError(f"--server_ip is {quoted(server)}; give an address or a host's name")
         table = make_table(logical, visible, server, hccn.ask_tool)
         numbers = "".join(str(number) for number in logical)
         name = f"hccl_{len(logical)}p_{numbers}_{server}.json"
@@ -104,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

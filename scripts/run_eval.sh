@@ -11,7 +11,7 @@ set -u
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
-  say "usage: bash $0 [DATASET_PATH] [CHECKPOINT_PATH] [CONFIG_PATH] [--any.key value ...]"
+  say "${1:-}usage: bash ${0##*/} [DATASET_PATH] [CHECKPOINT_PATH] [CONFIG_PATH] [--any.key value ...]"
 }
 
 read_positional "$@"
@@ -20,8 +20,7 @@ if [ "${overrides[0]:-}" = "--help" ]; then
   exit 0
 fi
 if [ "${#positional[@]}" -lt 2 ] || [ "${#positional[@]}" -gt 3 ]; then
-  say "error: DATASET_PATH and CHECKPOINT_PATH are needed, CONFIG_PATH may follow"
-  usage
+  usage "error: DATASET_PATH and CHECKPOINT_PATH are needed, CONFIG_PATH may follow; "
   exit 2
 fi
 arguments=(--checkpoint_file_path "${positional[1]}")

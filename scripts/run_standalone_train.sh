@@ -11,7 +11,7 @@ set -u
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
-  say "usage: bash $0 [DATASET_PATH] [CONFIG_PATH] [RESUME_CKPT] [--any.key value ...]"
+  say "${1:-}usage: bash ${0##*/} [DATASET_PATH] [CONFIG_PATH] [RESUME_CKPT] [--any.key value ...]"
 }
 
 read_positional "$@"
@@ -20,8 +20,7 @@ if [ "${overrides[0]:-}" = "--help" ]; then
   exit 0
 fi
 if [ "${#positional[@]}" -gt 3 ]; then
-  say "error: too many arguments: ${positional[3]}"
-  usage
+  usage "error: too many arguments: $(quoted "${positional[3]}"); "
   exit 2
 fi
 plan_training "${positional[0]:-}" "${positional[1]:-}" "${positional[2]:-}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def command_of(plan: launch.Plan) -> list[str]:
 def test_a_number_of_processes_becomes_a_command_line() -> None:
     plan = launch.plan_for_number(3, "CPU", {"MASTER_PORT": "9000", "CUDA_VISIBLE_DEVICES": "0"})
     assert command_of(plan) == [
-        *(sys.executable, "-m", "mindspore.parallel.cluster.run"),
+        *(sys.executable, "-c", launch._MSRUN),
         "--worker_num=3",
         "--local_worker_num=3",
         "--node_rank=0",
@@ -80,6 +81,10 @@ def test_a_rank_table_becomes_a_plan(
         ("2", "CPU", {"MASTER_PORT": "80"}, "MASTER_PORT is '80'"),
         ("2", "CPU", {"MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
         ("no.json", "CPU", {}, "no.json: no such rank table"),
+        ("2", "CPU", {"MASTER_PORT": "123456789012"}, "MASTER_PORT is '123456789012'; give a port"),
+        ("2", "CPU", {"MASTER_PORT": "9" * 5000}, "MASTER_PORT is '9999"),
+        ("100000", "CPU", {}, "DEVICE_NUM is 100000, but this machine takes at most"),
+        ("9" * 5000, "CPU", {}, "DEVICE_NUM is '9999"),
     ],
 )
 def test_what_cannot_be_planned(
@@ -93,6 +98,43 @@ def test_hidden_devices_of_a_table_are_refused() -> None:
     environment = {"SERVER_ID": "1", "ASCEND_RT_VISIBLE_DEVICES": "0,4"}
     with pytest.raises(UserError, match="ASCEND_RT_VISIBLE_DEVICES hides device 5"):
         launch.plan_for_table(PAIR, environment, [])
+
+
+@pytest.mark.parametrize("address", ["10.0.0.300", "a b", "-x", "h:8118"])
+def test_a_master_that_is_no_host_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match=f"MASTER_ADDR is '{address}'; give the address"):
+        launch.plan_for_table(PAIR, {"SERVER_ID": "0", "MASTER_ADDR": address}, [])
+
+
+def test_more_devices_than_this_machine_has_processors_for() -> None:
+    many = host.most_processes() + 1
+    ranks = list(range(many))
+    with pytest.raises(UserError, match=f"has {many} devices of this server, but this machine"):
+        launch.plan_for_table(parse_rank_table(table(server("h", ranks)), "t"), {}, [])
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("script.py").touch()
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        assert launch.main(["2", "script.py", "--train.device_target=CPU"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: port {port} for the scheduler: Address already in use; ")
+    assert line.endswith("set MASTER_PORT to a free one")
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+    host.check_port(host.free_port())
+
+
+def test_a_server_without_an_address_is_refused() -> None:
+    host.check_reachable("127.0.0.1")
+    with pytest.raises(UserError, match=r"'no.such.invalid', the server with rank 0, has no addr"):
+        host.check_reachable("no.such.invalid")  # RFC 6761: never resolved
 
 
 def test_the_device_target_is_the_scripts() -> None:
@@ -186,6 +228,8 @@ if case == "stopped" and not scheduler:
     signal.signal(signal.SIGTERM, stop)
 (folder / f"up{rank}{scheduler}").touch()
 if scheduler:
+    (folder / "pid").write_text(str(os.getpid()))
+    (folder / "pid").rename(folder / "scheduler")
     wait_for("over")
     sys.exit(0)
 print("rank", rank, sys.executable, os.environ["PATH"].split(":")[0], flush=True)
@@ -197,8 +241,23 @@ if case == "stopped":
     if rank == 1:
         wait_for("up0False")
         os.kill(launcher, signal.SIGTERM)
+elif case == "suspended" and rank == 0:
+    wait_for("suspended")
+    state = Path("/proc", (folder / "suspended").read_text(), "stat")
+    while state.read_text().split()[2] != "T":
+        time.sleep(0.02)
+    print("Traceback of a collective", file=sys.stderr)
+    sys.exit(1)
 elif rank == 1 and case != "early":
     wait_for("up0False")
+    if case == "suspended":
+        (folder / "number").write_text(str(os.getpid()))
+        (folder / "number").rename(folder / "suspended")
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if case == "headless":
+        wait_for("scheduler")
+        os.kill(int((folder / "scheduler").read_text()), signal.SIGKILL)
+        time.sleep(100)  # until the launcher ends it
     print("[INFO] noise")
     if case == "wrong":
         print("error: this is wrong", file=sys.stderr)
@@ -231,7 +290,8 @@ for case in sys.argv[2:]:
 def test_how_a_job_ends(tmp_path: Path) -> None:
     for name, text in (("msrun.py", FAKE_MSRUN), ("worker.py", WORKER), ("driver.py", DRIVER)):
         (tmp_path / name).write_text(text)
-    cases = ["good", "failed", "killed", "wrong", "stopped", "early", "port"]
+    cases = ["good", "failed", "killed", "wrong", "stopped", "early", "headless", "suspended"]
+    cases.append("port")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), *cases],
         env={**launch.os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -248,6 +308,8 @@ def test_how_a_job_ends(tmp_path: Path) -> None:
         ["wrong", "2"],
         ["stopped", str(128 + 15)],
         ["early", str(128 + 2)],  # stopped before the ranks had started
+        ["headless", str(128 + 9)],
+        ["suspended", str(128 + 19)],
         ["port", "1"],  # msrun itself failed
     ]
     # Rank 0 is shown, by this very interpreter, without the launcher's `python` in its PATH.
@@ -266,6 +328,13 @@ def test_how_a_job_ends(tmp_path: Path) -> None:
         assert rest == ["last words"]
     wrong = tmp_path / "wrong" / "logs" / "worker_1.log"
     assert errors["wrong"] == f"error: this is wrong (rank 1, {wrong})\n"
+    # The first cause, not what it led to: the launcher's kill, the other rank's exception.
+    for case, who, how in (
+        ("headless", "scheduler", "killed by signal 9"),
+        ("suspended", "rank 1", "suspended by signal 19"),
+    ):
+        (line,) = errors[case].splitlines()
+        assert line.startswith(f"error: {who} was {how}, the ranks could not go on without it (")
     first, second = errors["port"].splitlines()
     assert first.startswith("error: msrun failed; ") and "set MASTER_PORT" in first
     assert first.endswith(f"the end of {tmp_path / 'port' / 'logs' / 'msrun.log'}:")

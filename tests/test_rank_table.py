@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import json
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from mindspore_thor.errors import UserError
 from mindspore_thor.parallel.rank_table import (
+    MAX_BYTES,
+    MAX_DEVICE,
+    RankTable,
     find_server,
     merge_rank_tables,
     parse_rank_table,
@@ -117,6 +123,20 @@ FIRST = ("server_list", 0, "device", 0)
         (_drop(*FIRST), "rank_id|rank 0 is missing"),
         (_set("", *FIRST, "device_ip"), "device 0 of 10.0.0.1 has no device_ip"),
         (_set("text", "server_list", 0), "server 0 is not a JSON object"),
+        (_set("99999", *FIRST, "device_id"), "device_id is '99999'; .* from 0 to 4095"),
+        (_set(-1, *FIRST, "rank_id"), "rank_id is -1; .* from 0 to 4095"),
+        (_set(10**5000, *FIRST, "rank_id"), "rank_id is <whole number of about 5001 digits>"),
+        (_set(True, "server_count"), "server_count is True"),
+        (_set("10.0.0.300", *FIRST, "device_ip"), "device_ip '10.0.0.300' of 10.0.0.1 is no IP"),
+        (_set(["10.0.0.1"], *FIRST, "device_ip"), r"device_ip is \['10.0.0.1'\]; it must be text"),
+        (
+            _set("10.0.0.256", "server_list", 0, "server_id"),
+            "server_id '10.0.0.256' of server 0 is",
+        ),
+        (_set("a b", "server_list", 0, "server_id"), "server_id 'a b' of server 0 is no address"),
+        (_set("h:123456789012", "server_list", 0, "host_nic_ip"), "host_nic_ip 'h:123456789012'"),
+        (_set("\ud800\n", "server_list", 0, "server_id"), r"server_id '\\ud800' of server 0"),
+        (_set({"a": [[[[[[1]]]]]]}, "version"), "version is .*, only 1.0 is known"),
     ],
 )
 def test_a_wrong_table_gives_one_line_with_its_name(
@@ -143,7 +163,15 @@ def test_what_msrun_cannot_start_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no such rank table"), ("{", ":1: not a JSON file"), ("[]", "not a JSON object")],
+    [
+        (None, "no such rank table"),
+        ("{", ":1: not a JSON file"),
+        ("[]", "not a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        (f'{{"version": {"9" * 6000}}}', "not a JSON file"),
+        ("\ufeff[]", "not a JSON object"),  # with the mark that Windows' editors write
+        (" " * (MAX_BYTES + 1), f"more than {MAX_BYTES} bytes"),
+    ],
 )
 def test_a_file_that_is_no_table(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "t.json"
@@ -202,3 +230,87 @@ def test_merging_numbers_the_ranks_anew() -> None:
         merge_rank_tables([first, first])
     with pytest.raises(UserError, match="equally many"):
         merge_rank_tables([first, parse_rank_table(table(server("a", [0])), "t")])
+
+
+# ---- whatever stands in the file: a table that msrun can start, or one line
+
+_LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["0", "1", "10.0.0.1", "reserve", "1.0", "completed", "-1", "²", ""]),
+)
+_TREES = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+_PLACES = [
+    *[(key,) for key in TWO],
+    *[("server_list", number) for number in (0, 1)],
+    *[("server_list", 0, key) for key in ("server_id", "device", "host_nic_ip")],
+    ("server_list", 1, "device", 1),
+    *[("server_list", 1, "device", 0, key) for key in ("device_id", "device_ip", "rank_id")],
+]
+
+
+def assert_sound(read: RankTable) -> None:
+    """What msrun and MindSpore need; see their documentation of rank tables."""
+    ranks = [device.rank_id for entry in read.servers for device in entry.devices]
+    assert ranks == list(range(read.size)) and 0 < read.size <= MAX_DEVICE + 1
+    assert len({len(entry.devices) for entry in read.servers}) == 1
+    assert len({entry.server_id for entry in read.servers}) == len(read.servers)
+    for entry in read.servers:
+        numbers = [device.device_id for device in entry.devices]
+        assert len(set(numbers)) == len(numbers) and 0 <= min(numbers) <= max(numbers) <= 4095
+        assert entry.address.isprintable() and " " not in entry.address and entry.address
+        for device in entry.devices:
+            assert device.device_ip or len(read.servers) == 1
+            assert not device.device_ip or str(ipaddress.ip_address(device.device_ip))
+
+
+def assert_one_line(error: UserError) -> None:
+    text = str(error)
+    assert text.isprintable() and len(text) < 300 and ";" in text
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.sampled_from(_PLACES), value=_TREES)
+def test_any_value_at_any_place(place: tuple[Any, ...], value: Any) -> None:
+    tree = copy.deepcopy(TWO)
+    _set(value, *place)(tree)
+    try:
+        assert_sound(parse_rank_table(tree, "my.json"))
+    except UserError as error:
+        assert_one_line(error)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    content=st.one_of(
+        st.binary(max_size=60),
+        _TREES.map(lambda tree: json.dumps(tree).encode()),
+        # A good file with a few bytes exchanged.
+        st.tuples(st.integers(0, len(json.dumps(TWO)) - 1), st.binary(max_size=3)).map(
+            lambda change: (
+                json.dumps(TWO).encode()[: change[0]]
+                + change[1]
+                + json.dumps(TWO).encode()[change[0] + len(change[1]) :]
+            )
+        ),
+    )
+)
+@example(content=b"\xff\xfe")
+@example(content=b'{"a":' * 100_000)
+@example(content=json.dumps(TWO).encode("utf-16"))
+def test_any_content(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(content)
+    try:
+        assert_sound(read_rank_table(path))
+    except UserError as error:
+        assert_one_line(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from mindspore_thor.parallel import launch
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -141,16 +144,19 @@ def test_evaluation_passes_everything_on(runner: Runner) -> None:
         ("run_eval.sh", ["data"]),
         ("run_eval.sh", ["a", "b", "c", "d"]),
         ("run_standalone_train.sh", ["a", "b", "c", "d"]),
+        ("run_standalone_train.sh", ["a", "b", "c", "d\n" * 500]),
     ],
 )
 def test_wrong_arguments_show_the_usage(runner: Runner, script: str, arguments: list[str]) -> None:
     done = runner(script, *arguments)
     assert done.returncode == 2
     assert "usage: " in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and len(line) < 300
     assert runner.calls() == []
 
 
-LAUNCH = ["-m", "mindspore_thor.parallel.launch"]
+LAUNCH = [str(SCRIPTS / "launch.py")]
 
 
 def test_distributed_training_without_arguments_is_the_sample(runner: Runner) -> None:
@@ -174,6 +180,16 @@ def test_distributed_training_passes_everything_on(runner: Runner) -> None:
     assert evaluated[1:] == ["--checkpoint_file_path", "old", "--data_path", "d"]
 
 
+@pytest.mark.parametrize("words", [["--log_dir", "my logs"], ["--log_dir=my logs"]])
+def test_the_launchers_own_options_go_to_the_launcher(runner: Runner, words: list[str]) -> None:
+    rest = ["--train.epochs=1", "--cluster_time_out", "9", "--output_dir", "o"]
+    assert runner("run_distribute_train.sh", "2", "", "r.yaml", *words, *rest).returncode == 0
+    trained, _ = runner.calls()
+    options = ["--log_dir=my logs", "--cluster_time_out=9"]
+    where = ["--config_path", "r.yaml", "--train.epochs=1", "--output_dir", "o"]
+    assert trained == [*LAUNCH, *options, "2", str(ROOT / "train.py"), *where]
+
+
 def test_a_server_without_the_run_folder_does_not_evaluate(runner: Runner) -> None:
     assert runner("run_distribute_train.sh", "table.json").returncode == 0
     assert len(runner.calls()) == 1
@@ -185,14 +201,14 @@ def test_distributed_training_on_gpus_up_to_its_command_line(runner: Runner) -> 
     )
     assert done.returncode == 0
     (trained,) = runner.calls()
-    assert trained[:6] == [*LAUNCH, "--dry_run", "4", str(ROOT / "train.py"), "--config_path"]
-    assert trained[6:8] == ["r.yaml", "--output_dir"]
-    assert trained[9:] == ["--train.device_target", "GPU", "--train.seed", "3"]
+    assert trained[:5] == [*LAUNCH, "--dry_run", "4", str(ROOT / "train.py"), "--config_path"]
+    assert trained[5:7] == ["r.yaml", "--output_dir"]
+    assert trained[8:] == ["--train.device_target", "GPU", "--train.seed", "3"]
 
 
 @pytest.mark.parametrize("code", [1, 2, 130, 137])
 def test_a_failed_distributed_training_is_not_evaluated(runner: Runner, code: int) -> None:
-    (runner.codes / "-m").write_text(str(code))
+    (runner.codes / "launch.py").write_text(str(code))
     assert runner("run_distribute_train.sh", "2").returncode == code
     assert len(runner.calls()) == 1
 
@@ -204,6 +220,8 @@ def test_a_failed_distributed_training_is_not_evaluated(runner: Runner, code: in
         ("run_distribute_train.sh", ["2", "a", "b", "c", "d"], "error: RANK_TABLE_FILE|DEVICE_NUM"),
         ("run_distribute_train_gpu.sh", [], "error: DEVICE_NUM is needed"),
         ("run_distribute_train_gpu.sh", ["t.json"], "error: DEVICE_NUM is 't.json'; give a number"),
+        ("run_distribute_train_gpu.sh", ["\x1b" * 999], "error: DEVICE_NUM is '$'"),
+        ("run_distribute_train.sh", ["2", "--log_dir"], "error: --log_dir needs a value; usage: "),
     ],
 )
 def test_wrong_arguments_of_distributed_training(
@@ -212,10 +230,15 @@ def test_wrong_arguments_of_distributed_training(
     done = runner(script, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(message)
+    (line,) = done.stderr.splitlines()
+    assert line.isprintable() and len(line) < 300
     assert runner.calls() == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
+)
 def test_a_signal_reaches_the_program_and_the_script_waits_for_it(
     runner: Runner, number: int, code: int
 ) -> None:
@@ -227,7 +250,7 @@ def test_a_signal_reaches_the_program_and_the_script_waits_for_it(
         "    time.sleep(0.5)\n"
         "    open('saved', 'w').close()\n"
         "    sys.exit(128 + number)\n"
-        "for number in (signal.SIGINT, signal.SIGTERM):\n"
+        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):\n"
         "    signal.signal(number, end)\n"
         "open('ready', 'w').close()\n"
         "time.sleep(60)\n"
@@ -246,6 +269,58 @@ def test_a_signal_reaches_the_program_and_the_script_waits_for_it(
     assert (runner.folder / "saved").exists()
 
 
+# ---- modules in the current folder, which somebody else may have put there
+
+TRAP = "open({log!r}, 'a').write(__name__ + '\\n')\nraise SystemExit('executed ' + __name__)\n"
+STARTED = (
+    ". {common}; is_ready {python}",  # its answer does not matter here
+    ". {common}; find_base_python",
+    "{python} {launch} --dry_run 2 {train} --train.device_target=CPU",
+    "{python} -c {msrun}",
+    "{python} {train} --help",
+    "{python} {evaluate} --help",
+    "{python} {tools} --help",
+)
+
+
+def test_nothing_of_the_current_folder_is_run(tmp_path: Path) -> None:
+    """The parts that run Python, with a real one, where every module of its library is a trap."""
+    log = tmp_path / "log"
+    folder = tmp_path / "traps"
+    folder.mkdir()
+    own = {"yaml", "numpy", "tqdm", "PIL", "pip", "mindspore_thor", "models", "matplotlib"}
+    for name in (getattr(sys, "stdlib_module_names", {"argparse", "shlex", "venv"}) | own) - {
+        "sys"
+    }:
+        (folder / f"{name}.py").write_text(TRAP.format(log=str(log)))
+    # MindSpore is not there: what is run is all before its import.
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "mindspore.py").write_text("raise ModuleNotFoundError(name='mindspore')\n")
+    paths = {
+        "common": SCRIPTS / "common.sh",
+        "python": sys.executable,
+        "launch": LAUNCH[0],
+        "train": ROOT / "train.py",
+        "evaluate": ROOT / "eval.py",
+        "tools": SCRIPTS / "hccl_tools.py",
+        "msrun": f"{launch._MSRUN.split('from mindspore')[0]}import argparse, shlex, yaml",
+    }
+    script = "\n".join(STARTED).format(**{k: shlex.quote(str(v)) for k, v in paths.items()})
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(absent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    assert not log.exists(), log.read_text()
+    assert "mindspore.parallel.cluster.run" in done.stdout  # the launcher did run
+    assert "--merge" in done.stdout and "Traceback" not in done.stderr
+
+
 # ---- the local environment: a copy of the scripts, so that nothing here is touched
 
 BASE_PYTHON = """#!/bin/sh
@@ -253,7 +328,7 @@ echo "base $*" >>"$LOG"
 case "$1" in
   -c) echo "$0" ;;
   -) exit 1 ;;
-  -m) mkdir -p "$3/bin" && cp "$VENV_PYTHON" "$3/bin/python" ;;
+  -Im) mkdir -p "$3/bin" && cp "$VENV_PYTHON" "$3/bin/python" ;;
 esac
 """
 VENV_PYTHON = """#!/bin/sh
@@ -359,6 +434,17 @@ def test_an_environment_of_somebody_else_is_never_removed(sandbox: Sandbox) -> N
     sandbox.pip_code.write_text("0")
     assert sandbox.ensure().returncode == 0
     assert own.exists()
+
+
+def test_a_folder_with_a_colon_is_named_where_no_environment_can_be_made(
+    sandbox: Sandbox,
+) -> None:
+    sandbox.root = sandbox.root.rename(sandbox.root.with_name("a:b"))
+    done = sandbox.ensure()
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {sandbox.root} has a colon in its name, where Python makes no ")
+    assert sandbox.installs() == 0
 
 
 def test_without_any_python_there_is_a_clear_error(sandbox: Sandbox) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.parallel.host import is_address
+from mindspore_thor.parallel.rank_table import MAX_DEVICE
 
 CONFIGURATION = Path("/etc/hccn.conf")
 _TOOLS = ("hccn_tool", "/usr/local/Ascend/driver/tools/hccn_tool")
@@ -30,10 +31,13 @@ def parse_range(text: str) -> list[int]:
         UserError: If the text is no such range.
     """
     match = re.fullmatch(r"\s*\[\s*(\d{1,6})\s*,\s*(\d{1,6})\s*\)\s*", text, re.ASCII)
-    numbers = list(range(int(match[1]), int(match[2]))) if match else []
-    if not numbers:
-        raise UserError(f'--device_num is {text!r}; give a range like "[0,8)", its end excluded')
-    return numbers
+    numbers = range(int(match[1]), int(match[2])) if match else range(0)
+    if not numbers or numbers[-1] > MAX_DEVICE:
+        raise UserError(
+            f'--device_num is {quoted(text)}; give a range like "[0,8)", its end excluded, of '
+            f"devices up to {MAX_DEVICE}"
+        )
+    return list(numbers)
 
 
 def parse_devices(text: str) -> list[int]:
@@ -49,10 +53,14 @@ def parse_devices(text: str) -> list[int]:
         UserError: If the text is no such list.
     """
     words = [word.strip() for word in text.split(",")]
-    good = all(word.isascii() and word.isdigit() for word in words)
-    if not good or len({int(word) for word in words}) < len(words):
-        raise UserError(f'--visible_devices is {text!r}; give each device once, like "0,1,4"')
-    return [int(word) for word in words]
+    good = all(word.isascii() and word.isdigit() and len(word) < 7 for word in words)
+    numbers = [int(word) for word in words] if good else []
+    if not numbers or len(set(numbers)) < len(numbers) or max(numbers) > MAX_DEVICE:
+        raise UserError(
+            f'--visible_devices is {quoted(text)}; give each device once, like "0,1,4", with '
+            f"numbers up to {MAX_DEVICE}"
+        )
+    return numbers
 
 
 def parse_tool_output(text: str) -> str | None:
@@ -66,7 +74,7 @@ def parse_tool_output(text: str) -> str | None:
     """
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if key.strip().lower() == "ipaddr" and _is_address(value.strip()):
+        if key.strip().lower() == "ipaddr" and is_address(value.strip()):
             return value.strip()
     return None
 
@@ -83,7 +91,7 @@ def parse_configuration(text: str) -> dict[int, str]:
     found = {}
     for line in text.splitlines():
         match = re.fullmatch(r"\s*address_(\d+)\s*=\s*(\S+)\s*", line, re.ASCII)
-        if match and _is_address(match[2]):
+        if match and is_address(match[2]):
             found[int(match[1])] = match[2]
     return found
 
@@ -136,11 +144,3 @@ def ask_tool(device: int) -> str:
             continue
         return done.stdout
     return ""
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -22,8 +22,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.command_line import report_error
+from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.parallel.orphan import LAUNCHER
+from mindspore_thor.train.signals import DEMANDS, NOTICES, stop_signals
 
 SCHEDULER = "scheduler"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,8 +34,17 @@ _TICK = 0.2
 # or be on their way out after a stop signal. What has to be saved is saved before any of them ends.
 _GRACE = 5.0
 _TAIL_LINES = 40
-# What a process leaves with that was asked to stop, by SIGINT or SIGTERM, and has done so.
-_STOPPED = (130, 143)
+# What a process leaves with that was asked to stop, and has done so.
+_STOPPED = frozenset(128 + number for number in (*DEMANDS, *NOTICES))
+# What a rank leaves with that waited for another one in vain: MindSpore's exception, or its abort.
+_DESERTED = (1, -signal.SIGABRT)
+# msrun sets them for its processes; what an earlier job left would contradict that.
+_OF_A_JOB = (
+    *("MS_ROLE", "MS_NODE_ID", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_SCHED_PORT"),
+    *("RANK_ID", "RANK_SIZE", "DEVICE_ID"),
+    # With it, MindSpore would arrange the ranks a second time.
+    "RANK_TABLE_FILE",
+)
 # msrun starts `python` from PATH. This one is the present interpreter, and tells which process
 # became which rank. It takes itself out of PATH again.
 _SHIM = """#!/bin/sh
@@ -69,9 +80,12 @@ class Job:
         self._shims = Path()
         self._living: set[str] = {str(rank) for rank in ranks}
         self._failed: tuple[str, int] | None = None
+        self._deserted = False  # the failure is that of a suspended process
         self._deadline: float | None = None
-        self._signals: list[int] = []  # as they arrived; the ranks get SIGTERM for each
+        self._signals: list[int] = []  # as they arrived
         self._delivered: dict[str, int] = {}
+        self._suspended: dict[str, int] = {}  # by which signal
+        self._killed: set[str] = set()  # by this launcher
 
     def run(self) -> int:
         """Start the ranks, wait for all of them, and say what went wrong.
@@ -81,7 +95,11 @@ class Job:
         """
         try:
             self._log_dir.mkdir(parents=True, exist_ok=True)
-            self._shims = Path(tempfile.mkdtemp(prefix=".python-", dir=self._log_dir.resolve()))
+            place = self._log_dir.resolve()
+            # PATH cannot hold a folder with a colon in its name.
+            self._shims = Path(
+                tempfile.mkdtemp(prefix=".python-", dir=None if ":" in str(place) else place)
+            )
         except OSError as error:
             raise UserError(
                 f"{self._log_dir}: cannot create the folder ({error.strerror}); give --log_dir"
@@ -105,29 +123,30 @@ class Job:
         return self._log_dir / f"{stem}.log"
 
     def _listen(self) -> None:
-        signal.signal(signal.SIGINT, self._forward)
-        signal.signal(signal.SIGTERM, self._forward)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
-            signal.signal(signal.SIGHUP, self._forward)
+        for number in stop_signals():
+            signal.signal(number, self._forward)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal for the ranks."""
-        self._signals.append(signal.SIGTERM if number == signal.SIGHUP else number)
+        self._signals.append(number)
 
     def _deliver(self) -> None:
-        """Pass each signal on once to each rank, also to one that started after it arrived.
+        """Pass signals on to each rank, also to one that started after they arrived.
 
-        Always as SIGTERM: SIGINT ends an interpreter that is still starting with a plain code 1.
-        Not done in the handler: a rank that got a signal twice would leave without saving. The
-        scheduler gets none, it must live until the ranks have ended.
+        A rank that gets a second one leaves without saving, so a notice and the demand after it
+        count as one, and this is not done in the handler. Always as SIGTERM: SIGINT ends an
+        interpreter that is still starting with a plain code 1. The scheduler gets none, it must
+        live until the ranks have ended.
         """
         if not self._signals:
             return
+        wanted = max(1, sum(number in DEMANDS for number in self._signals))
         for name, pid in self._processes().items():
             if name in self._living:
-                for _ in self._signals[self._delivered.get(name, 0) :]:
+                for _ in range(self._delivered.get(name, 0), wanted):
                     _send(pid, signal.SIGTERM)
-                self._delivered[name] = len(self._signals)
+                    _send(pid, signal.SIGCONT)  # a suspended one could not obey
+                self._delivered[name] = wanted
 
     def _start(self) -> bool:
         shim = self._shims / "python"
@@ -144,8 +163,8 @@ class Job:
         environment.setdefault("GLOG_v", "3")
         environment["PYTHONUNBUFFERED"] = "1"
         environment[LAUNCHER] = str(os.getpid())
-        # With it, MindSpore would arrange the ranks a second time.
-        environment.pop("RANK_TABLE_FILE", None)
+        for name in _OF_A_JOB:
+            environment.pop(name, None)
         output = self._log_dir / "msrun.log"
         with output.open("w", encoding="utf-8") as stream:
             done = subprocess.run(
@@ -191,34 +210,63 @@ class Job:
 
     def _reap(self) -> bool:
         """Take note of every process that has ended; return whether any is left."""
+        ended: list[tuple[str, int]] = []
+        left = True
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             except ChildProcessError:
-                return False
+                left = False
+                break
             if pid == 0:
-                return True
-            self._note(pid, os.waitstatus_to_exitcode(status))
+                break
+            name = next((name for name, known in self._processes().items() if known == pid), None)
+            if name is None:
+                continue
+            if os.WIFSTOPPED(status):
+                self._suspended[name] = os.WSTOPSIG(status)
+                continue
+            self._suspended.pop(name, None)
+            if not os.WIFCONTINUED(status):
+                ended.append((name, os.waitstatus_to_exitcode(status)))
+        # Only now: who was suspended before is known, whatever order the system reports it in.
+        for name, code in ended:
+            self._note(name, code)
+        return left
 
-    def _note(self, pid: int, code: int) -> None:
-        name = next((name for name, known in self._processes().items() if known == pid), None)
-        if name is None:
-            return
+    def _note(self, name: str, code: int) -> None:
+        """Take note of a process that has ended; the first cause of a failure is remembered."""
         self._living.discard(name)
-        if code and name == SCHEDULER and self._failed is None and not self._signals:
-            # It noticed a dead rank, maybe of another server: the ranks here cannot go on.
-            self._failed = (name, code)
-        elif code and name != SCHEDULER and (self._failed is None or self._failed[0] == SCHEDULER):
-            self._failed = (name, code)
+        if name in self._killed and code == -signal.SIGKILL:
+            return  # a consequence
+        if code and not self._cause_is_known(name):
+            if self._suspended and (code in _DESERTED or name == SCHEDULER):
+                self._failed, self._deserted = next(iter(self._suspended.items())), True
+            else:
+                self._failed = (name, code)
         if self._failed is not None and self._deadline is None:
             self._deadline = time.monotonic() + _GRACE
+
+    def _cause_is_known(self, name: str) -> bool:
+        """Return whether the failure of a process is only a consequence of what was noted before.
+
+        A scheduler that ends with a code has noticed a dead rank, maybe of another server: the
+        ranks here cannot go on, and what one of them has to say explains more. One that was killed
+        is the cause itself.
+        """
+        if name == SCHEDULER:
+            return self._failed is not None or bool(self._signals)
+        if self._failed is None or self._deserted:
+            return self._deserted
+        return not (self._failed[0] == SCHEDULER and self._failed[1] > 0)
 
     def _kill(self) -> None:
         """End what is left: ranks at once, the scheduler after it has had time to leave."""
         patience = time.monotonic() + (_GRACE if not self._living and not self._failed else 0.0)
         while self._reap():
             if time.monotonic() > patience:
-                for pid in self._processes().values():
+                for name, pid in self._processes().items():
+                    self._killed.add(name)
                     _send(pid, signal.SIGKILL)
             time.sleep(_TICK)
 
@@ -232,12 +280,22 @@ class Job:
             return code  # somebody else stopped it, and the run has said so itself
         who = SCHEDULER if name == SCHEDULER else f"rank {name}"
         log = self._log(name)
+        killed = name == SCHEDULER and code < 0  # it has nothing to say
+        if self._deserted or killed:
+            how = "killed" if killed else "suspended"
+            report_error(
+                TrainingError(
+                    f"{who} was {how} by signal {abs(code)}, the ranks could not go on without it "
+                    f"({self._log_dir}); continue with the last checkpoint"
+                )
+            )
+            return 128 + abs(code)
         tail = _tail(log)
         last = next(
             (line for line in reversed(tail.splitlines()) if line.startswith("error: ")), ""
         )
         if code == 2 and last:
-            print(f"{last} ({who}, {log})", file=sys.stderr, flush=True)
+            report_error(UserError(f"{last[len('error: ') :]} ({who}, {log})"))
             return code
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         print(f"error: {who} {how}; the end of {log}:\n{tail}", file=sys.stderr, flush=True)

@@ -9,23 +9,40 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
-from mindspore_thor.command_line import Parser, one_line_errors
-from mindspore_thor.errors import UserError
-from mindspore_thor.parallel.host import free_port, host_addresses, visible_devices
+from mindspore_thor.command_line import Parser, one_line_errors, whole_number
+from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.parallel.host import (
+    check_port,
+    check_reachable,
+    free_port,
+    host_addresses,
+    is_host,
+    most_processes,
+    port_number,
+    visible_devices,
+)
 from mindspore_thor.parallel.job import Job
 from mindspore_thor.parallel.rank_table import RankTable, find_server, read_rank_table
+from mindspore_thor.program import run_program
 
 LOCALHOST = "127.0.0.1"
 # msrun's own default; the servers of one job cannot agree on a free port beforehand.
 SHARED_PORT = 8118
 DEFAULT_LOGS = Path("runs") / "logs"
 _VISIBLE_OF = {"Ascend": "ASCEND_RT_VISIBLE_DEVICES", "GPU": "CUDA_VISIBLE_DEVICES"}
+# `python -m` would look for every module in the current folder first.
+_MSRUN = (
+    "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "
+    "from mindspore.parallel.cluster.run import main; main()"
+)
 _TARGET_FLAG = "--train.device_target"
 
 
@@ -71,6 +88,7 @@ def plan_for_number(count: int, target: str, environment: Mapping[str, str]) -> 
     """
     if count < 1:
         raise UserError(f"DEVICE_NUM is {count}; give a whole number of at least 1")
+    _check_count(count, f"DEVICE_NUM is {count}")
     name = _VISIBLE_OF.get(target)
     seen = visible_devices(environment, name) if name else None
     if name and seen is not None and len(seen) < count:
@@ -106,15 +124,20 @@ def plan_for_table(
         raise UserError(
             f"{name} hides device {hidden[0]}, which the rank table uses; unset it or change it"
         )
+    _check_count(len(devices), f"the rank table has {len(devices)} devices of this server")
     alone = len(table.servers) == 1
     port = master_port(environment)
+    master = environment.get("MASTER_ADDR", "").strip()
+    if master and not is_host(master):
+        raise UserError(
+            f"MASTER_ADDR is {quoted(master)}; give the address of the server with rank 0, or "
+            "unset it"
+        )
     return Plan(
         worker_num=table.size,
         local_worker_num=len(devices),
         node_rank=node,
-        master_addr=(
-            LOCALHOST if alone else environment.get("MASTER_ADDR") or table.servers[0].address
-        ),
+        master_addr=LOCALHOST if alone else master or table.servers[0].address,
         master_port=port or (free_port() if alone else SHARED_PORT),
         environment={name: ",".join(devices)},
     )
@@ -132,9 +155,19 @@ def master_port(environment: Mapping[str, str]) -> int | None:
     text = environment.get("MASTER_PORT", "").strip()
     if not text:
         return None
-    if not (text.isascii() and text.isdigit()) or not 1024 <= int(text) <= 65535:
-        raise UserError(f"MASTER_PORT is {text!r}; give a port from 1024 to 65535 or unset it")
-    return int(text)
+    port = port_number(text)
+    if port is None:
+        raise UserError(
+            f"MASTER_PORT is {quoted(text)}; give a port from 1024 to 65535 or unset it"
+        )
+    return port
+
+
+def _check_count(count: int, what: str) -> None:
+    """Refuse more processes than this machine can start."""
+    most = most_processes()
+    if count > most:
+        raise UserError(f"{what}, but this machine takes at most {most} processes; use fewer")
 
 
 def msrun_command(
@@ -150,7 +183,7 @@ def msrun_command(
         arguments: Its arguments.
     """
     return [
-        *(sys.executable, "-m", "mindspore.parallel.cluster.run"),
+        *(sys.executable, "-c", _MSRUN),
         f"--worker_num={plan.worker_num}",
         f"--local_worker_num={plan.local_worker_num}",
         f"--node_rank={plan.node_rank}",
@@ -174,7 +207,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--cluster_time_out",
-        type=int,
+        type=whole_number,
         default=600,
         help="seconds that the ranks wait for each other at the start [600]",
     )
@@ -197,6 +230,8 @@ def make_plan(devices: str, target: str, environment: Mapping[str, str]) -> Plan
         UserError: If it is neither, or does not fit this machine.
     """
     if devices.lstrip("-").isdigit() and devices.isascii():
+        if len(devices) > 9:
+            raise UserError(f"DEVICE_NUM is {quoted(devices)}; give a number of processes")
         return plan_for_number(int(devices), target, environment)
     return plan_for_table(read_rank_table(Path(devices)), environment, host_addresses())
 
@@ -238,6 +273,9 @@ def _run(argv: Sequence[str] | None) -> int:
     if options.dry_run:
         print(shlex.join([*(f"{k}={v}" for k, v in plan.environment.items()), *command]))
         return 0
+    if plan.node_rank == 0:
+        check_port(plan.master_port)
+    check_reachable(plan.master_addr)
     ranks = range(plan.first_rank, plan.first_rank + plan.local_worker_num)
     return Job(command, plan.environment, ranks, log_dir).run()
 
@@ -256,5 +294,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(argv)
 
 
+def program() -> NoReturn:
+    """Run as a program of its own."""
+    # Until the job listens: an exception in the middle of importing MindSpore would abort.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    run_program(main, result_is_printed=False)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

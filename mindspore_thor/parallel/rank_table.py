@@ -7,19 +7,25 @@ Every check here is one that ``msrun`` or the devices would otherwise fail in mu
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.files import write_file
+from mindspore_thor.parallel.host import is_address, is_host
 
 VERSION = "1.0"
 COMPLETED = "completed"
 _NO_HOST_NIC = "reserve"
+MAX_DEVICE = 4095
+"""Largest number of a device, and of a rank, that MindSpore takes."""
+
+MAX_BYTES = 1 << 24
+"""Largest file that is read as a rank table: MAX_DEVICE devices need a tenth of it."""
+
 _REMEDY = "make the table anew with scripts/hccl_tools.py"
 
 
@@ -105,18 +111,15 @@ class RankTable:
         Raises:
             UserError: If it cannot be written.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        content = (json.dumps(self.to_dict(), indent=4) + "\n").encode("utf-8")
         try:
-            temporary.write_text(json.dumps(self.to_dict(), indent=4) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
+            write_file(path, [content], len(content))
+        except UserError as error:
+            cause = error.__cause__
+            reason = cause.strerror if isinstance(cause, OSError) else error
             raise UserError(
-                f"{path}: cannot write the rank table ({error.strerror}); choose another folder"
+                f"{path}: cannot write the rank table ({reason}); choose another folder"
             ) from None
-        finally:
-            # Where the folder is a file, this raises, too; the first error is the one to see.
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def read_rank_table(path: Path) -> RankTable:
@@ -132,7 +135,8 @@ def read_rank_table(path: Path) -> RankTable:
         UserError: If the file cannot be read or is no usable table.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such rank table; give a JSON file or a number of devices"
@@ -141,10 +145,27 @@ def read_rank_table(path: Path) -> RankTable:
         raise UserError(
             f"{path}: cannot read the rank table ({error.strerror}); give a readable JSON file"
         ) from None
+    except ValueError:  # NUL in the path
+        raise UserError(f"{quoted(str(path))}: no path of a file; give a JSON file") from None
+    return parse_rank_table(_parse_json(content, str(path)), str(path))
+
+
+def _parse_json(content: bytes, source: str) -> Any:
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{source}: more than {MAX_BYTES} bytes are no rank table; {_REMEDY}")
+    try:
+        return json.loads(content.decode("utf-8-sig"), parse_int=_short_integer)
+    except RecursionError:
+        raise UserError(f"{source}: nested too deeply for a rank table; {_REMEDY}") from None
     except ValueError as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise UserError(f"{path}{line}: not a JSON file; {_REMEDY}") from None
-    return parse_rank_table(tree, str(path))
+        raise UserError(f"{source}{line}: not a JSON file; {_REMEDY}") from None
+
+
+def _short_integer(text: str) -> int:
+    if len(text) > 20:  # Python would take long, or refuse
+        raise ValueError("a number with too many digits")
+    return int(text)
 
 
 def parse_rank_table(tree: Any, source: str) -> RankTable:
@@ -161,12 +182,15 @@ def parse_rank_table(tree: Any, source: str) -> RankTable:
         UserError: If anything is missing or contradicts the rest.
     """
     version = _get(tree, "version", source, "the table")
-    if str(version) != VERSION:
-        raise UserError(f"{source}: version is {version!r}, only {VERSION} is known; {_REMEDY}")
+    if version not in (VERSION, float(VERSION)) or isinstance(version, bool):
+        raise UserError(
+            f"{source}: version is {quoted(version)}, only {VERSION} is known; {_REMEDY}"
+        )
     status = _get(tree, "status", source, "the table")
     if status != COMPLETED:
         raise UserError(
-            f"{source}: status is {status!r}, not {COMPLETED!r}; wait until the table is complete"
+            f"{source}: status is {quoted(status)}, not {COMPLETED!r}; wait until the table is "
+            "complete"
         )
     entries = _get_list(tree, "server_list", source, "the table")
     count = _number(_get(tree, "server_count", source, "the table"), "server_count", source)
@@ -184,23 +208,39 @@ def parse_rank_table(tree: Any, source: str) -> RankTable:
 
 def _server(entry: Any, number: int, source: str) -> Server:
     where = f"server {number}"
-    server_id = str(_get(entry, "server_id", source, where)).strip()
+    server_id = _text(_get(entry, "server_id", source, where), "server_id", source)
     if not server_id:
         raise UserError(f"{source}: {where} has an empty server_id; write the server's address")
+    nic = _text(entry.get("host_nic_ip", ""), "host_nic_ip", source)
+    nic = "" if nic == _NO_HOST_NIC else nic
+    for key, value in (("server_id", server_id), ("host_nic_ip", nic)):
+        if value and not is_host(value):
+            raise UserError(
+                f"{source}: {key} {quoted(value)} of {where} is no address and no name of a host; "
+                f"{_REMEDY}"
+            )
     devices = [
         Device(
             _number(
                 _get(item, "device_id", source, f"a device of {server_id}"), "device_id", source
             ),
-            str(item.get("device_ip", "")).strip(),
+            _device_ip(item.get("device_ip", ""), server_id, source),
             _number(_get(item, "rank_id", source, f"a device of {server_id}"), "rank_id", source),
         )
         for item in _get_list(entry, "device", source, f"server {server_id}")
     ]
     _refuse_repeats([device.device_id for device in devices], f"{server_id}: device_id", source)
-    nic = str(entry.get("host_nic_ip", "")).strip()
     devices.sort(key=lambda device: device.rank_id)
-    return Server(server_id, tuple(devices), "" if nic == _NO_HOST_NIC else nic)
+    return Server(server_id, tuple(devices), nic)
+
+
+def _device_ip(value: Any, server_id: str, source: str) -> str:
+    text = _text(value, "device_ip", source)
+    if text and not is_address(text):
+        raise UserError(
+            f"{source}: device_ip {quoted(text)} of {server_id} is no IP address; {_REMEDY}"
+        )
+    return text
 
 
 def _check_ranks(servers: Sequence[Server], source: str) -> None:
@@ -259,11 +299,22 @@ def _get_list(tree: Any, key: str, source: str, where: str) -> list[Any]:
     return value
 
 
+def _text(value: Any, key: str, source: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{source}: {key} is {quoted(value)}; it must be text; {_REMEDY}")
+    return value.strip()
+
+
 def _number(value: Any, key: str, source: str) -> int:
-    text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise UserError(f"{source}: {key} is {value!r}; it must be a whole number")
-    return int(text)
+    """Read a number of a server, a device or a rank, which may stand in quotes."""
+    number = value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        number = int(value)
+    if not isinstance(number, int) or isinstance(value, bool) or not 0 <= number <= MAX_DEVICE:
+        raise UserError(
+            f"{source}: {key} is {quoted(value)}; it must be a whole number from 0 to {MAX_DEVICE}"
+        )
+    return number
 
 
 def _refuse_repeats(values: Iterable[Any], key: str, source: str) -> None:
@@ -318,11 +369,12 @@ def find_server(table: RankTable, wanted: str | None, addresses: Iterable[str]) 
     if wanted:
         if wanted in names:
             return names.index(wanted)
-        if wanted.isascii() and wanted.isdigit() and int(wanted) < len(names):
+        numbered = wanted.isascii() and wanted.isdigit() and len(wanted) < 10
+        if numbered and int(wanted) < len(names):
             return int(wanted)
         raise UserError(
-            f"SERVER_ID is {wanted!r}; set it to a number from 0 to {len(names) - 1} or to one of "
-            f"{_listed(names)}"
+            f"SERVER_ID is {quoted(wanted)}; set it to a number from 0 to {len(names) - 1} or "
+            f"to one of {_listed(names)}"
         )
     if len(names) == 1:
         # Inside a container the host's address is often not visible; there is no choice anyway.

@@ -31,6 +31,7 @@ from mindspore_thor.train.checkpoint import (
     Position,
     earlier_checkpoint,
     find_checkpoint,
+    list_checkpoints,
     load_weights,
     read_state,
     state_file_of,
@@ -235,10 +236,13 @@ def _read_stored(requested: Path) -> _Stored:
 def _run(session: Session, folder: RunFolder | None, position: Position, stop: StopRequest) -> int:
     if folder is not None:
         # Metrics without any row beside a configuration mean: nothing to lose yet.
-        folder.write_metrics(position.metrics)
+        folder.write_metrics(position.metrics if list_checkpoints(folder.path) else [])
         folder.write_config(session.config.to_yaml())
         print(f"run folder: {folder.path}", flush=True)
-    stop.defer()
+        stop.farewell = (
+            "stopped by a signal before the first update: nothing to save, start with the same "
+            "command again"
+        )
     trainer = Trainer(session, folder, position, stop)
     trainer.run()
     # The signal may have reached another rank only.
@@ -247,6 +251,7 @@ def _run(session: Session, folder: RunFolder | None, position: Position, stop: S
         return code
     checkpoint = folder.checkpoint(position.epoch, position.step)
     if trainer.stopped:
+        folder.write_metrics(position.metrics)
         print(f"stopped by a signal; continue with --resume_ckpt {checkpoint}", flush=True)
         return code
     print(trainer.summary())

@@ -122,6 +122,7 @@ class Trainer:
         for images, labels in self._batches():
             self._pending.append(session.step(*self._task.inputs(images, labels)))
             position.step += 1
+            self._stop.defer()  # before this there is nothing to save, and compiling takes long
             if len(self._pending) >= self._read_every or position.step == self._steps:
                 self._read_losses()
             position.epoch_seconds = time.monotonic() - began

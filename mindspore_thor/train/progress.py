@@ -34,7 +34,7 @@ class Progress:
         self._steps = steps_per_epoch
         self._log_every = log_every
         self._quiet = quiet
-        self._terminal = sys.stderr.isatty() and not quiet
+        self._terminal = not quiet and sys.stderr is not None and sys.stderr.isatty()
         self._bar: Any = None
 
     def message(self, text: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 from mindspore_thor.command_line import one_line_errors
+from mindspore_thor.program import run_program
 
 
 @one_line_errors  # of the imports
@@ -16,5 +14,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("GLOG_v", "3")
-    sys.exit(_main())
+    run_program(_main, holds_signals=True)
