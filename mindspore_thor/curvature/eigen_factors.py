@@ -13,8 +13,11 @@ from mindspore_thor.curvature.kronecker import (
     repeated,
     stack,
 )
-from mindspore_thor.linalg.inverse import EIGEN, EIGENVALUE_FLOOR
+from mindspore_thor.linalg.inverse import EIGEN
 from mindspore_thor.linalg.slices import part
+
+SMALLEST_DAMPING = 1e-6
+"""As a share of the largest eigenvalue: a few times what float32 leaves of rounding errors."""
 
 # A transposition of its own is a copy, which takes longer than the product with a large basis.
 _TRANSPOSED_FIRST = ops.BatchMatMul(transpose_a=True)
@@ -96,5 +99,5 @@ class EigenFactors(KroneckerCurvature):
         # What rounding leaves of the gradient in the basis is a share of its norm: below that
         # share of the largest eigenvalue a damping would only make it large.
         largest = spectrum.reshape((inner.shape[0], -1)).max(1).reshape((-1, 1, 1))
-        inner = inner / (spectrum + ops.maximum(damping, EIGENVALUE_FLOOR * largest))
+        inner = inner / (spectrum + ops.maximum(damping, SMALLEST_DAMPING * largest))
         return ops.bmm(q_g, _TRANSPOSED_SECOND(inner, q_a))

@@ -105,12 +105,13 @@ class DirectCapture(nn.Cell):
         dout: Tensor,
     ) -> tuple[Any, ...]:
         """The input's plain gradient, the rule's gradients, and the statistics for the probe."""
-        # A constant would be left out of the gradients: let it seem to depend on something.
-        x = ops.depend(x, dout)
-        dx = self.vjp(self.run)(x, weight, dout)[0]
+        # A constant would be left out of the gradients: let it seem to depend on something. Not
+        # for the statistics, which may need no backward pass at all.
+        seen = ops.depend(x, dout)
+        dx = self.vjp(self.run)(seen, weight, dout)[0]
         state = (s0, s1, s2, s3)
         statistics, derived = self.measure(x, flag, state, probe, out, dout)
-        dweight, dbias = self.rule.gradients(x, weight, bias, dout, derived)
+        dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived)
         if self.graph.kind == ANY:
             statistics = statistics * GUARD
         return dx, dweight, dbias, ops.zeros_like(flag), statistics, s0, s1, s2, s3

@@ -151,7 +151,7 @@ class LayerwiseOptimizer(nn.Optimizer):
             if not any(id(p) in own for p in cell.get_parameters(expand=False)):
                 continue
             owner = owner_of(cell)
-            if owner is not None:
+            if owner is not None and not owner.superseded:
                 owner.superseded = (
                     f"layer {name or type(cell).__name__} of this {type(owner).__name__} belongs "
                     f"to a {type(self).__name__} that was made later: train with that one, or give "
