@@ -57,5 +57,12 @@ def test_other_methods_state_is_saved_as_it_is() -> None:
     net = nn.Dense(3, 2)
     step = TrainStep(net, nn.MSELoss(), THOR(net, 0.1))
     state: dict[str, Parameter] = step.parameters_dict()
-    assert rank_state.gather_state(state, step.optimizer) == state
-    assert rank_state.spread_state(state, step.optimizer) == state
+    probes = {parameter.name for parameter in step.optimizer.scratch()}
+    kept = {name: parameter for name, parameter in state.items() if name not in probes}
+    assert probes and len(kept) == len(state) - len(probes)
+    gathered = rank_state.gather_state(state, step.optimizer)
+    assert set(gathered) == set(kept)
+    assert all(gathered[name] is parameter for name, parameter in kept.items())
+    spread = rank_state.spread_state(kept, step.optimizer)
+    assert set(spread) == set(state)
+    assert all(spread[name] is parameter for name, parameter in state.items())

@@ -220,7 +220,8 @@ def test_a_full_disk_costs_at_most_the_epoch(
         assert sorted(path.name for path in tmp_path.iterdir()) == []
         runs(tmp_path)
     else:
-        assert message.endswith(f"then continue with --resume_ckpt {shown(last)}")
+        # A long path makes the line lose its middle.
+        assert message.endswith(f"_ckpt {shown(last)}") and len(message) <= 300
         runs(tmp_path, last.with_suffix(".state.ckpt"))
     assert_same_end(tmp_path, whole)
 
