@@ -164,6 +164,8 @@ def test_a_killed_rank_ends_the_job_and_the_last_checkpoint_is_good(
     epoch = int(re.fullmatch(r"mlp-(\d+)_4.ckpt", last.name)[1])  # type: ignore[index]
     position, _ = read_state(last.with_suffix(".state.ckpt"))
     assert epoch >= 3
-    assert (position.epoch, position.step, len(position.metrics)) == (epoch, 4, epoch)
+    assert (position.epoch, position.step) == (epoch, 4)
+    # The kill may come between the save before an evaluation and the one behind it.
+    assert epoch - 1 <= len(position.metrics) <= epoch
     assert_same_rows(rows_of(folder)[:2], rows_of(single))
     assert evaluate.main(["--checkpoint_file_path", str(last)]) == 0
