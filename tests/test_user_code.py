@@ -147,7 +147,15 @@ class Optional_(nn.Cell):
         return self.last(h)
 
 
-@pytest.mark.parametrize("name", METHODS)
+late_shampoo = pytest.param(
+    "shampoo",
+    marks=pytest.mark.xfail(
+        strict=True, reason="sums that are still zero give roots epsilon^-1/4: steps far too long"
+    ),
+)
+
+
+@pytest.mark.parametrize("name", [*(n for n in METHODS if n != "shampoo"), late_shampoo])
 def test_a_layer_takes_the_plain_gradient_until_it_has_statistics(name) -> None:
     """It is used for the first time in a step that collects nothing."""
     net = randomise(Optional_(), 3)
@@ -162,8 +170,7 @@ def test_a_layer_takes_the_plain_gradient_until_it_has_statistics(name) -> None:
         step(X, Y)
     assert optimizer.failed_inversions == 0 and not optimizer.failures_in_a_row()
     report = {row.layer: row for row in optimizer.layer_report()}
-    if name != "shampoo":  # whose statistics are the gradients, zero ones too
-        assert "no statistics yet" in report["late"].reason and not report["late"].covered
+    assert "no statistics yet" in report["late"].reason and not report["late"].covered
     assert report["first"].covered and not report["first"].reason.startswith("no")
     net.use = True
     twin = randomise(Optional_(), 3)
@@ -175,8 +182,6 @@ def test_a_layer_takes_the_plain_gradient_until_it_has_statistics(name) -> None:
     step(X, Y)
     found = moved(net, before)
     size = np.abs(expected["late.weight"]).max()
-    if name == "shampoo":  # epsilon^-1/2 of sums that are still zero: its own equation
-        return
     np.testing.assert_allclose(found["late.weight"], expected["late.weight"], atol=1e-5 * size)
     np.testing.assert_allclose(found["late.bias"], expected["late.bias"], atol=1e-5)
 

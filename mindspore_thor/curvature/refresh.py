@@ -18,6 +18,7 @@ from mindspore_thor.curvature.base import GroupCurvature
 from mindspore_thor.linalg.inverse import solution_width, solve_each
 from mindspore_thor.linalg.slices import part
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
+from mindspore_thor.linalg.tuples import joined, pick
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
@@ -120,21 +121,13 @@ def _pick(problems: tuple[tuple[Tensor, ...], ...], group: int, item: int) -> Te
     return problems[group][item]
 
 
-def _choose(values: tuple[Tensor, ...], group: int) -> Tensor:
-    return values[group]
-
-
 def _no(decision: Tensor) -> Tensor:
     return ops.zeros_like(decision)
 
 
-def _joined(values: tuple[Tensor, ...]) -> Tensor:
-    return ops.concat(values) if len(values) > 1 else values[0]
-
-
 def _any(values: tuple[Tensor, ...]) -> Tensor:
     """Whether any of the layers' int32 [L] is positive."""
-    return _MAX(_joined(values)) > 0
+    return _MAX(joined(values)) > 0
 
 
 def _solutions(
@@ -321,12 +314,12 @@ class Refresh(nn.Cell):
     ) -> tuple[Tensor, Tensor]:
         """The solutions of one batch; zeros, which no layer takes, where none is wanted."""
         batch = self.batches[b]
-        pick = ops.partial(_pick, problems)
-        matrices = _joined(self.map(pick, batch.groups, batch.matrices))
-        shifts = _joined(self.map(pick, batch.groups, batch.shifts))
+        problem = ops.partial(_pick, problems)
+        matrices = joined(self.map(problem, batch.groups, batch.matrices))
+        shifts = joined(self.map(problem, batch.groups, batch.shifts))
         if not selective:
             return self.solve_own(b, matrices, shifts)
-        if _any(self.map(ops.partial(_choose, decisions), batch.groups)):
+        if _any(self.map(ops.partial(pick, decisions), batch.groups)):
             solved, ok = self.solve_own(b, matrices, shifts)
         else:
             solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)

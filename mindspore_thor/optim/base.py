@@ -74,7 +74,7 @@ def _descend(rate: Any, weight: Parameter, step: Tensor) -> bool:
 class SecondOrder(LayerwiseOptimizer):
     """Base of the optimizers that precondition gradients layer by layer.
 
-    A subclass says which layer types it covers and builds one curvature per covered layer.
+    A subclass says which layer types it covers and builds one curvature per group of layers.
     Everything that changes during training is a parameter of this cell.
 
     In a :class:`~mindspore_thor.train.step.TrainStep` the phases of a step are separate compiled
@@ -260,7 +260,7 @@ class SecondOrder(LayerwiseOptimizer):
         """
         if ops.logical_and(self.step_number() >= self.next_inverse, self.due == 0):
             self.refresh_and_retry()
-        return True  # see LayerCurvature.collect
+        return True  # see GroupCurvature.collect
 
     def refresh_due(self) -> Tensor:
         """Whether inverses are due and the collection, if any was due, has happened."""
@@ -270,14 +270,14 @@ class SecondOrder(LayerwiseOptimizer):
     def retry(self) -> bool:
         """Refresh once more, with more damping, the layers whose last refresh failed."""
         self.refresher.retry(self.current_damping() * RETRY_DAMPING)
-        return True  # see LayerCurvature.collect
+        return True  # see GroupCurvature.collect
 
     def refresh_and_retry(self) -> bool:
         """Both in one graph, the second where the first one failed."""
         self.refresh()
         if self.refresher.failed():
             self.retry()
-        return True  # see LayerCurvature.collect
+        return True  # see GroupCurvature.collect
 
     def unscale(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
@@ -329,7 +329,7 @@ class SecondOrder(LayerwiseOptimizer):
             self.collect(gradients)
         if self.step_number() >= self.next_inverse:
             self.refresh_and_retry()
-        return True  # see LayerCurvature.collect
+        return True  # see GroupCurvature.collect
 
     def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """All phases in one graph: gradients of ``parameters``, the statistics last."""

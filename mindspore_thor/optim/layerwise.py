@@ -9,15 +9,16 @@ from typing import Any
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.alike import one_of_each
-from mindspore_thor.curvature.base import GroupCurvature, LayerState
+from mindspore_thor.curvature.base import META, GroupCurvature, LayerState
 from mindspore_thor.curvature.direct import ANY, GraphKind
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.linalg.slices import part
 from mindspore_thor.linalg.sums import total
+from mindspore_thor.linalg.tuples import joined, pick
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers, owner_of
 from mindspore_thor.nn.capture import GUARD
-from mindspore_thor.optim.packing import pack, packing_of, pick, unpack
+from mindspore_thor.optim.packing import pack, packing_of, unpack
 from mindspore_thor.optim.report import LayerReport
 from mindspore_thor.parallel.assignment import Share
 from mindspore_thor.parallel.communication import Symmetric
@@ -28,6 +29,8 @@ ALTERED = (
     "optimizer), whose optimizer has loss_scale and clip_norm, and which has accumulate"
 )
 
+
+_MAP = ops.Map()
 
 # What ops.Map calls: loops over groups are no loops of Python, which the compiler unrolls into
 # nested functions.
@@ -50,10 +53,6 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return left * right
 
 
-def _joined(values: tuple[Tensor, ...]) -> Tensor:
-    return ops.concat(values) if len(values) > 1 else values[0]
-
-
 def _times(factor: Tensor, matrix: Tensor) -> Tensor:
     return matrix * factor
 
@@ -64,7 +63,7 @@ def _fresh(statistics: Sequence[Tensor], numbers: tuple[int, ...]) -> Tensor:
 
 
 def _uses(fresh: Tensor) -> Tensor:
-    return part(fresh, fresh.shape[1] - 3, 1, 1).reshape((-1,))
+    return part(fresh, fresh.shape[1] - META, 1, 1).reshape((-1,))
 
 
 def hand(take: Callable[..., Any], value: Tensor) -> bool:
@@ -77,13 +76,10 @@ def _like(value: Tensor, gradient: Tensor) -> Tensor:
     return ops.cast(value, gradient.dtype)
 
 
-_MAP = ops.Map()
-
-
 class LayerwiseOptimizer(nn.Optimizer):
-    """An optimizer that treats the gradient of each covered layer as one matrix.
+    """An optimizer that treats the gradients of all covered layers of one shape as one batch.
 
-    A subclass says which layer types it covers and builds one curvature per covered layer; its
+    A subclass says which layer types it covers and builds one curvature per group of layers; its
     ``__init__`` sets what is declared below and then calls ``_cover``.
     """
 
@@ -242,7 +238,7 @@ class LayerwiseOptimizer(nn.Optimizer):
 
         Every use of a layer counts one in them: what was scaled or clipped is no whole number.
         """
-        uses = _joined(self.map(_uses, fresh))
+        uses = joined(self.map(_uses, fresh))
         away = ops.abs(uses - ops.maximum(ops.round(uses), 1.0))
         if ops.logical_and(uses > 0, away > 1e-5 * uses).any():
             raise ValueError(ALTERED)
@@ -284,9 +280,9 @@ class LayerwiseOptimizer(nn.Optimizer):
         products = self.map(_inner, self.group_layers, matrices, plain)
         if self.is_group_lr:
             rates = self.map(ops.partial(_squared_rates, lr), self.group_weights)
-            overlap = total(_joined(self.map(_product, rates, products)))
+            overlap = total(joined(self.map(_product, rates, products)))
         else:
-            overlap = lr * lr * total(_joined(products))
+            overlap = lr * lr * total(joined(products))
         nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
         return self.map(ops.partial(_times, nu), matrices)
 

@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.linalg.slices import part
+from mindspore_thor.linalg.tuples import pick
 from mindspore_thor.nn import CoveredLayer
 
 _MAP = ops.Map()
@@ -64,11 +65,6 @@ def packing_of(
         weight_matrix, bias_matrix, axis = (-1, rows.d_out, rows.d_in), (-1, rows.d_out, 1), 2
     weights = tuple(layer.weight for layer in layers)
     return Packing(weights, biases, weight_matrix, bias_matrix, axis, shape, bias_shape)
-
-
-def pick(values: Sequence[Tensor], i: int) -> Tensor:
-    """One of some values; a function for ``ops.Map``."""
-    return values[i]
 
 
 def _stacked(

@@ -86,7 +86,7 @@ class WholeStep(StepGraph):
         _, gradients, finite = self.backward(*inputs)
         if finite:
             self.optimizer.collect(gradients)
-        return True  # see LayerCurvature.collect
+        return True  # see GroupCurvature.collect
 
 
 class CaptureStep(StepGraph):
