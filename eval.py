@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for the process's own.
     """
     import models
-    from mindspore_thor.train.commands import eval_main
+    from mindspore_thor.run.commands import eval_main
 
     return eval_main(argv, models)
 

@@ -21,7 +21,7 @@ import benchmarks.needs  # noqa: F401  (first, before what it asks for)
 from mindspore import nn
 
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number, whole_numbers
-from mindspore_thor.optim.thor import THOR
+from mindspore_thor.methods.thor import THOR
 from mindspore_thor.parallel.assignment import Choice, Share, choices
 from models import create_model
 

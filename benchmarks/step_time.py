@@ -32,10 +32,10 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number
-from mindspore_thor.curvature.base import FACTORS, SPECTRUM
+from mindspore_thor.curvature.group import FACTORS, SPECTRUM
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
-from mindspore_thor.train.step import TrainStep
+from mindspore_thor.step.train_step import TrainStep
 from models import create_model
 
 # Small enough that no method's weights diverge, even where its inverses are left out: an update

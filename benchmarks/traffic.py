@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mindspore_thor.curvature.refresh import travelling_lengths
 from mindspore_thor.parallel.communication import messages, packed_lengths
-from mindspore_thor.train.step import TrainStep
+from mindspore_thor.step.train_step import TrainStep
 
 _FLOAT = 4
 

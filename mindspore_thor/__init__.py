@@ -11,19 +11,19 @@ from mindspore_thor.errors import UserError
 from mindspore_thor.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mindspore_thor import data, nn, optim, train
+    from mindspore_thor import data, methods, optim
     from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo
-    from mindspore_thor.train.callbacks import StopOnFailure
-    from mindspore_thor.train.step import TrainStep
+    from mindspore_thor.step.callbacks import StopOnFailure
+    from mindspore_thor.step.train_step import TrainStep
 else:
     _OPTIMIZERS = ("EKFAC", "FNGD", "KFAC", "LNGD", "THOR", "TKFAC", "Eva", "Shampoo")
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            **{name: "mindspore_thor.optim" for name in _OPTIMIZERS},
-            **{name: f"mindspore_thor.{name}" for name in ("data", "nn", "optim", "train")},
-            "StopOnFailure": "mindspore_thor.train.callbacks",
-            "TrainStep": "mindspore_thor.train.step",
+            **{name: "mindspore_thor.methods" for name in _OPTIMIZERS},
+            **{name: f"mindspore_thor.{name}" for name in ("data", "methods", "optim")},
+            "StopOnFailure": "mindspore_thor.step.callbacks",
+            "TrainStep": "mindspore_thor.step.train_step",
         },
     )
 
@@ -42,8 +42,7 @@ __all__ = [
     "UserError",
     "__version__",
     "data",
-    "nn",
+    "methods",
     "optim",
     "runtime",
-    "train",
 ]

@@ -9,8 +9,8 @@ from typing import Callable, NoReturn
 
 from mindspore_thor.command_line import EXIT_USER, report_error
 from mindspore_thor.errors import UserError
+from mindspore_thor.signals import hold_signals
 from mindspore_thor.streams import lost_output, open_streams
-from mindspore_thor.train.signals import hold_signals
 
 EXIT_PIPE = 141
 """The shell's exit code for a program whose reader has gone (SIGPIPE)."""
@@ -24,7 +24,7 @@ def run_program(
     Args:
         main: Returns the exit code.
         holds_signals: Whether signals are taken by a thread of their own from now on, see
-            :mod:`mindspore_thor.train.signals`. For programs that import MindSpore: a signal in the
+            :mod:`mindspore_thor.signals`. For programs that import MindSpore: a signal in the
             middle of that would abort it with a core.
         result_is_printed: Whether what is printed is the result, so that losing it is an error.
             Else it is only a report of something that is kept in files, and its loss is noted.

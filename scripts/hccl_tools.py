@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.errors import UserError, quoted
-from mindspore_thor.parallel import hccn
-from mindspore_thor.parallel.host import is_host
-from mindspore_thor.parallel.rank_table import (
+from mindspore_thor.launch import hccn
+from mindspore_thor.launch.host import is_host
+from mindspore_thor.launch.rank_table import (
     Device,
     RankTable,
     Server,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run a script in one process per device; see mindspore_thor/parallel/launch.py.
+"""Run a script in one process per device; see mindspore_thor/launch/command.py.
 
 Unlike ``python -m`` this looks for no module in the current folder.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mindspore_thor.parallel.launch import program
+from mindspore_thor.launch.command import program
 
 if __name__ == "__main__":
     program()

@@ -8,8 +8,8 @@ import pytest
 from mindspore import Parameter, Tensor, nn
 
 from mindspore_thor import UserError
+from mindspore_thor.methods.adamw import AdamW
 from mindspore_thor.optim import create_optimizer, optimizer_options
-from mindspore_thor.optim.adamw import AdamW
 
 
 def formula(w, gradients, rates, beta1, beta2, epsilon, decay):

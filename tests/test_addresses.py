@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.parallel.hccn import parse_tool_output
-from mindspore_thor.parallel.host import is_address, is_host
-from mindspore_thor.parallel.rank_table import read_rank_table
+from mindspore_thor.launch.hccn import parse_tool_output
+from mindspore_thor.launch.host import is_address, is_host
+from mindspore_thor.launch.rank_table import read_rank_table
 
 TABLE = {
     "version": "1.0",

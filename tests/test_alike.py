@@ -9,7 +9,7 @@ from oracle.optimizers import Thor
 from oracle.training import compare, cross_entropy
 
 from mindspore_thor import EKFAC, KFAC, THOR, TKFAC, Eva, TrainStep
-from mindspore_thor.curvature.alike import one_of_each, same_operator
+from mindspore_thor.graph.shared import one_of_each, same_operator
 
 
 def net_of_twins() -> nn.SequentialCell:

@@ -14,7 +14,7 @@ from oracle.training import cross_entropy
 
 from mindspore_thor import KFAC, THOR, TrainStep
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim.adamw import AdamW
+from mindspore_thor.methods.adamw import AdamW
 
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((8, 5)).astype(np.float32)

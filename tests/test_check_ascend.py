@@ -52,7 +52,7 @@ def test_the_list() -> None:
     assert len(commands) == len(check.jobs()) == 5
     graphs = [command for command in commands if "--run" in command]
     assert sorted(c[c.index("--level") + 1] for c in graphs) == ["O0", "O0", "O1", "O1"]
-    assert sum("mindspore_thor.parallel.launch" in command for command in graphs) == 2
+    assert sum("mindspore_thor.launch.command" in command for command in graphs) == 2
     for command in graphs:
         assert parse_cases(a for a in command if a.startswith("resnet")) == required()
     for command in commands:

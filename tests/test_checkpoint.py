@@ -16,8 +16,8 @@ from mindspore import Parameter, Tensor, nn
 from mindspore_thor import files
 from mindspore_thor.errors import UserError
 from mindspore_thor.files import shown
-from mindspore_thor.train import checkpoint
-from mindspore_thor.train.checkpoint import (
+from mindspore_thor.run import checkpoint
+from mindspore_thor.run.checkpoint import (
     Position,
     find_checkpoint,
     list_checkpoints,
@@ -28,7 +28,7 @@ from mindspore_thor.train.checkpoint import (
     state_file_of,
     weights_file_of,
 )
-from mindspore_thor.train.ckpt_file import assign, load_file, save_file
+from mindspore_thor.run.ckpt_file import assign, load_file, save_file
 
 SHAPES = {"layer.weight": (3, 2), "layer.bias": (3,)}
 

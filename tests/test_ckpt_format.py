@@ -20,23 +20,23 @@ from mindspore.train.checkpoint_pb2 import Checkpoint
 from test_checkpoint import SHAPES, copies, same, small_net, state_of
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.train import checkpoint
-from mindspore_thor.train.checkpoint import (
+from mindspore_thor.run import checkpoint
+from mindspore_thor.run.checkpoint import (
     Position,
     load_weights,
     read_state,
     save_checkpoint,
     state_file_of,
 )
-from mindspore_thor.train.ckpt_file import assign, load_file, save_file
-from mindspore_thor.train.ckpt_format import (
+from mindspore_thor.run.ckpt_file import assign, load_file, save_file
+from mindspore_thor.run.ckpt_format import (
     CRC_BYTES,
     SEAL_BYTES,
     DamagedError,
     decode_file,
     encode_file,
 )
-from mindspore_thor.train.position import check_position, parse_position
+from mindspore_thor.run.position import check_position, parse_position
 
 # Every type that a parameter can have here.
 KINDS = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")
@@ -220,7 +220,7 @@ def test_a_file_that_cannot_be_read(
 
     path = tmp_path / "net.ckpt"
     path.write_bytes(CONTENT)
-    monkeypatch.setattr("mindspore_thor.train.ckpt_file.decode_file", fail)
+    monkeypatch.setattr("mindspore_thor.run.ckpt_file.decode_file", fail)
     with pytest.raises(UserError, match=rf"net\.ckpt: .*{words}"):
         load_file(path)
 
@@ -228,7 +228,7 @@ def test_a_file_that_cannot_be_read(
 def test_large_tensors_are_stored_in_pieces_as_mindspore_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mindspore_thor.train.ckpt_format._SLICE", 8)
+    monkeypatch.setattr("mindspore_thor.run.ckpt_format._SLICE", 8)
     net = small_net()
     values = copies(net.parameters_dict())
     save_file(tmp_path / "pieces.ckpt", net.parameters_dict())

@@ -10,7 +10,7 @@ import pytest
 from mindspore import load_checkpoint
 
 import train
-from mindspore_thor.train.checkpoint import find_checkpoint
+from mindspore_thor.run.checkpoint import find_checkpoint
 
 
 @pytest.mark.slow

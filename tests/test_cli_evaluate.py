@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from mindspore_thor.train.evaluate import Evaluator
+from mindspore_thor.run.evaluate import Evaluator
 
 
 class Echo(nn.Cell):

@@ -20,15 +20,15 @@ from PIL import Image
 
 import models
 import train
-from mindspore_thor.train.build import build_session
-from mindspore_thor.train.checkpoint import read_state
-from mindspore_thor.train.ckpt_file import load_file
-from mindspore_thor.train.config import load_config
-from mindspore_thor.train.loop import Trainer
-from mindspore_thor.train.progress import Progress
-from mindspore_thor.train.resume import restore
-from mindspore_thor.train.run_folder import create_folder
-from mindspore_thor.train.signals import StopRequest
+from mindspore_thor.run.build import build_session
+from mindspore_thor.run.checkpoint import read_state
+from mindspore_thor.run.ckpt_file import load_file
+from mindspore_thor.run.config import load_config
+from mindspore_thor.run.loop import Trainer
+from mindspore_thor.run.progress import Progress
+from mindspore_thor.run.resume import restore
+from mindspore_thor.run.run_folder import create_folder
+from mindspore_thor.signals import StopRequest
 
 eval_program = importlib.import_module("eval")
 ROOT = Path(train.__file__).parent

@@ -15,8 +15,8 @@ import models
 from mindspore_thor.data import available_data
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import METHODS
-from mindspore_thor.train.build import build_optimizer
-from mindspore_thor.train.config import Config, load_config, parse_overrides
+from mindspore_thor.run.build import build_optimizer
+from mindspore_thor.run.config import Config, load_config, parse_overrides
 
 RECIPES = sorted((Path(__file__).parent.parent / "models").glob("*/*.yaml"))
 

@@ -18,9 +18,9 @@ import models
 from mindspore_thor.errors import LINE, UserError
 from mindspore_thor.optim import METHODS, create_optimizer, optimizer_options
 from mindspore_thor.optim.schedules import ConstantSchedule, create_schedule
-from mindspore_thor.train.build import build_optimizer
-from mindspore_thor.train.config import Config, DataConfig, TrainConfig, load_config, optimizer_keys
-from mindspore_thor.train.overrides import parse_overrides
+from mindspore_thor.run.build import build_optimizer
+from mindspore_thor.run.config import Config, DataConfig, TrainConfig, load_config, optimizer_keys
+from mindspore_thor.run.overrides import parse_overrides
 
 RECIPE = """\
 model: {name: mlp, hidden: [12]}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, ops
 
-from mindspore_thor.curvature.gram import SampleGram
+from mindspore_thor.layers.rows import DenseRows
 from mindspore_thor.linalg import device, inverse
 from mindspore_thor.linalg.blocks import block_layout, split_matrix
 from mindspore_thor.linalg.inverse import RESIDUAL_LIMIT, inverse_by_products, inverse_each
 from mindspore_thor.linalg.moments import block_moments
 from mindspore_thor.linalg.newton_schulz import newton_schulz
-from mindspore_thor.nn.rows import DenseRows
+from mindspore_thor.methods.fngd_gram import SampleGram
 
 
 @pytest.fixture(autouse=True)

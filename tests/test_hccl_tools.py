@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.parallel import hccn
-from mindspore_thor.parallel.rank_table import read_rank_table
+from mindspore_thor.launch import hccn
+from mindspore_thor.launch.rank_table import read_rank_table
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "hccl_tools.py"
 

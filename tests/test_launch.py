@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.parallel import host, launch
-from mindspore_thor.parallel.rank_table import RankTable, parse_rank_table
+from mindspore_thor.launch import command as launch
+from mindspore_thor.launch import host
+from mindspore_thor.launch.rank_table import RankTable, parse_rank_table
 from tests.test_rank_table import TWO, server, table
 
 ALONE = parse_rank_table(table(server("10.0.0.1", [1, 0], 6)), "t")
@@ -271,7 +272,7 @@ time.sleep(100)
 DRIVER = """
 import os, sys
 from pathlib import Path
-from mindspore_thor.parallel import job
+from mindspore_thor.launch import job
 here = Path(sys.argv[1])
 job._GRACE = 1.0
 for case in sys.argv[2:]:

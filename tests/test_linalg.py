@@ -13,13 +13,13 @@ from mindspore import Tensor, nn
 from oracle.curvature import block_diagonal
 from oracle.layers import Conv
 
+from mindspore_thor.graph.slices import every, part
 from mindspore_thor.linalg import inverse
 from mindspore_thor.linalg.blocks import BlockProduct, block_layout
 from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
 from mindspore_thor.linalg.inverse import damped_inverse, eigen_each
 from mindspore_thor.linalg.moments import block_moments, gathers_rows, with_ones
 from mindspore_thor.linalg.patches import ConvGeometry, unfold
-from mindspore_thor.linalg.slices import every, part
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 

@@ -16,13 +16,13 @@ from oracle.nets import conv_net, mlp, token_net
 from steps import assert_close
 
 from mindspore_thor import LNGD
-from mindspore_thor.curvature.base import LayerState, state
-from mindspore_thor.curvature.direct import GraphKind
-from mindspore_thor.curvature.layer_sample import LayerSample, LayerSampleSettings
+from mindspore_thor.curvature.group import LayerState, state
 from mindspore_thor.curvature.refresh import Refresh
+from mindspore_thor.graph.kind import GraphKind
+from mindspore_thor.layers.rows import ConvRows, DenseRows
 from mindspore_thor.linalg.patches import ConvGeometry
 from mindspore_thor.linalg.random import squared_normal
-from mindspore_thor.nn.rows import ConvRows, DenseRows
+from mindspore_thor.methods.lngd_sample import LayerSample, LayerSampleSettings
 from mindspore_thor.optim.base import RETRY_DAMPING
 
 run = partial(steps.run, partial(LNGD, sampling="analytic"), Lngd)

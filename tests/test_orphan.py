@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_thor.parallel.orphan import LAUNCHER, follow_launcher
+from mindspore_thor.launch.orphan import LAUNCHER, follow_launcher
 
 ROOT = Path(__file__).resolve().parent.parent
 # The launcher starts a go-between, as msrun is one, whose child it adopts when that ends.
 LAUNCHER_PROGRAM = """
 import subprocess, sys, time
-from mindspore_thor.parallel.job import become_subreaper
+from mindspore_thor.launch.job import become_subreaper
 become_subreaper()
 subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2], sys.argv[3]], check=True)
 time.sleep(60)
@@ -26,7 +26,7 @@ BETWEEN = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', *sys.
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-from mindspore_thor.parallel.orphan import LAUNCHER, follow_launcher
+from mindspore_thor.launch.orphan import LAUNCHER, follow_launcher
 folder = Path(sys.argv[1])
 def stop(number, frame):
     (folder / "saved").touch()

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn
 from oracle.bridge import randomise
 
 from mindspore_thor import THOR, TrainStep
-from mindspore_thor.train.placement import Placement
+from mindspore_thor.step.placement import Placement
 
 
 @pytest.mark.slow

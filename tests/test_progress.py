@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from mindspore_thor.train.progress import Progress
+from mindspore_thor.run.progress import Progress
 
 ROW = {
     "epoch": 1,

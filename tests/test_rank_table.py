@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.parallel.rank_table import (
+from mindspore_thor.launch.rank_table import (
     MAX_BYTES,
     MAX_DEVICE,
     RankTable,

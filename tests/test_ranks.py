@@ -12,8 +12,8 @@ import pytest
 import models
 from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.parallel import agreement
-from mindspore_thor.train import build
-from mindspore_thor.train.config import Config, load_config, parse_overrides
+from mindspore_thor.run import build
+from mindspore_thor.run.config import Config, load_config, parse_overrides
 
 
 @pytest.fixture

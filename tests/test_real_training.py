@@ -20,8 +20,8 @@ from mindspore_thor import TrainStep
 from mindspore_thor.data import create_data
 from mindspore_thor.optim import METHODS, create_optimizer, optimizer_options
 from mindspore_thor.optim.schedules import CosineDecay
-from mindspore_thor.train.evaluate import Evaluator
-from mindspore_thor.train.task import TOP_1
+from mindspore_thor.run.evaluate import Evaluator
+from mindspore_thor.run.task import TOP_1
 
 BOUND = 0.83
 BATCH, EPOCHS = 64, 5

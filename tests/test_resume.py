@@ -15,8 +15,8 @@ from oracle.training import cross_entropy
 from mindspore_thor import TrainStep
 from mindspore_thor.optim import METHODS, create_optimizer, optimizer_options
 from mindspore_thor.optim.schedules import ExponentialDecay
-from mindspore_thor.train.checkpoint import Position, read_state, save_checkpoint, state_file_of
-from mindspore_thor.train.ckpt_file import assign
+from mindspore_thor.run.checkpoint import Position, read_state, save_checkpoint, state_file_of
+from mindspore_thor.run.ckpt_file import assign
 
 N = 6
 STEPS = 7

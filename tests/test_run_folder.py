@@ -21,23 +21,23 @@ import train
 from mindspore_thor import files
 from mindspore_thor.errors import UserError
 from mindspore_thor.files import held, remove_leftovers, shown, write_file
-from mindspore_thor.train import curves, loop, run_folder
-from mindspore_thor.train.build import Session, build_session
-from mindspore_thor.train.checkpoint import Position, read_state, save_checkpoint
-from mindspore_thor.train.ckpt_file import load_file
-from mindspore_thor.train.config import load_config, parse_overrides
-from mindspore_thor.train.curves import is_own_picture
-from mindspore_thor.train.evaluate import Evaluator
-from mindspore_thor.train.loop import Trainer
-from mindspore_thor.train.resume import restore
-from mindspore_thor.train.run_folder import (
+from mindspore_thor.run import curves, loop, run_folder
+from mindspore_thor.run.build import Session, build_session
+from mindspore_thor.run.checkpoint import Position, read_state, save_checkpoint
+from mindspore_thor.run.ckpt_file import load_file
+from mindspore_thor.run.config import load_config, parse_overrides
+from mindspore_thor.run.curves import is_own_picture
+from mindspore_thor.run.evaluate import Evaluator
+from mindspore_thor.run.loop import Trainer
+from mindspore_thor.run.resume import restore
+from mindspore_thor.run.run_folder import (
     RunFolder,
     check_folder,
     choose_folder,
     create_folder,
     create_fresh_folder,
 )
-from mindspore_thor.train.signals import StopRequest
+from mindspore_thor.signals import StopRequest
 
 EPOCHS, STEPS = 3, 4
 

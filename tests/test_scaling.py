@@ -17,7 +17,7 @@ from benchmarks.ascend.graphs import Graphs
 from benchmarks.scaling import Machine, inverse_flops, ring_seconds
 from benchmarks.traffic import traffic
 from mindspore_thor.optim import create_optimizer
-from mindspore_thor.train.step import TrainStep
+from mindspore_thor.step.train_step import TrainStep
 
 ROOT = Path(__file__).resolve().parents[1]
 

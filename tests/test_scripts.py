@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspore_thor.parallel import launch
+from mindspore_thor.launch import command as launch
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"

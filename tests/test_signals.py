@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import train
-from mindspore_thor.train.signals import NOTICES, StopRequest
-from mindspore_thor.train.step import TrainStep
+from mindspore_thor.signals import NOTICES, StopRequest
+from mindspore_thor.step.train_step import TrainStep
 
 ROOT = Path(__file__).resolve().parent.parent
 INT, TERM = signal.SIGINT, signal.SIGTERM
@@ -22,7 +22,7 @@ INT, TERM = signal.SIGINT, signal.SIGTERM
 PROGRAM = """
 import signal, sys, time
 from mindspore_thor.program import run_program
-from mindspore_thor.train.signals import StopRequest
+from mindspore_thor.signals import StopRequest
 
 def main():
     if "request" not in sys.argv:

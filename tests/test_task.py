@@ -13,8 +13,8 @@ import models
 import train
 from mindspore_thor.data import create_data
 from mindspore_thor.errors import UserError
-from mindspore_thor.train.evaluate import Evaluator
-from mindspore_thor.train.task import TASKS, ReconstructionLoss
+from mindspore_thor.run.evaluate import Evaluator
+from mindspore_thor.run.task import TASKS, ReconstructionLoss
 
 RECIPE = """
 model: {name: autoencoder, hidden: [16, 5]}

@@ -11,7 +11,7 @@ from oracle.nets import batches, mlp
 from oracle.training import cross_entropy
 
 from mindspore_thor import THOR, TrainStep, UserError
-from mindspore_thor.curvature.trace_rule import TraceRule
+from mindspore_thor.methods.trace_rule import TraceRule
 
 
 def scalar(value: float) -> Tensor:

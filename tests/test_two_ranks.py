@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import train
-from mindspore_thor.train.checkpoint import find_checkpoint, list_checkpoints, read_state
-from mindspore_thor.train.ckpt_file import load_file
+from mindspore_thor.run.checkpoint import find_checkpoint, list_checkpoints, read_state
+from mindspore_thor.run.ckpt_file import load_file
 
 evaluate = importlib.import_module("eval")
 ROOT = Path(train.__file__).parent
@@ -133,7 +133,7 @@ def test_a_killed_rank_ends_the_job_and_the_last_checkpoint_is_good(
     with output.open("w") as stream:
         job = subprocess.Popen(
             [
-                *(sys.executable, "-m", "mindspore_thor.parallel.launch"),
+                *(sys.executable, "-m", "mindspore_thor.launch.command"),
                 *("--log_dir", str(tmp_path / "logs"), "2", str(ROOT / "train.py")),
                 *("--config_path", str(tiny_recipe), "--data_path", str(mnist_folder)),
                 # Two processes go on where a single one stood.

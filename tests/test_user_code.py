@@ -12,7 +12,7 @@ from oracle.training import cross_entropy
 from steps import same, weights
 
 from mindspore_thor import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo, TrainStep, UserError
-from mindspore_thor.nn.outside import used_outside
+from mindspore_thor.layers.uses import used_outside
 
 RNG = np.random.default_rng(5)
 X = Tensor(RNG.standard_normal((8, 5)).astype(np.float32))

@@ -46,7 +46,7 @@ def run_without(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
         (str(ROOT / "train.py"), "--config_path", "any.yaml"),
         (str(ROOT / "eval.py"), "--help"),
         ("-m", "mindspore_thor.tune_split"),
-        ("-m", "mindspore_thor.parallel.launch", "2", str(ROOT / "train.py")),
+        ("-m", "mindspore_thor.launch.command", "2", str(ROOT / "train.py")),
         ("-m", "benchmarks.ascend.dry_run"),
         *((str(program),) for program in BENCHMARKS),
     ],

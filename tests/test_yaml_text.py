@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindspore_thor.train.yaml_text import (
+from mindspore_thor.run.yaml_text import (
     MAX_CHARACTERS,
     MAX_DEPTH,
     MAX_VALUES,

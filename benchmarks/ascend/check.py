@@ -60,7 +60,7 @@ def jobs() -> list[Job]:
         for level in LEVELS
     ]
     found.append(Job("Inverses", (python, str(HERE / "residual.py")), None, 1))
-    launch = (python, "-m", "mindspore_thor.parallel.launch", "2", script)
+    launch = (python, "-m", "mindspore_thor.launch.command", "2", script)
     found += [
         Job(
             f"Every graph compiled and run once on two ranks, {level}",

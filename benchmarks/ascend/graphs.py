@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from benchmarks.step_time import make_optimizer
 from mindspore_thor.errors import UserError
-from mindspore_thor.train.step import TrainStep
+from mindspore_thor.step.train_step import TrainStep
 
 MARK = "[graph]"
 """How the lines begin that compiling writes among MindSpore's log."""

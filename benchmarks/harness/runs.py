@@ -19,9 +19,9 @@ from benchmarks.harness.provenance import provenance
 from benchmarks.harness.spec import ROOT, Study
 from mindspore_thor.errors import UserError
 from mindspore_thor.files import held
-from mindspore_thor.train.checkpoint import list_checkpoints
-from mindspore_thor.train.config import load_config
-from mindspore_thor.train.run_folder import CONFIG_NAME, METRICS_NAME
+from mindspore_thor.run.checkpoint import list_checkpoints
+from mindspore_thor.run.config import load_config
+from mindspore_thor.run.run_folder import CONFIG_NAME, METRICS_NAME
 
 RECIPE_NAME, RUN_NAME, FAILED_NAME = "recipe.yaml", "run.json", "failed.json"
 _EXIT_TRAINING = 1

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.train.task import TASKS, Task
-from mindspore_thor.train.yaml_files import Settings, read_settings
-from mindspore_thor.train.yaml_text import dump_yaml
+from mindspore_thor.run.task import TASKS, Task
+from mindspore_thor.run.yaml_files import Settings, read_settings
+from mindspore_thor.run.yaml_text import dump_yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -18,9 +18,9 @@ from benchmarks.harness.provenance import provenance
 from benchmarks.harness.spec import BASELINE, Study
 from benchmarks.step_time import Runner, amortised_seconds
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim.fngd import FNGD
-from mindspore_thor.train.build import Session, build_session
-from mindspore_thor.train.config import load_config, parse_overrides
+from mindspore_thor.methods.fngd import FNGD
+from mindspore_thor.run.build import Session, build_session
+from mindspore_thor.run.config import load_config, parse_overrides
 
 SKIPPED_ROUNDS = 2
 FILE_NAME = "step_time.json"

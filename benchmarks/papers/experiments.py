@@ -12,9 +12,9 @@ import numpy as np
 
 import models
 from benchmarks.harness.spec import ROOT
-from mindspore_thor.train.build import Session, build_session
-from mindspore_thor.train.config import load_config, parse_overrides
-from mindspore_thor.train.evaluate import Evaluator
+from mindspore_thor.run.build import Session, build_session
+from mindspore_thor.run.config import load_config, parse_overrides
+from mindspore_thor.run.evaluate import Evaluator
 
 _INTERVAL = 5
 # Fixed here, not taken from the shipped recipes: those may change, and the pictures would no longer

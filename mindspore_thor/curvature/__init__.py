@@ -1,1 +1,1 @@
-"""Curvature, one file per family: statistics, what is derived from them, preconditioning."""
+"""What is stored of a group of equal layers, and its refresh."""

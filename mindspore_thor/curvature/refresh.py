@@ -14,11 +14,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import GroupCurvature
+from mindspore_thor.curvature.group import GroupCurvature
+from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.tuples import joined, pick
 from mindspore_thor.linalg.inverse import solution_width, solve_each
-from mindspore_thor.linalg.slices import part
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
-from mindspore_thor.linalg.tuples import joined, pick
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 

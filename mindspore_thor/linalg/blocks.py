@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.linalg.slices import part
+from mindspore_thor.graph.slices import part
 
 
 class BlockLayout(NamedTuple):

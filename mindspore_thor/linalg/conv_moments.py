@@ -14,11 +14,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.slices import every, part
 from mindspore_thor.linalg.blocks import BlockLayout
 from mindspore_thor.linalg.device import operand, rescaled, wide
 from mindspore_thor.linalg.moments import gathers_rows
 from mindspore_thor.linalg.patches import ConvGeometry, resolve_padding
-from mindspore_thor.linalg.slices import every, part
 
 # Operators and ops.Map, not indexing and loops: the compiler unrolls those into far larger graphs.
 _OUTER = ops.BatchMatMul(transpose_b=True)

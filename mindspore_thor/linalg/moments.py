@@ -5,9 +5,9 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 from mindspore_thor.linalg.device import product
-from mindspore_thor.linalg.slices import part
 
 # Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
 _OUTER = ops.BatchMatMul(transpose_b=True)

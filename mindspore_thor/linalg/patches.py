@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.slices import every
 from mindspore_thor.linalg.device import im2col
-from mindspore_thor.linalg.slices import every
 
 
 class ConvGeometry(NamedTuple):

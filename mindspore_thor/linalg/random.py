@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from mindspore_thor.linalg.slices import part
+from mindspore_thor.graph.slices import part
 
 
 def _constant(value: int) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.blocks import pad_axis
-from mindspore_thor.linalg.slices import part
 
 
 def _quarter(x: Tensor, row: int, column: int, h: int) -> Tensor:

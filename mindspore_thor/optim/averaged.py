@@ -6,7 +6,7 @@ from typing import Any
 
 from mindspore import nn
 
-from mindspore_thor.nn import CoveredLayer
+from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.optim.base import Schedule, SecondOrder
 from mindspore_thor.optim.checks import check_decay
 from mindspore_thor.optim.intervals import IntervalLike

@@ -10,9 +10,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.base import FACTORS, SPECTRUM, state
-from mindspore_thor.curvature.direct import GraphKind
+from mindspore_thor.curvature.group import FACTORS, SPECTRUM, state
 from mindspore_thor.errors import UserError
+from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.linalg.device import momentum_step
 from mindspore_thor.optim.checks import (
     check_choice,
@@ -77,16 +77,17 @@ class SecondOrder(LayerwiseOptimizer):
     A subclass says which layer types it covers and builds one curvature per group of layers.
     Everything that changes during training is a parameter of this cell.
 
-    In a :class:`~mindspore_thor.train.step.TrainStep` the phases of a step are separate compiled
-    graphs. In any other training cell (``Model(net, loss_fn, optimizer=...)``) ``parameters`` also
-    lists the probes, the statistics arrive behind the gradients, and all phases run in one graph.
+    In a :class:`~mindspore_thor.step.train_step.TrainStep` the phases of a step are separate
+    compiled graphs. In any other training cell (``Model(net, loss_fn, optimizer=...)``)
+    ``parameters`` also lists the probes, the statistics arrive behind the gradients, and all phases
+    run in one graph.
 
     Args:
         net: the network; its covered layers are changed in place so that they can capture
             (parameters, names and forward results stay as they are; copies and exported models are
             plain nets). A layer's samples are the rows of its input: one whose input is a single
             row for the whole batch takes the batch for one sample, see
-            :mod:`mindspore_thor.nn.rows`.
+            :mod:`mindspore_thor.layers.rows`.
         learning_rate: number, list, or MindSpore schedule.
         label: prefix of the state's parameter names.
         damping: lam, a positive number or a schedule cell (global step -> scalar).

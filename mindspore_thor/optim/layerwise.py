@@ -8,16 +8,17 @@ from typing import Any
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindspore_thor.curvature.alike import one_of_each
-from mindspore_thor.curvature.base import META, GroupCurvature, LayerState
-from mindspore_thor.curvature.direct import ANY, GraphKind
+from mindspore_thor.capture.attach import attach, detach, owner_of
+from mindspore_thor.capture.hooks import GUARD
+from mindspore_thor.curvature.group import META, GroupCurvature, LayerState
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.errors import TrainingError
-from mindspore_thor.linalg.slices import part
+from mindspore_thor.graph.kind import ANY, GraphKind
+from mindspore_thor.graph.shared import one_of_each
+from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.tuples import joined, pick
+from mindspore_thor.layers.coverage import CoveredLayer, LayerRow, find_layers
 from mindspore_thor.linalg.sums import total
-from mindspore_thor.linalg.tuples import joined, pick
-from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers, owner_of
-from mindspore_thor.nn.capture import GUARD
 from mindspore_thor.optim.packing import pack, packing_of, unpack
 from mindspore_thor.optim.report import LayerReport
 from mindspore_thor.parallel.assignment import Share

@@ -9,9 +9,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.linalg.slices import part
-from mindspore_thor.linalg.tuples import pick
-from mindspore_thor.nn import CoveredLayer
+from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.tuples import pick
+from mindspore_thor.layers.coverage import CoveredLayer
 
 _MAP = ops.Map()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mindspore_thor.nn.coverage import LayerRow
+from mindspore_thor.layers.coverage import LayerRow
 
 
 class LayerReport(list[LayerRow]):
-    """Rows of :class:`~mindspore_thor.nn.coverage.LayerRow`; ``str()`` gives an aligned table."""
+    """Rows of type :class:`~mindspore_thor.layers.coverage.LayerRow`; ``str()`` aligns them."""
 
     def __str__(self) -> str:
         head = ("layer", "type", "covered", "accepted", "kept", "stopped", "reason")

@@ -16,7 +16,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.amp import all_finite
 from mindspore.communication import GlobalComm, create_group, get_group_size, get_rank
 
-from mindspore_thor.linalg.slices import part
+from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import packed_length
 

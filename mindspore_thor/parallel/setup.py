@@ -11,9 +11,9 @@ import mindspore as ms
 from mindspore.communication import GlobalComm, init
 
 from mindspore_thor.errors import TrainingError, UserError, quoted
+from mindspore_thor.launch.host import is_host, port_number
+from mindspore_thor.launch.orphan import follow_launcher
 from mindspore_thor.parallel.communication import world
-from mindspore_thor.parallel.host import is_host, port_number
-from mindspore_thor.parallel.orphan import follow_launcher
 
 _ROLE = "MS_ROLE"
 _SCHEDULER, _WORKER = "MS_SCHED", "MS_WORKER"

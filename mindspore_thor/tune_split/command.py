@@ -11,12 +11,12 @@ from typing import Any
 
 from mindspore_thor.command_line import path_argument, whole_number, whole_numbers
 from mindspore_thor.errors import UserError, quoted
-from mindspore_thor.train.build import build_session
-from mindspore_thor.train.checkpoint import find_checkpoint
-from mindspore_thor.train.ckpt_file import assign, load_file
-from mindspore_thor.train.commands import guarded, make_parser, read_arguments
-from mindspore_thor.train.config import Config, ModelCatalogue, load_config
-from mindspore_thor.train.run_folder import create_folder, create_fresh_folder
+from mindspore_thor.run.build import build_session
+from mindspore_thor.run.checkpoint import find_checkpoint
+from mindspore_thor.run.ckpt_file import assign, load_file
+from mindspore_thor.run.commands import guarded, make_parser, read_arguments
+from mindspore_thor.run.config import Config, ModelCatalogue, load_config
+from mindspore_thor.run.run_folder import create_folder, create_fresh_folder
 from mindspore_thor.tune_split.choice import (
     CANDIDATES,
     Choice,

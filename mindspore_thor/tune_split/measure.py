@@ -10,11 +10,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
-from mindspore_thor.curvature.inverse_factors import InverseFactors
 from mindspore_thor.errors import UserError
 from mindspore_thor.linalg.inverse import damped_inverse
-from mindspore_thor.train.build import Session
-from mindspore_thor.train.config import ChoiceConfig, Config
+from mindspore_thor.methods.inverse_factors import InverseFactors
+from mindspore_thor.run.build import Session
+from mindspore_thor.run.config import ChoiceConfig, Config
 
 _LEAST_REPEATS = 3
 _MOST_REPEATS = 200

@@ -19,7 +19,7 @@ from oracle.bridge import randomise
 import mindspore_thor  # noqa: F401
 from mindspore_thor.optim import create_optimizer
 from mindspore_thor.parallel.communication import world
-from mindspore_thor.train.step import TrainStep
+from mindspore_thor.step.train_step import TrainStep
 
 STEPS = 20
 BATCH = 8

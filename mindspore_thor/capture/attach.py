@@ -1,0 +1,161 @@
+"""Attaching capture to a network in place, and removing it again.
+
+The layers stay who they are: same objects, same classes for ``isinstance``, same parameters and
+names. Only the operator inside a layer is replaced by a hook, and the hook is kept out of the
+cell's registry so that no probe or factor can reach the network's parameters or checkpoints.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from mindspore import Tensor, nn
+
+from mindspore_thor.capture.direct import DirectCapture, DirectHook, NoBias
+from mindspore_thor.capture.hooks import Capture, GatherHook, Hook
+from mindspore_thor.capture.plain import BIAS_ADD as _BIAS_ADD
+from mindspore_thor.capture.plain import HOOK as _HOOK
+from mindspore_thor.capture.plain import NO_SOURCE, plain_state
+from mindspore_thor.capture.plain import RESTORE as _RESTORE
+from mindspore_thor.graph.shared import Maker
+from mindspore_thor.layers.coverage import CoveredLayer
+
+
+class _Captured(nn.Cell):
+    """What the classes that take a layer's place have in common."""
+
+    __wrapped__ = NO_SOURCE
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy is of the layer's own class, and without a hook."""
+        return plain_state(self, super().__reduce_ex__(protocol))
+
+
+class _CapturedDense(_Captured, nn.Dense):
+    """``nn.Dense`` whose product sees the input before tokens are flattened."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        x = self._thor_hook(x, self.weight)
+        shape = x.shape
+        # Bias and activation work on rows, as in nn.Dense: a PReLU's channel is the last axis.
+        x = x.reshape((-1, self.out_channels))
+        if self.has_bias:
+            x = self.bias_add(x, self.bias)
+        if self.activation_flag:
+            x = self.activation(x)
+        return x.reshape(shape)
+
+
+class _CapturedEmbedding(_Captured, nn.Embedding):
+    """``nn.Embedding`` whose look-up sees the ids before they are flattened."""
+
+    def construct(self, ids: Tensor) -> Tensor:
+        return self._thor_hook(self.embedding_table, ids, 0)
+
+
+_WHOLE_LAYER = {nn.Dense: _CapturedDense, nn.Embedding: _CapturedEmbedding}
+_OPERATOR = {nn.Dense: "matmul", nn.Embedding: "gather", nn.Conv2d: "conv2d"}
+
+
+def _derived_class(captured: type, original: type) -> type:
+    bases = (captured,) if original in captured.__mro__ else (captured, original)
+    return type(original.__name__, bases, {"__module__": captured.__module__})
+
+
+def attach(
+    layer: CoveredLayer,
+    curvature: nn.Cell,
+    number: int,
+    owner: Any,
+    make: Maker,
+) -> None:
+    """Make a layer's backward pass hand out statistics.
+
+    Args:
+        layer: the layer, as found by :func:`mindspore_thor.layers.coverage.find_layers`.
+        curvature: the curvature of the layer's group (probes, state and rule).
+        number: the layer's number in it.
+        owner: the optimizer: its ``due`` (int32 scalar parameter, above 0 where the step collects
+            statistics), ``graph`` (what the graph being compiled is for) and ``inverse_scale``
+            (what undoes the loss scale on output gradients) go into the layer's hook.
+        make: makes one capture for all layers that are alike.
+    """
+    detach(layer.cell)
+    due, graph, inverse_scale = owner.due, owner.graph, owner.inverse_scale
+    if getattr(curvature, "direct", False):
+        _attach_direct(layer, curvature, owner)
+        return
+    rule = curvature.make_rule(make, layer.rows)
+    hook_type = GatherHook if layer.base is nn.Embedding else Hook
+    hook = hook_type(
+        make(Capture, layer.rows, rule, curvature.size, inverse_scale, graph),
+        curvature,
+        number,
+        due,
+        graph,
+    )
+    _install(layer, hook, owner)
+
+
+def _install(layer: CoveredLayer, hook: nn.Cell, owner: Any) -> None:
+    cell = layer.cell
+    # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
+    object.__setattr__(hook, "layer", cell)
+    object.__setattr__(hook, "owner", weakref.ref(owner))
+    if layer.base in _WHOLE_LAYER and not layer.own_construct:
+        object.__setattr__(cell, _RESTORE, ("__class__", type(cell)))
+        object.__setattr__(cell, _HOOK, hook)
+        cell.__class__ = _derived_class(_WHOLE_LAYER[layer.base], type(cell))
+    else:
+        name = _OPERATOR[layer.base]
+        object.__setattr__(cell, _RESTORE, (name, getattr(cell, name)))
+        object.__setattr__(hook, "replaced", getattr(cell, name))
+        object.__setattr__(cell, name, hook)
+
+
+def owns_bias(layer: CoveredLayer) -> bool:
+    """Whether a hook may take over a layer's bias: it is trained, and added right after the map."""
+    return layer.bias >= 0 and not layer.own_construct
+
+
+def _attach_direct(layer: CoveredLayer, curvature: nn.Cell, owner: Any) -> None:
+    """Attach a curvature that makes the gradients of weight and bias itself."""
+    cell = layer.cell
+    with_bias = owns_bias(layer)
+    capture = DirectCapture(
+        curvature.make_direct_rule(with_bias, owner.inverse_scale), curvature.graph
+    )
+    hook = DirectHook(capture, curvature, owner.due, cell.bias if with_bias else None)
+    if with_bias:
+        object.__setattr__(cell, _BIAS_ADD, cell.bias_add)
+        object.__setattr__(cell, "bias_add", NoBias(cell.bias_add))
+    _install(layer, hook, owner)
+
+
+def owner_of(cell: nn.Cell) -> Any:
+    """The optimizer that :func:`attach` was called for; None where there is none any more."""
+    saved = cell.__dict__.get(_RESTORE)
+    if saved is None:
+        return None
+    hook = cell.__dict__[_HOOK] if saved[0] == "__class__" else getattr(cell, saved[0])
+    # A copy of a layer has its operator in the place of the hook.
+    return hook.owner() if hasattr(hook, "owner") else None
+
+
+def detach(cell: nn.Cell) -> None:
+    """Undo :func:`attach` on one cell; does nothing to a cell without capture."""
+    bias_add = cell.__dict__.get(_BIAS_ADD)
+    if bias_add is not None:
+        object.__setattr__(cell, "bias_add", bias_add)
+        object.__delattr__(cell, _BIAS_ADD)
+    saved: tuple[str, Any] | None = cell.__dict__.get(_RESTORE)
+    if saved is None:
+        return
+    name, value = saved
+    if name == "__class__":
+        cell.__class__ = value
+        object.__delattr__(cell, _HOOK)
+    else:
+        object.__setattr__(cell, name, value)
+    object.__delattr__(cell, _RESTORE)

@@ -1,0 +1,209 @@
+"""Capture for methods that change a layer's gradient inside the backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.capture.hooks import GUARD, Replacement, collecting
+from mindspore_thor.capture.plain import same
+from mindspore_thor.graph.kind import ANY, PLAIN, GraphKind
+
+
+class DirectRule(nn.Cell):
+    """What a :class:`~mindspore_thor.capture.direct.DirectCapture` asks of a method.
+
+    Args:
+        rows: the layer's geometry, with samples as its first axis.
+        has_bias: whether the layer's bias belongs to its block.
+        inverse_scale: what undoes the loss scale on ``dout``.
+    """
+
+    keeps_apart = False
+    """Whether the statistics of a pass are of no use to the gradients of the same pass."""
+
+    def __init__(self, rows: nn.Cell, has_bias: bool, inverse_scale: float) -> None:
+        super().__init__()
+        self.rows = rows
+        self.has_bias = has_bias
+        self.inverse_scale = inverse_scale
+        self.vjp = ops.GradOperation(get_all=True, sens_param=True)
+
+    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The linear map; a method, because GradOperation differentiates those exactly."""
+        return self.rows.apply(x, weight)
+
+    def weight_gradient(self, x: Tensor, weight: Tensor, dout: Tensor) -> Tensor:
+        """The plain gradient of the weight for an output gradient."""
+        return self.vjp(self.run)(x, weight, dout)[1]
+
+    def per_sample_sums(self, dout: Tensor) -> Tensor:
+        """[N, C_out]: the output gradient summed over positions, a sample's bias gradient."""
+        columns = self.rows.output_positions(dout)
+        return columns.sum(3).reshape((columns.shape[0], -1))
+
+    def unscaled(self, dout: Tensor) -> Tensor:
+        """The output gradient of the mean loss in float32, without the loss scale."""
+        g = ops.cast(dout, ms.float32)
+        return g if self.inverse_scale == 1.0 else g * self.inverse_scale
+
+
+class DirectCapture(nn.Cell):
+    """A layer's affine map whose bprop lets a rule make the weight's and the bias's gradient.
+
+    ``construct`` touches neither the rule nor any functional operator: the compiler drops what a
+    cell with a bprop of its own uses there, and would miss it in the backward pass.
+
+    The input's gradient is always the ordinary one, so the layers below see the plain backward
+    pass. The weight's gradient is computed once, by the rule.
+
+    Args:
+        rule: see below.
+        graph: what the graph being compiled is for.
+
+    The rule provides, over one vector of fresh statistics:
+        ``rule(x, out, dout, state)``: the statistics of a collecting step;
+        ``rule.idle(x, state)``: the same vector where nothing is collected;
+        ``rule.reported(statistics)``: the part of it that the probe is shaped like;
+        ``rule.derived(x, statistics)`` / ``rule.stored(x, state)``: what the gradients need, from
+        fresh statistics or from the stored state;
+        ``rule.gradients(x, weight, bias, dout, derived)``: (dweight, dbias);
+        ``rule.keeps_apart``: that the gradients only ever need the stored state.
+    """
+
+    def __init__(self, rule: DirectRule, graph: GraphKind) -> None:
+        super().__init__(auto_prefix=False)
+        self.rule = rule
+        self.rows = rule.rows
+        self.graph = graph
+        self.has_bias = rule.has_bias
+        self.vjp = ops.GradOperation(get_all=True, sens_param=True)
+
+    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The linear map; a method, because GradOperation differentiates those exactly."""
+        return self.rows.apply(x, weight)
+
+    def construct(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        flag: Tensor,
+        probe: Tensor,
+        s0: Tensor,
+        s1: Tensor,
+        s2: Tensor,
+        s3: Tensor,
+    ) -> Tensor:
+        """The layer's output; all from ``flag`` on only matters to the backward pass.
+
+        The state is four tensors because a bprop reads the items of a tuple argument as zeros.
+        """
+        return self.affine(x, weight, bias)
+
+    def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The map itself."""
+        out = self.rows.apply(x, weight)
+        return self.rows.add_bias(out, bias) if self.has_bias else out
+
+    def collect(self, x: Tensor, flag: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
+        """The statistics where ``flag`` is set; the branch is lazy."""
+        if flag > 0:
+            statistics = self.rule(x, out, self.rule.unscaled(dout), state)
+        else:
+            statistics = self.rule.idle(x, state)
+        return statistics
+
+    def measure(
+        self, x: Tensor, flag: Tensor, state: Any, probe: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, Any]:
+        """Statistics for the probe and what the gradients need, in this kind of graph."""
+        if self.rule.keeps_apart:
+            return self.collect(x, flag, state, out, dout), self.rule.stored(x, state)
+        if self.graph.kind == PLAIN:
+            # No plain step asks for statistics.
+            return probe, self.rule.stored(x, state)
+        statistics = self.collect(x, flag, state, out, dout)
+        return self.rule.reported(statistics), self.rule.derived(x, statistics)
+
+    def bprop(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        flag: Tensor,
+        probe: Tensor,
+        s0: Tensor,
+        s1: Tensor,
+        s2: Tensor,
+        s3: Tensor,
+        out: Tensor,
+        dout: Tensor,
+    ) -> tuple[Any, ...]:
+        """The input's plain gradient, the rule's gradients, and the statistics for the probe."""
+        # A constant would be left out of the gradients: let it seem to depend on something. Not
+        # for the statistics, which may need no backward pass at all.
+        seen = ops.depend(x, dout)
+        dx = self.vjp(self.run)(seen, weight, dout)[0]
+        state = (s0, s1, s2, s3)
+        statistics, derived = self.measure(x, flag, state, probe, out, dout)
+        dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived)
+        if self.graph.kind == ANY:
+            statistics = statistics * GUARD
+        return dx, dweight, dbias, ops.zeros_like(flag), statistics, s0, s1, s2, s3
+
+
+class DirectHook(Replacement):
+    """What takes the place of a layer's operator, with the layer's own bias inside.
+
+    Args:
+        capture: the capture cell.
+        curvature: the layer's curvature; supplies the probe and the state.
+        due: int32 scalar parameter, 1 where this step collects statistics.
+        bias: the layer's bias, or None.
+    """
+
+    def __init__(
+        self, capture: DirectCapture, curvature: nn.Cell, due: Tensor, bias: Tensor | None
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.capture = capture
+        self.curvature = curvature
+        self.probe = curvature.probes[0]
+        self.due = due
+        self.has_bias = bias is not None
+        self.bias = bias
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's affine map."""
+        curvature = self.curvature
+        # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
+        weight = ops.cast(weight, x.dtype)
+        bias = ops.cast(self.bias, x.dtype) if self.has_bias else Tensor(0.0, ms.float32)
+        if self.exported:
+            return self.capture.affine(x, weight, bias)
+        flag = collecting(curvature, 0, self.due)
+        s0, s1, s2, s3 = curvature.capture_state(0, flag)
+        return self.capture(x, weight, bias, flag, self.probe, s0, s1, s2, s3)
+
+
+class NoBias(nn.Cell):
+    """Takes the place of a layer's bias operator: the hook has added the bias already.
+
+    Args:
+        replaced: that operator.
+    """
+
+    def __init__(self, replaced: ops.Primitive) -> None:
+        super().__init__(auto_prefix=False)
+        object.__setattr__(self, "replaced", replaced)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy of the layer holds a copy of its operator."""
+        return same, (self.replaced,)
+
+    def construct(self, out: Tensor, bias: Tensor) -> Tensor:
+        """``out`` as it is."""
+        return out

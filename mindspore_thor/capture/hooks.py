@@ -1,0 +1,175 @@
+"""The cell that hands statistics out of the backward pass.
+
+A statistic is the "gradient" of a probe parameter: the forward pass ignores the probe, and a custom
+``bprop`` returns the statistic in its place. With the probe among the weights of a
+``GradOperation`` the statistic comes out beside the gradients, so reducers and overflow checks
+treat it like one; without it the compiler prunes the whole capture and the plain network is left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.capture.plain import exports, refuse_rewriting, same
+from mindspore_thor.graph.kind import ANY, PLAIN, GraphKind
+from mindspore_thor.graph.slices import part
+
+GUARD = 2.0**-50
+"""Factor on statistics on their way through a training cell that is not ours.
+
+Such a cell may clip the gradients by their global norm, among which the statistics travel: like
+this they are nothing beside the gradients, and a power of two loses nothing on the way.
+"""
+
+
+class Capture(nn.Cell):
+    """One layer's linear map with a backward pass that also computes its statistics.
+
+    Args:
+        rows: the layer's geometry; ``rows.apply(x, weight)`` is the map.
+        rule: cell ``(x, out, dout, state) -> statistics``, a float32 vector shaped like the probe.
+        size: length of that vector.
+        inverse_scale: what undoes the loss scale on ``dout`` before the rule sees it.
+        graph: what the graph being compiled is for.
+    """
+
+    def __init__(
+        self, rows: nn.Cell, rule: nn.Cell, size: int, inverse_scale: float, graph: GraphKind
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.rows = rows
+        self.rule = rule
+        self.graph = graph
+        self.inverse_scale = inverse_scale
+        self.size = size
+        self.vjp = ops.GradOperation(get_all=True, sens_param=True)
+
+    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The plain map; a method, because GradOperation differentiates those exactly."""
+        return self.rows.apply(x, weight)
+
+    def construct(
+        self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor
+    ) -> Tensor:
+        """The layer's output; flag, state and probe only matter to the backward pass."""
+        return self.rows.apply(x, weight)
+
+    def collect(self, x: Tensor, flag: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
+        """The statistics where ``flag`` is set, else zeros ("nothing collected").
+
+        The branch is lazy, so a stopped layer or a step between two factor updates costs nothing.
+        It stands in a method of its own and reads no parameter: only so is it free of side effects
+        for the compiler, which then prunes it as a whole from a plain step.
+        """
+        if flag > 0:
+            # float32 first: squares of half-precision gradients under- and overflow.
+            g = ops.cast(dout, ms.float32)
+            if self.inverse_scale != 1.0:
+                g = g * self.inverse_scale
+            statistics = self.rule(x, out, g, state)
+            if self.graph.kind == ANY:
+                statistics = statistics * GUARD
+        else:
+            statistics = ops.zeros((self.size,), ms.float32)
+        return statistics
+
+    def bprop(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        flag: Tensor,
+        state: Any,
+        probe: Tensor,
+        out: Tensor,
+        dout: Tensor,
+    ) -> tuple[Any, ...]:
+        """Ordinary gradients, and the statistics as the gradient of the probe."""
+        # A constant would be left out of the gradients: let it seem to depend on something.
+        x = ops.depend(x, dout)
+        dx, dweight = self.vjp(self.run)(x, weight, dout)
+        statistics = self.collect(x, flag, state, out, dout)
+        return dx, dweight, ops.zeros_like(flag), state, statistics
+
+
+def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
+    """Above 0 where a layer of a group collects in this step, int32 scalar."""
+    if curvature.stops:
+        return due * part(curvature.active, layer, 1).reshape(())
+    return due * 1
+
+
+class Replacement(nn.Cell):
+    """What takes the place of a layer's operator.
+
+    Attributes:
+        layer: the layer.
+        replaced: its operator; not set where the layer's class was replaced instead.
+    """
+
+    layer: nn.Cell
+    replaced: Any
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy of the layer holds a copy of its operator."""
+        return same, (self.replaced,)
+
+    def update_parameters_name(self, prefix: str = "", recurse: bool = True) -> None:
+        """Called where a rewritten layer would take the hook into its registry."""
+        refuse_rewriting()
+
+    @property
+    def exported(self) -> bool:
+        """Whether the graph that is being compiled is of a model to export; a constant in it."""
+        return exports(self.layer)
+
+
+class Bound(Replacement):
+    """A capture with its layer's parameters bound.
+
+    Args:
+        capture: the capture cell.
+        curvature: the group's curvature; supplies the state and the layer's own switch.
+        number: of the layer in its group.
+        due: int32 scalar parameter, above 0 where this step collects statistics.
+        graph: what the graph being compiled is for.
+    """
+
+    def __init__(
+        self, capture: Capture, curvature: nn.Cell, number: int, due: Tensor, graph: GraphKind
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.capture = capture
+        self.curvature = curvature
+        self.number = number
+        self.probe = curvature.probes[number]
+        self.due = due
+        self.graph = graph
+
+    def run(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's linear map."""
+        if self.graph.kind == PLAIN or self.exported:
+            # The compiler would prune the capture, but only after seconds of compiling it.
+            return self.capture.run(x, weight)
+        flag = collecting(self.curvature, self.number, self.due)
+        state = self.curvature.capture_state(self.number, flag)
+        return self.capture(x, weight, flag, state, self.probe)
+
+
+class Hook(Bound):
+    """Takes the place of a layer's product or convolution: (x, weight)."""
+
+    def construct(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The layer's linear map."""
+        # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
+        return self.run(x, ops.cast(weight, x.dtype))
+
+
+class GatherHook(Bound):
+    """Takes the place of the ``Gather`` operator: (table, ids, axis)."""
+
+    def construct(self, table: Tensor, ids: Tensor, axis: int) -> Tensor:
+        """The look-up."""
+        return self.run(ids, table)

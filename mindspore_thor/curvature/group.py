@@ -1,0 +1,351 @@
+"""What a group's curvature looks like to the optimizer.
+
+All covered layers of one geometry form a group of L layers. What a method stores of them has a
+leading axis L; refreshing and preconditioning are batched over it. That keeps compiled graphs
+small: they grow with the number of geometries, not of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.common.initializer import initializer
+
+from mindspore_thor.graph.shared import Maker
+from mindspore_thor.graph.slices import part
+
+
+def state(value: np.ndarray, name: str) -> Parameter:
+    """A parameter of the training state."""
+    return Parameter(Tensor(value), name=name, requires_grad=False)
+
+
+# The columns of a group's counters: accepted, kept, failed in all, failed in a row.
+_ACCEPTED = Tensor([[1, 0, 0, 0]], ms.int32)
+_KEPT = Tensor([[0, 1, 0, 0]], ms.int32)
+_FAILED = Tensor([[0, 0, 1, 1]], ms.int32)
+_ROW = Tensor([[0, 0, 0, 1]], ms.int32)
+
+FACTORS, SPECTRUM = 1, 2
+"""What a step collects, as bits: ordinary statistics; those that need the current eigenbasis."""
+
+META = 3
+"""Last entries of every statistics vector: uses of the layer, positions T, samples N."""
+
+# What several groups do is a function, not a method: the compiler parses a function once, but a
+# method anew for every group.
+
+
+def updated_counts(
+    counts: Tensor, active: Tensor, decision: Tensor, sound: Tensor, again: bool
+) -> Tensor:
+    """The counters int32 [L, 4] after a refresh; see :meth:`GroupCurvature.settle`."""
+    wanted = ops.cast(decision > 0, ms.int32).reshape((-1, 1))
+    accepted = wanted * sound.reshape((-1, 1))
+    failed = wanted - accepted
+    # A first failure and that of the second attempt are one.
+    change = -wanted * _FAILED if again else (1 - wanted) * active.reshape((-1, 1)) * _KEPT
+    counts = counts + change + failed * _FAILED
+    return counts * (1 - accepted * _ROW) + accepted * _ACCEPTED
+
+
+def where_good(
+    good: Tensor, values: tuple[Tensor, ...], stored: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """``values`` of the layers that are ``good``, boolean [L]; of the others the stored bits.
+
+    Every array has the leading axis L, or can be reshaped to what is stored.
+    """
+    result: tuple[Tensor, ...] = ()
+    for i in range(len(values)):
+        which = good.reshape((good.shape[0],) + (1,) * (len(stored[i].shape) - 1))
+        result += (ops.where(which, values[i].reshape(stored[i].shape), stored[i]),)
+    return result
+
+
+class GroupCurvature(nn.Cell):
+    """Statistics, derived state and preconditioning of the L layers of one geometry.
+
+    A subclass provides :meth:`make_rule` (what the backward pass computes), :meth:`collect` (how
+    fresh statistics enter the stored ones) and :meth:`precondition`. What is derived every inverse
+    interval comes from matrices that are solved for all groups together: ``solver`` names the job
+    (see :mod:`mindspore_thor.linalg.inverse`), :meth:`problems` poses it and :meth:`install` takes
+    the solutions (see :mod:`mindspore_thor.curvature.refresh`). All state is held in parameters, so
+    a checkpoint of the optimizer is complete.
+
+    A layer of several maps (a grouped convolution) has as many matrices; along the first axis of a
+    batch of matrices the maps of a layer are neighbours.
+
+    Args:
+        name: prefix of the parameters' names, unique in the training step.
+        layers: L.
+        size: length of the statistics vector without its META tail; 0 where nothing is captured.
+        decay: weight of the old statistics in their moving average; 0 replaces them. The first
+            update always overwrites.
+    """
+
+    direct = False
+    """Whether the backward pass itself returns the final gradient (see capture/direct.py)."""
+    solver = ""
+    """The job of this group's matrices; empty where it has none."""
+    shared = True
+    """Whether the statistics of all ranks are averaged."""
+    selective = False
+    """Whether :meth:`decide` may skip a refresh."""
+    stops = False
+    """Whether :meth:`decide` may stop a layer for good, which then collects nothing either."""
+    starts_plain = True
+    """Whether :meth:`precondition` returns the gradient itself until something was derived."""
+
+    def __init__(self, name: str, layers: int, size: int, decay: float = 0.0) -> None:
+        super().__init__(auto_prefix=False)
+        self.layers = layers
+        self.end = size
+        self.size = size + META if size > 0 else 0
+        self.decay = decay
+        self.captures = size > 0
+        if self.captures:
+            self.statistics = state(np.zeros((layers, self.size), np.float32), f"{name}.statistics")
+            self.make_probes(name)
+        self.counts = state(np.zeros((layers, 4), np.int32), f"{name}.counts")
+        self.active = state(np.ones((layers,), np.int32), f"{name}.active")
+
+    def make_probes(self, name: str) -> None:
+        """One probe a layer: what is differentiated by, whose "gradient" are the statistics.
+
+        Their values are in no graph, and as long as an initializer stands for them take no memory.
+        """
+        values = [initializer("zeros", (self.size,), ms.float32) for _ in range(self.layers)]
+        self.probes = ParameterTuple(
+            [Parameter(value, name=f"{name}.probe{i}") for i, value in enumerate(values)]
+        )
+
+    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
+        """The cell (x, out, dout, state) -> statistics that runs in the backward pass.
+
+        Args:
+            make: makes one cell for all layers that are alike; a rule holds constants only.
+            rows: the layer's own geometry, which may differ from the group's in its stride.
+        """
+        raise TypeError(f"{type(self).__name__} captures nothing")
+
+    def capture_state(self, layer: int, flag: Tensor) -> Tensor:
+        """What the rule needs besides the layer's input, output and output gradient.
+
+        It must be the result of an operator, not a parameter: a parameter read inside the backward
+        rule would keep the compiler from pruning it. And it must be one tensor: a tuple that the
+        forward pass does not use reaches the backward pass as zeros.
+
+        Args:
+            layer: number of the layer in the group.
+            flag: whether it collects, int32 scalar; what is returned where nothing is needed.
+        """
+        return flag
+
+    def collect(self, fresh: Tensor) -> bool:
+        """Let fresh statistics [L, size] enter, averaged over a layer's uses in this pass.
+
+        A layer used several times in one forward pass adds its statistics up: means are taken
+        over the uses, and the positions of all uses count. No uses means that nothing was
+        collected (a stopped layer, or one that this batch has no need of), and leaves everything
+        as it is.
+        """
+        used = self.entering(fresh)
+        mean = self.averaged(fresh)
+        if self.decay > 0:
+            keep = self.kept_weight()
+            mean = keep * self.statistics + (1.0 - keep) * mean
+        ops.assign(self.statistics, ops.where(used, mean, self.statistics))
+        # A method without a result compiles to a call of the Python interpreter, on the host.
+        return True
+
+    def gradient_part(self) -> tuple[int, int]:
+        """(start, count) of the statistics that are zero where the gradient is."""
+        return 0, self.end
+
+    def entering(self, fresh: Tensor) -> Tensor:
+        """Which layers' fresh statistics count, boolean [L, 1]: those that were used.
+
+        A batch without any gradient (a loss that is not switched on yet) is no first measurement:
+        the steps that follow it would be far too long.
+        """
+        start, count = self.gradient_part()
+        sizes = ops.abs(part(fresh, start, count, 1)).max(1, keepdims=True)
+        used = part(fresh, self.end, 1, 1) > 0
+        # Not "> 0": what is not finite must be seen.
+        seen = ops.logical_or(sizes != 0, self.has_statistics())
+        return ops.logical_and(used, seen)
+
+    def averaged(self, fresh: Tensor) -> Tensor:
+        """Statistics [L, size] that were added up over a layer's uses, as their mean."""
+        uses = ops.maximum(part(fresh, self.end, 1, 1), 1.0)
+        means = part(fresh, 0, self.end, 1) / uses
+        positions = part(fresh, self.end + 1, 1, 1)
+        samples = part(fresh, self.end + 2, 1, 1) / uses
+        return ops.concat((means, ops.ones_like(uses), positions, samples), 1)
+
+    def has_statistics(self) -> Tensor:
+        """Which layers have collected something, boolean [L, 1]."""
+        return part(self.statistics, self.end, 1, 1) > 0
+
+    def kept_weight(self) -> Tensor:
+        """The weight of the stored statistics, [L, 1]: ``decay``, or 0 where none are stored."""
+        return self.decay * ops.cast(self.has_statistics(), ms.float32)
+
+    def observe(self, matrix: Tensor) -> None:
+        """Let the step's gradients enter, [L * maps, d_out, d_in(+1)], where statistics are those.
+
+        Called on the steps that collect, with gradients that are finite and free of the loss scale.
+        """
+
+    def ready(self) -> Tensor:
+        """Which layers :meth:`precondition` has something for, boolean [L]; others stay plain."""
+        return part(self.counts, 0, 1, 1).reshape((-1,)) > 0
+
+    def ready_layers(self) -> np.ndarray:
+        """The same on the host."""
+        return self.counts.asnumpy()[:, 0] > 0
+
+    def positions(self) -> Tensor:
+        """T, the number of shared positions, [L]."""
+        return part(self.statistics, self.end + 1, 1, 1).reshape((-1,))
+
+    def rank_state(self) -> tuple[Parameter, ...]:
+        """State that belongs to the rank's own samples, which are its last axis."""
+        return ()
+
+    def exchanged(self) -> tuple[int, ...]:
+        """Entries of each message that a layer's backward pass itself averages over all ranks.
+
+        Where there are any, the layer's gradients leave the backward pass as means over the ranks.
+        """
+        return ()
+
+    def symmetric(self) -> tuple[tuple[int, int, int], ...]:
+        """(start, count, size) of the symmetric matrices in one layer's statistics."""
+        return ()
+
+    def stacks(self) -> tuple[tuple[int, int], ...]:
+        """(matrices of one layer, their size) of every stack that :meth:`problems` returns."""
+        return ()
+
+    def derived(self) -> tuple[Parameter, ...]:
+        """The parameters whose values :meth:`install` returns."""
+        return ()
+
+    def counters(self) -> tuple[Parameter, ...]:
+        """The parameters whose values :meth:`settle` returns."""
+        return (self.counts,)
+
+    def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether to refresh, int32 [L], and numbers to remember, [L].
+
+        1 for yes, 0 for not now, -1 for never again. Layers without statistics have nothing that
+        could be refreshed.
+        """
+        wanted = ops.cast(self.has_statistics(), ms.int32).reshape((-1,))
+        return wanted, wanted
+
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """Per stack its matrices, float32 [L * n, d, d], and their shifts (damping), [L * n]."""
+        return ()
+
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """New derived state from one solution per stack, [L * n, d, width].
+
+        That of layers that are not ``good``, boolean [L], stays bit-identical.
+        """
+        return ()
+
+    def settle(
+        self, decision: Tensor, sound: Tensor, candidate: Tensor, again: bool
+    ) -> tuple[Tensor, ...]:
+        """New counters after a refresh, or after a second attempt where ``again``.
+
+        Args:
+            decision: what :meth:`decide` said; in a second attempt 1 where there was one.
+            sound: int32 [L], 1 where all solutions were sound.
+            candidate: the numbers to remember.
+            again: whether this was a second attempt.
+        """
+        return (updated_counts(self.counts, self.active, decision, sound, again),)
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """The preconditioned gradients, [L * maps, d_out, d_in(+1)] -> the same shape."""
+        return matrix
+
+    def direction(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """:meth:`precondition` for the layers that are ready, the gradient itself for others."""
+        found = self.precondition(matrix, damping)
+        if self.starts_plain:
+            return found
+        maps = matrix.shape[0] // self.layers
+        ready = ops.tile(self.ready().reshape((-1, 1)), (1, maps)).reshape((-1, 1, 1))
+        return ops.where(ready, found, matrix)
+
+    def count(self, accepted: Tensor, failed: Tensor) -> None:
+        """Add to the counters, each int32 [L, 1] of 0 or 1; a success ends a row of failures."""
+        counts = self.counts + failed * _FAILED
+        ops.assign(self.counts, counts * (1 - accepted * _ROW) + accepted * _ACCEPTED)
+
+
+class LayerState:
+    """What a group stores of one of its layers, seen from the host.
+
+    A parameter of the group appears as a :class:`StateRow`, a method without arguments that
+    returns a tensor with the leading axis L returns the layer's part; all else is the group's.
+
+    Args:
+        group: the group.
+        layer: number of the layer in it.
+    """
+
+    def __init__(self, group: GroupCurvature, layer: int) -> None:
+        self.group = group
+        self.layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.group, name)
+        if isinstance(value, Parameter):
+            return StateRow(value, self.group.layers, self.layer)
+        if name in ACCESSORS and callable(value):
+            return lambda: value()[self.layer]
+        return value
+
+
+ACCESSORS: Sequence[str] = (
+    "factor_a", "factor_g", "factor_phi", "factor_psi", "delta", "phi", "psi",
+    "mean_a", "mean_g", "positions", "spectrum",
+)  # fmt: skip
+"""Methods of groups that :class:`LayerState` shows a layer's part of."""
+
+
+class StateRow:
+    """One layer's part of a parameter of its group, without the leading axis.
+
+    Args:
+        parameter: its first axis holds equally many entries of every layer.
+        layers: L.
+        layer: number of the layer.
+    """
+
+    def __init__(self, parameter: Parameter, layers: int, layer: int) -> None:
+        self._parameter = parameter
+        count = parameter.shape[0] // layers
+        self._place = layer if count == 1 else slice(layer * count, (layer + 1) * count)
+
+    def asnumpy(self) -> np.ndarray:
+        """A copy of the values."""
+        return np.array(self._parameter.asnumpy()[self._place])
+
+    def set_data(self, value: Tensor) -> None:
+        """Write new values of the same shape, where compiled graphs see them."""
+        whole = self._parameter.asnumpy().copy()
+        whole[self._place] = value.asnumpy()
+        ops.assign(self._parameter, Tensor(whole))

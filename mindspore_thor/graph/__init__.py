@@ -1,0 +1,1 @@
+"""What MindSpore's compiler needs: shared cells, slices, tuples, what its messages mean."""

@@ -1,0 +1,1 @@
+"""Starting a job: rank tables, addresses, one process per device, watching them."""

@@ -1,0 +1,169 @@
+"""Eva: a rank-one curvature from the means of inputs and output gradients (methods section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.capture.rule import StatisticsRule
+from mindspore_thor.curvature.group import GroupCurvature
+from mindspore_thor.graph.shared import Maker
+from mindspore_thor.graph.slices import part
+from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.optim.averaged import AveragedStatistics
+from mindspore_thor.optim.base import Schedule
+from mindspore_thor.optim.intervals import IntervalLike
+
+
+def mean_columns(columns: Tensor) -> Tensor:
+    """The mean over samples and positions, [N, groups, d, T] -> [groups, d]."""
+    return columns.sum((0, 3)) * (1.0 / (columns.shape[0] * columns.shape[3]))
+
+
+class MeanRule(StatisticsRule):
+    """Backward rule: the mean input, the mean output gradient, then (1, T, N), as one vector.
+
+    Means are taken over samples and positions, for every group of a convolution.
+
+    Args:
+        rows: the layer's geometry.
+        homogeneous: whether a one is appended to the mean input, so that it covers the bias.
+    """
+
+    def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
+        """X and the gradient of the layer's output -> statistics."""
+        # Patches and token rows are linear in x: the mean over the batch may come first, which
+        # leaves one image to unfold instead of N. The sum of dL/ds over the batch is likewise the
+        # mean of g = N dL/ds.
+        # A sum and a factor, because MindSpore's CPU kernel for means is ten times slower.
+        total = ops.cast(x, ms.float32).sum(0, keepdims=True)
+        a = mean_columns(self.rows.input_columns(total)) * (1.0 / x.shape[0])
+        g = mean_columns(self.rows.output_columns(dout.sum(0, keepdims=True)))
+        if self.homogeneous:
+            a = ops.concat((a, ops.ones((a.shape[0], 1), ms.float32)), 1)
+        return ops.concat((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
+
+
+class RankOne(GroupCurvature):
+    """V = (1/lam) [D - (g^T D a) / (lam + |a|^2 |g|^2) g a^T] with averaged means a and g.
+
+    That is (C + lam I)^-1 vec(D) for the rank-one C = (a (x) g)(a (x) g)^T, by the
+    Sherman-Morrison formula. Nothing is derived from the statistics, so nothing needs refreshing.
+
+    Args:
+        name: prefix of the parameters' names.
+        layers: L.
+        rows: the layers' geometry.
+        homogeneous: whether the bias is part of the matrix.
+        decay: weight of the old means in the moving average; the first update overwrites.
+    """
+
+    starts_plain = False
+
+    def __init__(
+        self, name: str, layers: int, rows: nn.Cell, homogeneous: bool, decay: float
+    ) -> None:
+        self.d_in = rows.d_in + int(homogeneous)
+        self.end_a = rows.groups * self.d_in
+        super().__init__(name, layers, self.end_a + rows.groups * rows.d_out, decay)
+        self.rows = rows
+        self.homogeneous = homogeneous
+
+    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
+        """Mean input and mean output gradient from one backward pass."""
+        return make(MeanRule, rows, self.homogeneous)
+
+    def ready(self) -> Tensor:
+        """Which layers have means, boolean [L]."""
+        return self.has_statistics().reshape((-1,))
+
+    def ready_layers(self) -> np.ndarray:
+        """The same on the host."""
+        return self.statistics.asnumpy()[:, self.end] > 0
+
+    def gradient_part(self) -> tuple[int, int]:
+        """The mean output gradient."""
+        return self.end_a, self.end - self.end_a
+
+    def mean_a(self) -> Tensor:
+        """Averaged mean input, [L, maps, d_in(+1), 1]."""
+        means = part(self.statistics, 0, self.end_a, 1)
+        return means.reshape((self.layers, -1, self.d_in, 1))
+
+    def mean_g(self) -> Tensor:
+        """Averaged mean output gradient, [L, maps, d_out, 1]."""
+        means = part(self.statistics, self.end_a, self.end - self.end_a, 1)
+        return means.reshape((self.layers, -1, self.rows.d_out, 1))
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """The rank-one solve with this step's lam."""
+        a, g = self.mean_a().reshape((-1, self.d_in, 1)), self.mean_g()
+        g = g.reshape((-1, self.rows.d_out, 1))
+        overlap = ops.bmm(ops.bmm(g.transpose((0, 2, 1)), matrix), a)
+        size = (a * a).sum((1, 2), keepdims=True) * (g * g).sum((1, 2), keepdims=True)
+        correction = ops.bmm(g * (overlap / (damping + size)), a.transpose((0, 2, 1)))
+        return (matrix - correction) / damping
+
+
+class Eva(AveragedStatistics):
+    """Rank-one curvature from averaged mean inputs and mean output gradients, KL clipping.
+
+    A bias is preconditioned together with its weight: a~ = [a; 1].
+
+    Args:
+        net: the network, changed in place so that its layers can capture.
+        learning_rate: number, list, or MindSpore schedule.
+        damping: lam > 0, a number or a schedule; the one of the current step is used.
+        momentum: heavy-ball coefficient in [0, 1).
+        weight_decay: added to the preconditioned gradient of parameters with >= 2 dimensions.
+        factor_decay: weight of the OLD means in the moving average, in [0, 1); the first update
+            overwrites.
+        factor_interval: steps between two collections of the means.
+        inverse_interval: accepted for uniformity with the other methods, and checked, but without
+            effect: the rank-one solve has nothing to refresh.
+        kl_clip: V is scaled by min(1, sqrt(kl_clip / (lr^2 sum <V, D>))); None switches it off.
+        **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
+
+    Raises:
+        UserError: for values out of range.
+    """
+
+    label = "eva"
+    derives = False
+    without = ("max_failures", "inverse_share")
+
+    def __init__(
+        self,
+        net: nn.Cell,
+        learning_rate: Any,
+        damping: Schedule = 0.03,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        factor_decay: float = 0.95,
+        factor_interval: IntervalLike = 1,
+        inverse_interval: IntervalLike = 1,
+        kl_clip: float | None = 0.001,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            net,
+            learning_rate,
+            damping,
+            momentum,
+            weight_decay,
+            factor_decay,
+            factor_interval,
+            inverse_interval,
+            kl_clip,
+            **options,
+        )
+
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
+        """One pair of mean vectors."""
+        rows = layers[0].rows
+        assert rows is not None
+        return RankOne(name, len(layers), rows, self.homogeneous(layers[0]), self._decay)

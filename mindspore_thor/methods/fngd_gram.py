@@ -1,0 +1,139 @@
+"""Gram matrices of per-sample gradients, K_nm = <u_n, u_m> with u_n = vec(sum_t g_nt a_nt^T).
+
+They never need more than a stated amount of memory beside the layer's input and output gradient.
+Everything about chunks is decided from shapes when the graph is compiled.
+"""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.graph.slices import part
+from mindspore_thor.linalg.device import narrow, product
+
+_FLOAT = 4
+_GRAM = ops.BatchMatMul(transpose_b=True)
+_ACROSS = ops.MatMul(transpose_b=True)
+
+
+def pairwise_is_cheaper(n: int, positions: int, d_in: int, d_out: int) -> bool:
+    """Whether K from pairs of positions costs less than K from materialised gradients.
+
+    Pairs: n^2 T^2 (d_in + d_out) multiplications. Gradients: n T d_in d_out to form them and
+    n^2 d_in d_out for their products. At T = 1 the pairs are the identity K = (A A^T) o (G G^T).
+    """
+    return n * positions**2 * (d_in + d_out) <= d_in * d_out * (positions + n)
+
+
+@ops.constexpr
+def chunks(total: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Consecutive (start, stop) ranges of at most ``size`` (at least one) that cover ``total``."""
+    size = max(1, min(size, total))
+    return tuple((start, min(start + size, total)) for start in range(0, total, size))
+
+
+class SampleGram(nn.Cell):
+    """K of one layer from its input and per-sample output gradients.
+
+    The cheaper of two exact forms is taken: pairs of positions, or per-sample gradients
+    [N, d_out * d_in] made from a part of the samples or of the input channels at a time.
+
+    Args:
+        rows: the layer's geometry, with samples as its first axis.
+        memory: bytes that patches, per-sample gradients and products of one chunk may take. A
+            chunk is never smaller than one sample, or one input channel (or group).
+    """
+
+    def __init__(self, rows: nn.Cell, memory: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.memory = memory
+
+    def construct(self, x: Tensor, g: Tensor) -> Tensor:
+        """K without the bias.
+
+        Args:
+            x: float32 input of the layer, its first axis being the N samples.
+            g: [N, groups, d_out, T] per-sample output gradients.
+
+        Returns:
+            float32 [N, N], summed over the groups.
+        """
+        n, groups, d_out, positions = g.shape
+        d_in = self.rows.d_in
+        x = narrow(x)
+        if pairwise_is_cheaper(n, positions, d_in, d_out):
+            # With several positions the columns are a copy, and so is their transpose.
+            columns = 2 * n * groups * d_in * positions * _FLOAT if positions > 1 else 0
+            if columns < self.memory:
+                return self.from_pairs(self.rows.input_columns(x), g, self.memory - columns)
+        whole = n * groups * d_out * d_in * _FLOAT
+        if 2 * whole <= self.memory:
+            return self.from_gradients_by_sample(x, g, self.memory - whole)
+        return self.from_gradients_by_part(x, g)
+
+    def from_pairs(self, a: Tensor, g: Tensor, memory: int) -> Tensor:
+        """sum_{groups, t, t'} (a_nt . a_mt') (g_nt . g_mt'), some samples n at a time."""
+        n, groups, d_in, positions = a.shape
+        d_out = g.shape[2]
+        # [groups, N * T, d]: one product for all pairs.
+        a = a.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_in))
+        g = g.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_out))
+        per_sample = 3 * groups * positions * n * positions * _FLOAT
+        parts = chunks(n, memory // per_sample)
+        if len(parts) == 1:
+            return self._pairs(a, g, a, g, n)
+        found: tuple[Tensor, ...] = ()
+        for start, stop in parts:
+            if start > 0:
+                # One chunk after the other: together they would take the memory that is bounded.
+                a = ops.depend(a, found[-1])
+            first, count = start * positions, (stop - start) * positions
+            a_n, g_n = part(a, first, count, 1), part(g, first, count, 1)
+            found += (self._pairs(a_n, g_n, a, g, n),)
+        return ops.concat(found, 0)
+
+    def _pairs(self, a_n: Tensor, g_n: Tensor, a: Tensor, g: Tensor, n: int) -> Tensor:
+        products = product(_GRAM, a_n, a, a.shape[2]) * product(_GRAM, g_n, g, g.shape[2])
+        groups, positions = a.shape[0], a.shape[1] // n
+        if positions == 1:
+            return products.sum(0)
+        products = products.reshape((groups, a_n.shape[1] // positions, positions, n, positions))
+        # One axis at a time, the last first: three at once take several times as long.
+        return products.sum(4).sum(2).sum(0)
+
+    def from_gradients_by_sample(self, x: Tensor, g: Tensor, memory: int) -> Tensor:
+        """U U^T where U fits into the memory: only its patches are made in parts."""
+        n, groups, d_out, positions = g.shape
+        d_in = self.rows.d_in
+        per_sample = groups * d_in * positions * _FLOAT
+        found: tuple[Tensor, ...] = ()
+        for start, stop in chunks(n, memory // per_sample):
+            if start > 0:
+                x = ops.depend(x, found[-1])
+            a = self.rows.input_columns(part(x, start, stop - start))
+            a = a.reshape(((stop - start) * groups, d_in, positions))
+            g_n = part(g, start, stop - start).reshape(((stop - start) * groups, d_out, positions))
+            u = product(_GRAM, g_n, a, positions)
+            found += (u.reshape((stop - start, groups * d_out * d_in)),)
+        u = found[0] if len(found) == 1 else ops.concat(found, 0)
+        return product(_ACROSS, u, None, u.shape[1])
+
+    def from_gradients_by_part(self, x: Tensor, g: Tensor) -> Tensor:
+        """Sum of U_c U_c^T over parts c of the input channels (or of the groups)."""
+        n, groups, d_out, positions = g.shape
+        units = self.rows.input_units()
+        width = self.rows.d_in if groups > 1 else self.rows.d_in // units
+        per_unit = n * width * (positions + d_out) * _FLOAT
+        total = ()
+        for start, stop in chunks(units, self.memory // per_unit):
+            if start > 0:
+                x = ops.depend(x, total)
+            a = self.rows.part_of_columns(x, start, stop)
+            g_c = g if groups == 1 else part(g, start, stop - start, 1)
+            batch = n * a.shape[1]
+            g_c, a = g_c.reshape((batch, d_out, positions)), a.reshape((batch, -1, positions))
+            u = product(_GRAM, g_c, a, positions).reshape((n, -1))
+            k = product(_ACROSS, u, None, u.shape[1])
+            total = k if start == 0 else total + k
+        return total

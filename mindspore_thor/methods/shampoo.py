@@ -1,0 +1,170 @@
+"""Shampoo: preconditioners made of the gradients themselves (Gupta et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindspore_thor.curvature.group import GroupCurvature, state, where_good
+from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
+from mindspore_thor.linalg.inverse import FOURTH_ROOT
+from mindspore_thor.methods.kronecker import stack
+from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.optim.checks import check_choice, check_count, check_number
+from mindspore_thor.optim.intervals import IntervalLike
+
+_SMALLEST_NORM = 1e-30
+
+
+class GradientRoots(GroupCurvature):
+    """V = L^-1/4 D R^-1/4 on every block of the gradient matrix.
+
+    L = epsilon I + sum D D^T and R = epsilon I + sum D^T D over the observed gradients. Each block
+    of at most ``max_dim`` rows and columns has an L and an R of its own. Groups of a convolution
+    are separate matrices. epsilon reaches :meth:`problems` as its damping and is added to the
+    eigenvalues; the stored sums start from zero.
+
+    Args:
+        name: prefix of the parameters' names.
+        layers: L.
+        rows: the layers' geometry.
+        max_dim: largest side of a block.
+        graft: whether V gets the norm of D, for the layer as a whole.
+    """
+
+    solver = FOURTH_ROOT  # two sides, each to the power -1/4
+
+    def __init__(self, name: str, layers: int, rows: nn.Cell, max_dim: int, graft: bool) -> None:
+        super().__init__(name, layers, 0)
+        self.rows = rows
+        self.graft = graft
+        self.left = block_layout(rows.d_out, max_dim)
+        self.right = block_layout(rows.d_in, max_dim)
+        blocks = rows.groups * self.left.blocks * self.right.blocks
+
+        def filled(size: int, diagonal: float) -> np.ndarray:
+            return np.tile(diagonal * np.eye(size, dtype=np.float32), (layers, blocks, 1, 1))
+
+        self.sum_left = state(filled(self.left.size, 0.0), f"{name}.sum_left")
+        self.sum_right = state(filled(self.right.size, 0.0), f"{name}.sum_right")
+        self.root_left = state(filled(self.left.size, 1.0), f"{name}.root_left")
+        self.root_right = state(filled(self.right.size, 1.0), f"{name}.root_right")
+
+    def ready_layers(self) -> np.ndarray:
+        """Every layer has a gradient."""
+        return np.ones((self.layers,), bool)
+
+    def observe(self, matrix: Tensor) -> None:
+        """Add D D^T and D^T D of every block."""
+        blocks = split_matrix(matrix, self.left, self.right)
+        transposed = blocks.transpose((0, 2, 1))
+        left, right = ops.bmm(blocks, transposed), ops.bmm(transposed, blocks)
+        ops.assign_add(self.sum_left, left.reshape(self.sum_left.shape))
+        ops.assign_add(self.sum_right, right.reshape(self.sum_right.shape))
+
+    def stacks(self) -> tuple[tuple[int, int], ...]:
+        """All blocks of L, then of R."""
+        count = self.sum_left.shape[1]
+        return (count, self.left.size), (count, self.right.size)
+
+    def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """Every layer has a gradient."""
+        return ops.ones_like(self.active), self.active
+
+    def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
+        """L and R without epsilon, and epsilon."""
+        shifts = damping * ops.ones((self.layers * self.sum_left.shape[1],), ms.float32)
+        return stack(self.sum_left), shifts, stack(self.sum_right), shifts
+
+    def derived(self) -> tuple[Parameter, ...]:
+        """Both roots."""
+        return self.root_left, self.root_right
+
+    def install(
+        self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Take the inverse fourth roots; where one failed the last good ones of both stay."""
+        return where_good(good, solutions, (self.root_left, self.root_right))
+
+    def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
+        """The product with both stored roots, block by block."""
+        blocks = split_matrix(matrix, self.left, self.right)
+        blocks = ops.bmm(ops.bmm(stack(self.root_left), blocks), stack(self.root_right))
+        result = merge_matrix(blocks, self.left, self.right)
+        if self.graft:
+            flat, plain = result.reshape((self.layers, -1)), matrix.reshape((self.layers, -1))
+            norm = ops.maximum(ops.sqrt((flat * flat).sum(1)), _SMALLEST_NORM)
+            scale = ops.sqrt((plain * plain).sum(1)) / norm
+            result = (flat * scale.reshape((-1, 1))).reshape(result.shape)
+        return result
+
+
+class Shampoo(SecondOrder):
+    """L^-1/4 D R^-1/4 with L and R summed up from the gradients, in blocks.
+
+    Dense and Conv2d weights are matrices [d_out, d_in * kh * kw], one per group of a convolution;
+    biases, embeddings and everything else have the plain gradient. Nothing is captured in the
+    backward pass: all statistics come from the gradient.
+
+    Args:
+        net: the network; it stays as it is.
+        learning_rate: number, list, or MindSpore schedule.
+        epsilon: > 0, the multiple of the identity from which L and R start.
+        momentum: heavy-ball coefficient in [0, 1).
+        weight_decay: added to the preconditioned gradient of parameters with >= 2 dimensions.
+        factor_interval: steps between two gradients that enter L and R.
+        inverse_interval: steps between two computations of the roots.
+        max_preconditioner_dim: larger dimensions are split into blocks of this size, the last one
+            ragged; every block of the matrix has its own L and R.
+        grafting: None, or "sgd" to give each layer's V the norm of its gradient.
+        kl_clip: V is scaled by min(1, sqrt(kl_clip / (lr^2 sum <V, D>))); None (default) for no
+            clipping.
+        **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
+
+    Raises:
+        UserError: for values out of range.
+    """
+
+    observes = True
+
+    def __init__(
+        self,
+        net: nn.Cell,
+        learning_rate: Any,
+        epsilon: float = 1e-4,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        factor_interval: IntervalLike = 1,
+        inverse_interval: IntervalLike = 1,
+        max_preconditioner_dim: int = 128,
+        grafting: str | None = None,
+        kl_clip: float | None = None,
+        **options: Any,
+    ) -> None:
+        self._max_dim = check_count("max_preconditioner_dim", max_preconditioner_dim)
+        self._graft = grafting is not None
+        if grafting is not None:
+            check_choice("grafting", grafting, ("sgd",))
+        super().__init__(
+            net,
+            learning_rate,
+            label="shampoo",
+            damping=check_number("epsilon", epsilon, 0.0, open_low=True),
+            momentum=momentum,
+            weight_decay=weight_decay,
+            factor_interval=factor_interval,
+            inverse_interval=inverse_interval,
+            kl_clip=kl_clip,
+            **options,
+        )
+
+    def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
+        """Sums and roots for every block of the layer's matrix."""
+        rows = layers[0].rows
+        assert rows is not None
+        return GradientRoots(name, len(layers), rows, self._max_dim, self._graft)

@@ -1,0 +1,1 @@
+"""A run: recipe, loop, checkpoints, evaluation, run folder."""

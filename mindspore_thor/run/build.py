@@ -1,0 +1,235 @@
+"""From a validated configuration to data, net, optimizer and train step."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn
+from mindspore import dtype as mstype
+
+from mindspore_thor.data import Data, create_data
+from mindspore_thor.errors import UserError
+from mindspore_thor.optim import create_optimizer, optimizer_options
+from mindspore_thor.optim.checks import MAX_STEPS
+from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
+from mindspore_thor.parallel.communication import world
+from mindspore_thor.parallel.setup import join_ranks
+from mindspore_thor.run.config import ChoiceConfig, Config, ModelCatalogue
+from mindspore_thor.runtime import prepare_target
+from mindspore_thor.step.train_step import TrainStep
+
+
+@dataclass
+class Session:
+    """Everything that one training run works with.
+
+    Attributes:
+        config: The configuration, with what the data decided filled in.
+        train_data: The training split.
+        eval_data: The evaluation split.
+        net: The net; the optimizer may have converted it.
+        weight_names: Parameter names of the plain, unconverted net.
+        optimizer: The optimizer.
+        learning_rate: Its learning-rate schedule.
+        step: The train step.
+    """
+
+    config: Config
+    train_data: Data
+    eval_data: Data
+    net: nn.Cell
+    weight_names: tuple[str, ...]
+    optimizer: nn.Cell
+    learning_rate: EpochSchedule
+    step: TrainStep
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of the update that a batch belongs to.
+
+        Args:
+            step: The batch's number in the whole run, from 0.
+        """
+        update = step // self.config.train.accumulate
+        return float(self.learning_rate(Tensor(update, mstype.int32)).asnumpy())
+
+
+def prepare_device(config: Config) -> None:
+    """Set graph mode, the device and the seed, and join the other ranks if there are any.
+
+    Args:
+        config: The configuration.
+    """
+    ms.set_context(mode=ms.GRAPH_MODE)
+    prepare_target(config.train.device_target)
+    join_ranks()
+    ms.set_seed(config.train.seed)
+
+
+def open_data(config: Config, *, train: bool) -> Data:
+    """Open one split of the configured data set.
+
+    Args:
+        config: The configuration.
+        train: The training split, else the evaluation split.
+
+    Returns:
+        This rank's share of the batches. In training that is a part of each batch of the whole job,
+        so that the ranks together see what a single process would see.
+
+    Raises:
+        UserError: If the data is missing, empty or does not fit, or if the ranks cannot share a
+            batch equally.
+    """
+    data = config.data
+    rank, size = world()
+    if train and data.batch_size % size:
+        raise UserError(
+            f"data.batch_size is {data.batch_size}, which {size} processes cannot share equally; "
+            f"make it a multiple of {size}"
+        )
+    return create_data(
+        data.name,
+        data.path,
+        train=train,
+        batch_size=data.batch_size // size if train else data.eval_batch_size,
+        seed=config.train.seed,
+        augment=data.augment,
+        num_workers=data.num_workers,
+        image_size=data.image_size,
+        rank=rank,
+        rank_size=size,
+        num_classes=config.model.options.get("num_classes"),
+        normalize=config.task.normalize,
+    )
+
+
+def fit_model_to_data(config: Config, data: Data, models: ModelCatalogue) -> Config:
+    """Fill in what the model's options leave open and the data decides.
+
+    Args:
+        config: The configuration.
+        data: Either split.
+        models: The models, for the options that this one has.
+
+    Returns:
+        The configuration with ``num_classes``, ``in_channels`` and ``image_size`` of the data, as
+        far as the model has these options and the recipe does not give them.
+
+    Raises:
+        UserError: If the model is not made for the task.
+    """
+    known = models.model_options(config.model.name)
+    config.task.check_model(config.model.name, known)
+    derived = {
+        "num_classes": data.num_classes,
+        "in_channels": data.image_shape[0],
+        "image_size": data.image_shape[1],
+    }
+    options = {key: value for key, value in derived.items() if key in known}
+    options.update(config.model.options)
+    return dataclasses.replace(config, model=ChoiceConfig(config.model.name, options))
+
+
+def build_session(config: Config, models: ModelCatalogue) -> Session:
+    """Build everything for a training run.
+
+    Args:
+        config: The configuration.
+        models: The models to choose from.
+
+    Returns:
+        The session, with freshly initialised weights.
+
+    Raises:
+        UserError: If the data, the model's options or the optimizer's do not fit.
+    """
+    prepare_device(config)
+    train_data = open_data(config, train=True)
+    config = fit_model_to_data(config, train_data, models)
+    eval_data = open_data(config, train=False)
+    net = models.create_model(config.model.name, **config.model.options)
+    # Before the optimizer may convert the net: these are the names a checkpoint is known by.
+    weight_names = tuple(net.parameters_dict())
+    steps = _updates_per_epoch(config, train_data.steps_per_epoch)
+    optimizer, rate = build_optimizer(config, net, steps)
+    loss = config.task.loss(config.train.label_smoothing)
+    step = TrainStep(net, loss, optimizer, config.train.accumulate)
+    step.set_train()
+    return Session(config, train_data, eval_data, net, weight_names, optimizer, rate, step)
+
+
+def _updates_per_epoch(config: Config, batches: int) -> int:
+    count = config.train.accumulate
+    if batches % count:
+        divisors = [d for d in range(1, batches + 1) if batches % d == 0]
+        nearest = sorted(sorted(divisors, key=lambda d: abs(d - count))[:8])
+        raise UserError(
+            f"train.accumulate is {count}, which does not divide the {batches} batches of an "
+            f"epoch: use one of {', '.join(map(str, nearest))}, or another data.batch_size"
+        )
+    updates = batches // count
+    if updates * config.train.epochs > MAX_STEPS:
+        raise UserError(
+            f"train.epochs is {config.train.epochs}, which makes more than {MAX_STEPS} updates of "
+            f"{updates} an epoch; give at most {MAX_STEPS // updates}"
+        )
+    return updates
+
+
+def build_optimizer(
+    config: Config, net: nn.Cell, steps_per_epoch: int
+) -> tuple[nn.Optimizer, EpochSchedule]:
+    """Build the configured optimizer for a net.
+
+    Args:
+        config: The configuration.
+        net: The net; the optimizer may convert it.
+        steps_per_epoch: Updates per epoch.
+
+    Returns:
+        The optimizer and its learning-rate schedule.
+
+    Raises:
+        UserError: If a value does not fit.
+    """
+    rate = _schedule(config.learning_rate, steps_per_epoch, config)
+    options = {key: _tuples(value) for key, value in config.optimizer.options.items()}
+    if config.damping is not None:
+        options["damping"] = _schedule(config.damping, steps_per_epoch, config)
+    options = {**_from_run(config, steps_per_epoch), **options, **_loss_scale(config)}
+    return create_optimizer(config.optimizer.name, net, rate, **options), rate
+
+
+def _schedule(choice: ChoiceConfig, steps_per_epoch: int, config: Config) -> EpochSchedule:
+    return create_schedule(choice.name, steps_per_epoch, config.train.epochs, **choice.options)
+
+
+def _from_run(config: Config, steps_per_epoch: int) -> dict[str, int]:
+    """Return what a method wants to know: batches per epoch, this rank's part of one, the seed."""
+    known = {
+        "steps_per_epoch": steps_per_epoch,
+        "batch_size": config.data.batch_size // world()[1],
+        "seed": config.train.seed,
+    }
+    wanted = optimizer_options(config.optimizer.name)
+    return {key: value for key, value in known.items() if key in wanted}
+
+
+def _loss_scale(config: Config) -> dict[str, float]:
+    """Return the keyword for the optimizer, which unscales the gradients; none where it is 1."""
+    scale, name = config.train.loss_scale, config.optimizer.name
+    if scale == 1.0:
+        return {}
+    if "loss_scale" not in optimizer_options(name):
+        raise UserError(
+            f"train.loss_scale is {scale:g}, but optimizer {name!r} has no loss scale; set it to 1"
+        )
+    return {"loss_scale": scale}
+
+
+def _tuples(value: Any) -> Any:
+    """YAML has only lists; thresholds and milestones are tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

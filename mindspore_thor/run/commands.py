@@ -1,0 +1,292 @@
+"""The command lines of ``train.py`` and ``eval.py``: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindspore_thor.command_line import (
+    Parser,
+    one_line_errors,
+    path_argument,
+    path_text,
+    report_error,
+)
+from mindspore_thor.errors import TrainingError, UserError
+from mindspore_thor.files import shown
+from mindspore_thor.parallel.communication import world
+from mindspore_thor.parallel.setup import serve_as_scheduler
+from mindspore_thor.run.build import (
+    Session,
+    build_session,
+    fit_model_to_data,
+    open_data,
+    prepare_device,
+)
+from mindspore_thor.run.checkpoint import (
+    Position,
+    earlier_checkpoint,
+    find_checkpoint,
+    list_checkpoints,
+    load_weights,
+    read_state,
+    state_file_of,
+)
+from mindspore_thor.run.config import (
+    ModelCatalogue,
+    load_config,
+    parse_overrides,
+)
+from mindspore_thor.run.evaluate import Evaluator
+from mindspore_thor.run.help_text import describe_keys
+from mindspore_thor.run.loop import Trainer
+from mindspore_thor.run.ranks import check_same_start
+from mindspore_thor.run.resume import restore
+from mindspore_thor.run.run_folder import (
+    CONFIG_NAME,
+    RunFolder,
+    choose_folder,
+    create_folder,
+    create_fresh_folder,
+)
+from mindspore_thor.run.yaml_files import Settings
+from mindspore_thor.runtime import NOTICE
+from mindspore_thor.signals import StopRequest
+
+EXIT_TRAINING = 1
+EXIT_TERMINATED = 143
+
+
+def train_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
+    """Run ``train.py``.
+
+    Args:
+        argv: Arguments, without the program's name; None for the process's own.
+        models: The models to choose from.
+
+    Returns:
+        Exit code: 0 done, 1 training failed, 2 wrong input, 130 or 143 stopped by a signal.
+    """
+    with StopRequest() as stop:
+        return guarded(lambda: _train(argv, models, stop))
+
+
+def eval_main(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
+    """Run ``eval.py``.
+
+    Args:
+        argv: Arguments, without the program's name; None for the process's own.
+        models: The models to choose from.
+
+    Returns:
+        Exit code: 0 done, 2 wrong input.
+    """
+    return guarded(lambda: _evaluate(argv, models))
+
+
+@one_line_errors
+def guarded(work: Callable[[], int]) -> int:
+    """Turn the errors that a user can mend into one line and an exit code.
+
+    Args:
+        work: What the command does; returns its exit code.
+
+    Returns:
+        That code, or the error's.
+    """
+    try:
+        if serve_as_scheduler():
+            return 0
+        if NOTICE:
+            print(NOTICE, flush=True)
+        return work()
+    except TrainingError as error:
+        report_error(error)
+        return EXIT_TRAINING
+
+
+def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all commands share.
+
+    Args:
+        program: The command's name.
+        purpose: One line for ``--help``.
+    """
+    keys = "\n".join(describe_keys())
+    parser = Parser(
+        prog=program,
+        description=purpose,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Any key of the configuration can follow, e.g. --train.epochs 5:\n{keys}",
+    )
+    parser.add_argument(
+        "--config_path", type=path_argument, help="recipe, e.g. models/resnet/*.yaml"
+    )
+    parser.add_argument(
+        "--data_path", type=path_text, help="folder of the data set; same as --data.path"
+    )
+    return parser
+
+
+def read_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, Settings]:
+    """Read a command line that ends in overrides of the configuration.
+
+    Args:
+        parser: From :func:`make_parser`.
+        argv: Arguments without the program's name; None for the process's own.
+
+    Returns:
+        The options, and the overrides.
+
+    Raises:
+        UserError: If an argument is wrong.
+    """
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = parse_overrides(rest)
+    if arguments.data_path is not None:
+        # Taken as it is: a folder may be called 2024 or ~, which YAML would not read as text.
+        data = {"data": {"path": arguments.data_path}}
+        overrides.merge(Settings(data, {"data.path": "--data_path"}))
+    return arguments, overrides
+
+
+def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest) -> int:
+    parser = make_parser("train.py", "Train a model by a recipe.")
+    parser.add_argument(
+        "--output_dir", type=path_argument, help="run folder [a fresh one below runs/]"
+    )
+    parser.add_argument(
+        "--resume_ckpt",
+        type=path_argument,
+        help="checkpoint, or run folder, whose run is continued",
+    )
+    arguments, overrides = read_arguments(parser, argv)
+    if arguments.config_path is None:
+        raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
+    config = load_config(arguments.config_path, models, overrides)
+    stored = _read_stored(arguments.resume_ckpt) if arguments.resume_ckpt is not None else None
+    prepare_device(config)
+    leads = _announce_rank()
+    resumed = stored.path if stored else None
+    start = (stored.position.epoch, stored.position.step) if stored else (0, 0)
+    place = choose_folder(arguments.output_dir, resumed, start) if leads else None
+    session = build_session(config, models)
+    if stored is not None:
+        position = stored.position
+        changes = restore(session, position, stored.values, stored.path)
+        if leads:
+            print(f"resumed from {stored.path} at epoch {position.epoch}, step {position.step}")
+            for change in changes:
+                print(f"note: {change}")
+    else:
+        steps = session.train_data.steps_per_epoch
+        position = Position(config=session.config.to_dict(), steps_per_epoch=steps)
+    check_same_start(session, position)
+    if not leads:
+        return _run(session, None, position, stop)
+    if place is None:
+        folder = create_fresh_folder(arguments.config_path.stem, config.model.name)
+    else:
+        folder = create_folder(place, config.model.name)
+    with folder.claimed(resumed, start) as notes:
+        for note in notes:
+            print(f"note: {note}")
+        return _run(session, folder, position, stop)
+
+
+def _announce_rank() -> bool:
+    """Return whether this process writes and prints; the others say who they are."""
+    rank, size = world()
+    if rank:
+        print(f"rank {rank} of {size}: rank 0 writes and prints", flush=True)
+    return rank == 0
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A checkpoint to resume from."""
+
+    path: Path
+    position: Position
+    values: dict[str, Any]
+
+
+def _read_stored(requested: Path) -> _Stored:
+    path = state_file_of(find_checkpoint(requested))
+    if not path.is_file():
+        raise UserError(
+            f"{shown(path)}: no such file; an exact resume needs the training state beside the "
+            "weights"
+        )
+    try:
+        return _Stored(path, *read_state(path))
+    except UserError as error:
+        earlier = earlier_checkpoint(path)
+        if earlier is None:
+            raise
+        advice = f"{error} (--resume_ckpt {earlier})"
+        raise UserError(advice if len(advice) <= 300 else f"{error} ({earlier.name})") from None
+
+
+def _run(session: Session, folder: RunFolder | None, position: Position, stop: StopRequest) -> int:
+    if folder is not None:
+        # Metrics without any row beside a configuration mean: nothing to lose yet.
+        folder.write_metrics(position.metrics if list_checkpoints(folder.path) else [])
+        folder.write_config(session.config.to_yaml())
+        print(f"run folder: {folder.path}", flush=True)
+        stop.farewell = (
+            "stopped by a signal before the first update: nothing to save, start with the same "
+            "command again"
+        )
+    trainer = Trainer(session, folder, position, stop)
+    trainer.run()
+    # The signal may have reached another rank only.
+    code = (stop.exit_code or EXIT_TERMINATED) if trainer.stopped else 0
+    if folder is None:
+        return code
+    checkpoint = folder.checkpoint(position.epoch, position.step)
+    if trainer.stopped:
+        folder.write_metrics(position.metrics)
+        print(f"stopped by a signal; continue with --resume_ckpt {checkpoint}", flush=True)
+        return code
+    print(trainer.summary())
+    print(f"checkpoint: {checkpoint}", flush=True)
+    return 0
+
+
+def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
+    parser = make_parser("eval.py", "Measure a checkpoint on the evaluation split.")
+    parser.add_argument(
+        "--checkpoint_file_path",
+        type=path_argument,
+        help="checkpoint, or a run folder: its latest one",
+    )
+    arguments, overrides = read_arguments(parser, argv)
+    if arguments.checkpoint_file_path is None:
+        raise UserError("--checkpoint_file_path is missing; give a .ckpt file or a run folder")
+    checkpoint = find_checkpoint(arguments.checkpoint_file_path)
+    recipe = arguments.config_path
+    if recipe is None:
+        recipe = checkpoint.parent / CONFIG_NAME
+        if not recipe.is_file():
+            raise UserError(
+                f"{checkpoint.parent}: no {CONFIG_NAME} beside the checkpoint; give --config_path"
+            )
+    config = load_config(recipe, models, overrides)
+    prepare_device(config)
+    leads = _announce_rank()
+    data = open_data(config, train=False)
+    config = fit_model_to_data(config, data, models)
+    net = models.create_model(config.model.name, **config.model.options)
+    load_weights(net, checkpoint)
+    measured = Evaluator(net, data, config.task)()
+    assert measured is not None
+    result = {name: round(value, 6) for name, value in measured.items()}
+    if leads:
+        print(f"result: {result} ckpt= {checkpoint}", flush=True)
+    return 0

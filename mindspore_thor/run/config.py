@@ -1,0 +1,249 @@
+"""The validated configuration of a training run.
+
+A recipe is a YAML file with the sections of :mod:`mindspore_thor.run.sections`; the command line
+overrides single keys. Sections that only forward keywords (model, optimizer, the schedules) are
+checked against the signature of what they are forwarded to, so that there is no second list of
+their names. Why no library does this: docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mindspore_thor.errors import UserError, quoted, shortened
+from mindspore_thor.optim import optimizer_options
+from mindspore_thor.optim.intervals import INTERVALS, milestones
+from mindspore_thor.optim.keywords import check_keywords
+from mindspore_thor.optim.schedules import (
+    DAMPING_SCHEDULES,
+    SCHEDULES,
+    EpochSchedule,
+    check_damping,
+    create_schedule,
+    schedule_options,
+)
+from mindspore_thor.run.options import checked, nearest
+from mindspore_thor.run.overrides import COMMAND_LINE, parse_overrides
+from mindspore_thor.run.sections import (
+    ChoiceConfig,
+    Config,
+    DataConfig,
+    ModelCatalogue,
+    TrainConfig,
+)
+from mindspore_thor.run.yaml_files import Settings, dotted_leaves, read_settings
+
+__all__ = [
+    "ChoiceConfig",
+    "Config",
+    "DataConfig",
+    "ModelCatalogue",
+    "TrainConfig",
+    "load_config",
+    "optimizer_keys",
+    "parse_overrides",
+]
+
+FLAGS = ("config_path", "data_path", "output_dir", "resume_ckpt", "checkpoint_file_path")
+# What the harness itself gives to the optimizer; a recipe has train.loss_scale for it.
+_OPTIMIZER_RESERVED = ("loss_scale",)
+
+
+def load_config(path: Path, models: ModelCatalogue, overrides: Settings | None = None) -> Config:
+    """Read, merge and validate a recipe.
+
+    Args:
+        path: The recipe.
+        models: The models to choose from.
+        overrides: Settings of the command line, stronger than the recipe.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: If the recipe cannot be read, or a key or a value in it is wrong.
+    """
+    settings = read_settings(path)
+    if overrides is not None:
+        settings.merge(overrides)
+    return _Builder(settings, models, str(path)).build()
+
+
+class _Builder:
+    """Turns a merged tree into a ``Config``; holds what every message needs."""
+
+    def __init__(self, settings: Settings, models: ModelCatalogue, source: str) -> None:
+        self.tree = settings.tree
+        self.origins = settings.origins
+        self.models = models
+        self.source = source
+
+    def build(self) -> Config:
+        """Validate everything and return the configuration."""
+        self._refuse_dots()
+        for section in ("model", "optimizer", "learning_rate"):
+            if self.tree.get(section) is None:
+                raise UserError(f"{self.source}: section {section!r} is missing; add it")
+        model = self._choice("model", "name", tuple(self.models.available_models()))
+        optimizer = self._choice("optimizer", "name", None)
+        rate = self._choice("learning_rate", "schedule", tuple(SCHEDULES))
+        damping = None
+        if self.tree.get("damping") is not None:
+            damping = self._choice("damping", "schedule", DAMPING_SCHEDULES)
+        self._refuse_unknown_keys(model, optimizer, rate, damping)
+        data = DataConfig(**self._fields("data", DataConfig))
+        train = TrainConfig(**self._fields("train", TrainConfig))
+        with self._named("optimizer", optimizer):
+            _check_options(optimizer)
+        with self._named("learning_rate", rate):
+            _schedule(rate, train)
+        if damping is not None:
+            self._check_damping(optimizer)
+            with self._named("damping", damping):
+                check_damping(_schedule(damping, train), train.epochs)
+        return Config(model, data, optimizer, rate, damping, train)
+
+    def _refuse_dots(self) -> None:
+        # Those of the command line have been taken apart by now; this one is in a file.
+        for name in self.tree:
+            if "." in name:
+                section, _, key = name.partition(".")
+                raise UserError(
+                    f"{self._origin(name)}: key {quoted(name)} has a dot; write a section "
+                    f"'{shortened(section, 40)}:' with '{shortened(key, 40)}:' below it"
+                )
+
+    def _check_damping(self, optimizer: ChoiceConfig) -> None:
+        if "damping" not in optimizer_options(optimizer.name):
+            raise UserError(
+                f"{self.source}: optimizer {optimizer.name!r} has no damping; "
+                "remove the section 'damping' (--damping null)"
+            )
+        if "damping" in optimizer.options:
+            raise UserError(
+                f"{self._origin('optimizer.damping')}: optimizer.damping contradicts the section "
+                "'damping'; keep one of them (--damping null removes the section)"
+            )
+
+    @contextmanager
+    def _named(self, section: str, choice: ChoiceConfig) -> Iterator[None]:
+        """Say of an error where the value that it names was given."""
+        try:
+            yield
+        except UserError as error:
+            message = str(error)
+            words = set(re.findall(r"\w+", message))
+            key = next((key for key in choice.options if key in words), "")
+            raise UserError(
+                f"{self._origin(f'{section}.{key}')}: section {section!r}: {message}"
+            ) from None
+
+    def _origin(self, key: str) -> str:
+        return self.origins.get(key, self.source)
+
+    def _section(self, name: str) -> dict[str, Any]:
+        section = self.tree.get(name)
+        if section is None:
+            return {}
+        if not isinstance(section, dict):
+            raise UserError(
+                f"{self._origin(name)}: {name} is {quoted(section)}; give a section with keys "
+                "below it"
+            )
+        return section
+
+    def _choice(self, name: str, chooser: str, valid: tuple[str, ...] | None) -> ChoiceConfig:
+        value = self.tree[name]
+        if chooser == "schedule" and isinstance(value, (int, float)):
+            self.tree[name] = {"schedule": "constant", "value": value}
+            self.origins[f"{name}.value"] = self._origin(name)
+        options = dict(self._section(name))
+        chosen = options.pop(chooser, None)
+        key = f"{name}.{chooser}"
+        if not isinstance(chosen, str):
+            raise UserError(
+                f"{self._origin(key)}: {key} is {quoted(chosen)}; give "
+                + (f"one of {', '.join(valid)}" if valid else "the name of an optimizer")
+            )
+        if valid is None:
+            try:
+                optimizer_options(chosen)
+            except UserError as error:
+                raise UserError(f"{self._origin(key)}: {key}: {error}") from None
+        elif chosen not in valid:
+            raise UserError(
+                f"{self._origin(key)}: {key} is {quoted(chosen)}; did you mean "
+                f"{nearest(chosen, valid)!r}? (one of {', '.join(valid)})"
+            )
+        return ChoiceConfig(chosen, options)
+
+    def _fields(self, name: str, cls: type) -> dict[str, Any]:
+        section = self._section(name)
+        return {
+            item.name: checked(
+                f"{name}.{item.name}",
+                section[item.name],
+                item.metadata,
+                self._origin(f"{name}.{item.name}"),
+            )
+            for item in dataclasses.fields(cls)
+            if item.name in section
+        }
+
+    def _refuse_unknown_keys(
+        self,
+        model: ChoiceConfig,
+        optimizer: ChoiceConfig,
+        rate: ChoiceConfig,
+        damping: ChoiceConfig | None,
+    ) -> None:
+        valid = {f"data.{item.name}" for item in dataclasses.fields(DataConfig)}
+        valid |= {f"train.{item.name}" for item in dataclasses.fields(TrainConfig)}
+        valid |= {"model.name", "optimizer.name", "learning_rate.schedule", "damping.schedule"}
+        valid |= {f"model.{key}" for key in self.models.model_options(model.name)}
+        valid |= {f"optimizer.{key}" for key in optimizer_keys(optimizer.name)}
+        valid |= {f"learning_rate.{key}" for key in schedule_options(rate.name)}
+        if damping is not None:
+            valid |= {f"damping.{key}" for key in schedule_options(damping.name)}
+        for key, value in dotted_leaves(self.tree):
+            if key in valid or (key == "damping" and value is None):
+                continue
+            if key in ("data", "train") and value in (None, {}):
+                continue
+            if any(name.startswith(f"{key}.") for name in valid):
+                self._section(key)
+            dashes = "--" if self._origin(key) == COMMAND_LINE else ""
+            raise UserError(
+                f"{self._origin(key)}: unknown key '{dashes}{shortened(key, 60)}'; did you mean "
+                f"'{dashes}{nearest(key, valid | (set(FLAGS) if dashes else set()))}'?"
+            )
+
+
+def _check_options(optimizer: ChoiceConfig) -> None:
+    """Check what can be checked without a net, so that evaluation refuses it, too."""
+    check_keywords(optimizer.name, optimizer.options, optimizer_options(optimizer.name))
+    for key in INTERVALS:
+        if key in optimizer.options:
+            milestones(key, optimizer.options[key])
+
+
+def _schedule(choice: ChoiceConfig, train: TrainConfig) -> EpochSchedule:
+    """The schedule as it will be, but for the number of steps in an epoch."""
+    return create_schedule(choice.name, 1, train.epochs, **choice.options)
+
+
+def optimizer_keys(name: str) -> list[str]:
+    """Return the keys that the section ``optimizer`` may have beside ``name``.
+
+    Args:
+        name: The optimizer.
+
+    Raises:
+        UserError: If the name is unknown.
+    """
+    return [key for key in optimizer_options(name) if key not in _OPTIMIZER_RESERVED]

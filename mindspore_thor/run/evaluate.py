@@ -1,0 +1,78 @@
+"""The metrics of a task over a whole data set, in one compiled graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore import dtype as mstype
+
+from mindspore_thor.data import Data
+from mindspore_thor.errors import UserError
+from mindspore_thor.parallel.agreement import sum_over_ranks
+from mindspore_thor.run.task import TASKS, Task
+
+
+class Evaluator:
+    """Measures a net on a data set.
+
+    The last, partial batch is filled up to the common size and the filling is not counted, so that
+    one graph serves all batches.
+
+    Args:
+        net: The net; images float32 [N, C, H, W] to logits [N, classes] (or [N, pixels]).
+        data: The evaluation split.
+        task: What is measured.
+    """
+
+    def __init__(self, net: nn.Cell, data: Data, task: Task = TASKS["classify"]) -> None:
+        self._net = net
+        self._data = data
+        self._task = task
+        self._measure = task.measure(net)
+
+    def __call__(self, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
+        """Run through the data set once; several ranks count their shares and add them up.
+
+        The net is put back into the mode, training or not, that it was in.
+
+        Args:
+            should_stop: Asked after every batch whether to give up.
+
+        Returns:
+            Mean of each metric of the task over the samples, or None when stopped. Accuracies are
+            shares in [0, 1]; with fewer than five classes every finite prediction is a top-5 hit.
+
+        Raises:
+            UserError: If a sample cannot be read, or the memory is not enough.
+        """
+        training = bool(self._net.training)
+        self._measure.set_train(False)
+        sums = np.zeros(len(self._task.metrics), dtype=np.float64)
+        total = full = 0
+        try:
+            for images, labels in self._data.epoch(0):
+                size = labels.shape[0]
+                # Of the first batch: a set smaller than the batch size needs no filling.
+                full = full or size
+                sums += self._sums(images, labels, size, full)
+                total += size
+                if should_stop is not None and should_stop():
+                    return None
+        except MemoryError:
+            raise UserError(
+                "the memory is not enough for an evaluation batch; lower data.eval_batch_size"
+            ) from None
+        finally:
+            self._net.set_train(training)
+        *sums, total = sum_over_ranks(np.array([*sums, total])).tolist()
+        return {name: float(value / total) for name, value in zip(self._task.metrics, sums)}
+
+    def _sums(self, images: Tensor, labels: Tensor, size: int, full: int) -> np.ndarray:
+        used = Tensor(np.arange(full) < size, mstype.float32)
+        if size < full:
+            filler = np.zeros(full - size, dtype=np.int64)
+            rows = np.concatenate([np.arange(size), filler])
+            images, labels = Tensor(images.asnumpy()[rows]), Tensor(labels.asnumpy()[rows])
+        return self._measure(images, labels, used).asnumpy()

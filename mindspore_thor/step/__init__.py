@@ -1,0 +1,1 @@
+"""The training step: backward pass, phases, guard, accumulation, callbacks."""

@@ -1,0 +1,92 @@
+"""The backward pass that every kind of step has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore.amp import all_finite
+
+from mindspore_thor.graph.kind import OWN
+from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
+from mindspore_thor.step.inputs import refuse_no_mean, refuse_several_outputs
+
+
+class StepGraph(nn.Cell):
+    """A graph that a ``TrainStep`` compiles for itself.
+
+    Nobody alters the statistics in it, so it need not guard them, as those in other people's
+    training cells are guarded.
+
+    Attributes:
+        kind: what the graph is for, see :mod:`mindspore_thor.graph.kind`.
+        optimizer: any ``nn.Optimizer``.
+    """
+
+    kind = OWN
+    optimizer: nn.Optimizer
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile, and let the hooks of the network know what for."""
+        if not isinstance(self.optimizer, SecondOrder):
+            super().compile(*args, **kwargs)
+            return
+        with self.optimizer.compiling(self.kind):
+            super().compile(*args, **kwargs)
+
+
+class Backward(nn.Cell):
+    """Loss and gradients, and whether all of them are finite.
+
+    Args:
+        net: the network; its last input is the label of the loss where ``loss_fn`` is given.
+        loss_fn: (output, label) -> mean loss, or None where the network returns the loss.
+        weights: what to differentiate by: parameters, or parameters and probes.
+        loss_scale: factor on the loss during the backward pass.
+        traffic: with several ranks, what of ``weights`` is averaged and how; see
+            :class:`~mindspore_thor.parallel.communication.MeanAcrossRanks`. Default: all.
+        needs_mean: refuse a loss that is no single number.
+    """
+
+    def __init__(
+        self,
+        net: nn.Cell,
+        loss_fn: nn.Cell | None,
+        weights: ParameterTuple,
+        loss_scale: float,
+        traffic: Sequence[Symmetric | None] | None = None,
+        needs_mean: bool = False,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.needs_mean = needs_mean
+        self.net = net
+        self.loss_fn = loss_fn
+        self.weights = weights
+        self.sens = float(loss_scale)
+        self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
+        self.distributed = world()[1] > 1
+        if self.distributed:
+            self.mean = MeanAcrossRanks(weights, traffic or [()] * len(weights))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The mean loss of a batch."""
+        if self.loss_fn is None:
+            return self.net(*inputs)
+        return self.loss_fn(self.net(*inputs[:-1]), inputs[-1])
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """A batch -> loss, gradients (times the loss scale), whether all are finite."""
+        loss = self.forward(*inputs)
+        if isinstance(loss, (tuple, list, dict)):
+            refuse_several_outputs()
+        if self.needs_mean and loss.size != 1:
+            refuse_no_mean(loss.shape)
+        sens = ops.fill(loss.dtype, loss.shape, self.sens)
+        gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
+        if self.distributed:
+            # Before the check, so that all ranks come to the same result.
+            loss, gradients = self.mean(loss, gradients)
+        finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
+        return loss, gradients, finite

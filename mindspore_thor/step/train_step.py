@@ -1,0 +1,391 @@
+"""The training step: one network, several compiled graphs, chosen by what the step has to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindspore_thor.curvature.group import SPECTRUM
+from mindspore_thor.errors import UserError
+from mindspore_thor.graph.kind import PLAIN
+from mindspore_thor.graph.messages import explained
+from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.optim.checks import check_count
+from mindspore_thor.parallel.communication import world
+from mindspore_thor.runtime import prepare_target
+from mindspore_thor.step.accumulate import (
+    AccumulatedStep,
+    AddStep,
+    CollectStep,
+    UpdateStep,
+    refuse_one_graph,
+)
+from mindspore_thor.step.backward import Backward, StepGraph
+from mindspore_thor.step.guard import Guard, refuse_bad_weights
+from mindspore_thor.step.inputs import Inputs, Path, batch_size
+from mindspore_thor.step.measure import MeasuredStep, MeasureStep
+from mindspore_thor.step.model import show_optimizer
+from mindspore_thor.step.modes import Modes
+from mindspore_thor.step.placement import Placement
+
+
+class WholeStep(StepGraph):
+    """Backward pass and update in one graph.
+
+    Args:
+        backward: loss and gradients.
+        guard: what becomes of a non-finite step.
+        samples: parameter that receives the batch size over all ranks, or None.
+        update_only: use the optimizer's ``update`` (a plain step) instead of all its phases.
+    """
+
+    def __init__(
+        self, backward: Backward, guard: Guard, samples: Parameter | None, update_only: bool
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = backward
+        self.guard = guard
+        self.optimizer = guard.optimizer
+        self.samples = samples
+        self.path: Path = (0,)
+        self.update_only = update_only
+        if update_only and guard.second_order:
+            # Its graph holds nothing that only other steps need.
+            self.kind = PLAIN
+        self.all_phases = guard.second_order and not update_only
+        self.remeasures = self.all_phases and guard.optimizer.remeasures
+        self.ranks = world()[1]
+
+    def construct(self, *inputs: Tensor) -> Tensor:
+        """A batch -> its loss."""
+        if self.samples is not None:
+            ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
+        loss, gradients, finite = self.backward(*inputs)
+        if self.all_phases:
+            self.optimizer.refresh_stored()
+        if finite:
+            if self.update_only:
+                self.optimizer.update(gradients)
+            elif self.remeasures:
+                self.optimizer.prepare(gradients)
+                if self.optimizer.due == SPECTRUM:
+                    self.remeasure(*inputs)
+                self.optimizer.update(gradients[: len(self.optimizer.weights)])
+            else:
+                self.optimizer(gradients)
+            self.guard.accept()
+        else:
+            self.guard.reject()
+        return loss
+
+    def remeasure(self, *inputs: Tensor) -> bool:
+        """A second pass over the batch, whose statistics see what was refreshed."""
+        self.guard.rewind()
+        _, gradients, finite = self.backward(*inputs)
+        if finite:
+            self.optimizer.collect(gradients)
+        return True  # see GroupCurvature.collect
+
+
+class CaptureStep(StepGraph):
+    """Backward pass with statistics; they enter the optimizer where all is finite."""
+
+    def __init__(self, backward: Backward, optimizer: SecondOrder) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = backward
+        self.optimizer = optimizer
+        self.count = len(optimizer.weights)
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """A batch -> loss, gradients of the weights, whether all is finite."""
+        loss, gradients, finite = self.backward(*inputs)
+        if finite:
+            self.optimizer.collect(gradients)
+        return loss, gradients[: self.count], finite
+
+
+class RefreshStep(nn.Cell):
+    """The inverses alone."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(auto_prefix=False)
+        self.guard = guard
+        self.optimizer = guard.optimizer
+
+    def construct(self) -> Tensor:
+        """Refresh every layer; a second pass over the batch starts from where the first one did."""
+        self.optimizer.refresh()
+        if self.optimizer.remeasures:
+            self.guard.rewind()
+        return self.optimizer.step_number()
+
+
+class RetryStep(RefreshStep):
+    """The inverses that failed, with more damping."""
+
+    def construct(self) -> Tensor:
+        """Refresh the failed layers."""
+        self.optimizer.retry()
+        return self.optimizer.step_number()
+
+
+class ApplyStep(nn.Cell):
+    """The update alone, for gradients that a capture step returned."""
+
+    def __init__(self, guard: Guard, samples: Parameter) -> None:
+        super().__init__(auto_prefix=False)
+        self.guard = guard
+        self.optimizer = guard.optimizer
+        self.samples = samples
+
+    def construct(self, finite: Tensor, samples: Tensor, *gradients: Tensor) -> Tensor:
+        """Whether the gradients are finite, the batch size, and the gradients.
+
+        They are separate inputs because MindSpore treats a tuple argument as a constant.
+        """
+        ops.assign(self.samples, samples)
+        if finite:
+            self.optimizer.update(gradients)
+            self.guard.accept()
+        else:
+            self.guard.reject()
+        return finite
+
+
+_GRAPHS = (
+    *(WholeStep, CaptureStep, RefreshStep, ApplyStep, MeasureStep),
+    *(AddStep, CollectStep, UpdateStep),
+)
+"""What is compiled by itself."""
+
+
+class TrainStep(nn.Cell):
+    """One training step for any ``nn.Optimizer``; also a training network for ``ms.Model``.
+
+    Called from Python, a step runs the smallest graphs that do its work: the plain network; or
+    the capturing network, then the refresh where inverses are due, then the update (or the
+    capture and the refresh before the plain network, where the method says so). The graphs
+    are compiled at their first use, in graph mode and in PyNative mode alike. Compiled into
+    another graph (data sinking), ``construct`` does the same with lazy branches.
+
+    Whatever is written into a parameter between two calls holds from the next one on, without
+    compiling: learning rate, momentum, weights, loaded state. (Within another graph only what is
+    written in place does, as by ``ops.assign``.) Cells that were put into evaluation mode by
+    ``set_train(False)`` stay in it; a network that was evaluated as a whole trains again. To train
+    all of it in evaluation mode call the step's own ``set_train(False)``.
+
+    Args:
+        net: the network.
+        loss_fn: (output, label) -> the batch's MEAN loss; None where ``net`` returns the loss.
+        optimizer: THOR, KFAC, or any ``nn.Optimizer`` over the network's parameters.
+        accumulate: micro-batches per update, see
+            :class:`~mindspore_thor.step.accumulate.AccumulatedStep`. Every call is one of them;
+            the last one updates. Not with data sinking.
+
+    Inputs:
+        The network's inputs, then the label for ``loss_fn``, by position; tuples, lists and dicts
+        of tensors too. The first axis of the first tensor that has axes is the batch. Layers look
+        at their own first axis: see ``token_mode`` for tokens [S, N, d].
+
+    Outputs:
+        The scalar loss (not multiplied by the loss scale).
+
+    Attributes:
+        skipped: int32 parameter, updates skipped because loss or gradient was not finite.
+        skipped_in_a_row: int32 parameter, those since the last good step.
+
+    Raises:
+        TrainingError: when a layer's inversion failed ``max_failures`` times in a row.
+        UserError: where the method cannot accumulate gradients, or an argument is something else;
+            at a call, for inputs or a loss that cannot train, or weights that are not finite.
+    """
+
+    def __init__(
+        self,
+        net: nn.Cell,
+        loss_fn: nn.Cell | None,
+        optimizer: nn.Optimizer,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        for name, value, good in (
+            ("net", net, isinstance(net, nn.Cell)),
+            ("loss_fn", loss_fn, loss_fn is None or callable(loss_fn)),
+            ("optimizer", optimizer, isinstance(optimizer, nn.Optimizer)),
+        ):
+            if not good:
+                raise UserError(
+                    f"TrainStep: {name} is a {type(value).__name__}; give (network, loss or None, "
+                    "optimizer)"
+                )
+        prepare_target()
+        self._on_cpu = ms.get_context("device_target") == "CPU"
+        self.net = net
+        self.loss_fn = loss_fn
+        self.optimizer = optimizer
+        self.second_order = isinstance(optimizer, SecondOrder)
+        scale = float(optimizer.loss_scale)
+        self.guard = Guard(net, optimizer)
+        self.skipped = self.guard.skipped
+        self.skipped_in_a_row = self.guard.skipped_in_a_row
+        samples = optimizer.samples if self.second_order else None
+        if self.second_order:
+            optimizer.needs_samples = False  # every step writes it
+        # Where nothing is captured there is nothing to measure either.
+        self.measures_first = (
+            self.second_order and optimizer.measures_first and optimizer.probe_count > 0
+        )
+        traffic = optimizer.traffic() if self.second_order else ()
+        if self.second_order:
+            count = len(optimizer.weights)
+            plain = Backward(net, loss_fn, optimizer.weights, scale, traffic[:count], True)
+            self.plain = WholeStep(plain, self.guard, samples, True)
+        if self.measures_first:
+            probes = Backward(net, loss_fn, optimizer.probes, scale, traffic[count:], True)
+            self.measure = MeasureStep(probes, self.guard)
+            self.whole = MeasuredStep(self.measure, self.plain)
+        else:
+            backward = Backward(
+                net, loss_fn, optimizer.parameters, scale, traffic, self.second_order
+            )
+            self.whole = WholeStep(backward, self.guard, samples, False)
+        if self.second_order:
+            if not self.measures_first:
+                self.capture = CaptureStep(backward, optimizer)
+            self.renew = RefreshStep(self.guard)
+            self.again = RetryStep(self.guard)
+            self.apply_update = ApplyStep(self.guard, samples)
+        self.accumulates = check_count("accumulate", accumulate) > 1
+        if self.accumulates:
+            passes = [
+                Backward(net, loss_fn, parameters, scale, None, self.second_order)
+                for parameters in AccumulatedStep.passes(optimizer)
+            ]
+            self.micro = AccumulatedStep(self.guard, accumulate, *passes)
+        self._plan: tuple[int, int, int] | None = None
+        self._started = False
+        self._inputs = Inputs(net, loss_fn is not None, self.second_order or self.accumulates)
+        self._path: Path = (0,)
+        self._graphs = [cell for _, cell in self.cells_and_names() if isinstance(cell, _GRAPHS)]
+        self._compiled = 0
+        self._placed = Placement(self, self.get_parameters())
+        self._net_parameters = frozenset(map(id, net.get_parameters()))
+        modes = Modes(net, self._graphs)
+        self.set_train()
+        modes.restore()
+        self._modes = modes
+
+    def construct(self, *inputs: Tensor) -> Tensor:
+        """A batch -> its loss, all phases in one graph."""
+        if self.accumulates:
+            refuse_one_graph()
+        return self.whole(*inputs)
+
+    def __call__(self, *inputs: Tensor, **keywords: Any) -> Tensor:
+        """A batch -> its loss, by the graphs that this step needs."""
+        if self.second_order and self.optimizer.superseded:
+            raise UserError(self.optimizer.superseded)
+        show_optimizer(self.optimizer)
+        inputs, path = self._inputs.taken(inputs, keywords)
+        if path != self._path:
+            self._path = path
+            for graph in self._graphs:
+                graph.path = path
+        self._modes.follow(self.training)
+        if self._placed.changed():
+            moved = self._placed.bring_home()
+            self._plan = None
+            self._started = self._started and self._net_parameters.isdisjoint(map(id, moved))
+        if not self._started:
+            # Parameters may have been loaded since the step was built.
+            weights = self.optimizer.weights if self.second_order else self.optimizer.parameters
+            refuse_bad_weights(weights)
+            if not (self.accumulates and self.micro.begun()):  # a bad micro-batch is undone later
+                refuse_bad_weights(self.guard.running)
+                self.guard.remember()
+            self._started = True
+        try:
+            loss = self._run(*inputs)
+        except RuntimeError as error:
+            known = explained(error)
+            if known is None:
+                raise
+            raise known from None
+        # On a CPU only a graph's first run moves parameters.
+        compiled = sum([len(graph.compile_cache) for graph in self._graphs])
+        if compiled != self._compiled or not self._on_cpu:
+            self._compiled = compiled
+            self._placed.note()
+        return loss
+
+    def _run(self, *inputs: Tensor) -> Tensor:
+        # compile_and_run, because ms.jit freezes parameters it closes over at their first value.
+        if self.accumulates:
+            return self._micro_batch(*inputs)
+        if not self.second_order:
+            return self.whole.compile_and_run(*inputs)
+        self.optimizer.expect_batch(batch_size(inputs, self._path))
+        step, next_factor, next_inverse = self._read_plan()
+        capture, refresh = step >= next_factor, step >= next_inverse
+        changed = capture or refresh
+        if capture and self.measures_first:
+            refresh = bool(self.measure.compile_and_run(*inputs).asnumpy()) and refresh
+            capture = False
+        if capture:
+            loss, gradients, finite = self.capture.compile_and_run(*inputs)
+            # A bad batch must not be inverted: the refresh waits for the next good capture.
+            refresh = refresh and bool(finite.asnumpy())
+        if refresh:
+            self._refresh()
+            if self.optimizer.remeasures:
+                # The same compiled pass again; what was refreshed tells it what to collect.
+                capture = True
+                loss, gradients, finite = self.capture.compile_and_run(*inputs)
+        if capture:
+            samples = Tensor(batch_size(inputs, self._path) * world()[1], ms.int32)
+            self.apply_update.compile_and_run(finite, samples, *gradients)
+        else:
+            loss = self.plain.compile_and_run(*inputs)
+        self._plan = None if changed else (step + 1, next_factor, next_inverse)
+        return loss
+
+    def _micro_batch(self, *inputs: Tensor) -> Tensor:
+        capture = refresh = False
+        if self.second_order:
+            # Nothing that the plan depends on changes before the update.
+            step, next_factor, next_inverse = self._read_plan()
+            capture, refresh = step >= next_factor, step >= next_inverse
+        loss = self.micro.add(inputs, capture)
+        if self.micro.complete():
+            if capture:
+                refresh = self.micro.collect() and refresh
+            if refresh:
+                self._refresh()
+            self.micro.update()
+            self._plan = None
+        return loss
+
+    def _read_plan(self) -> tuple[int, int, int]:
+        """(step, next capture, next refresh).
+
+        On a device the numbers are mirrored between captures, because reading them waits for the
+        device; on CPU they are read, so that state loaded between two steps is seen at once.
+        """
+        if self._plan is None or self._on_cpu:
+            optimizer = self.optimizer
+            step = int(optimizer.global_step.asnumpy()[0])
+            self._plan = (
+                step,
+                int(optimizer.next_factor.asnumpy()),
+                int(optimizer.next_inverse.asnumpy()),
+            )
+        return self._plan
+
+    def _refresh(self) -> None:
+        self.renew.compile_and_run()
+        if not self.optimizer.failures_in_a_row():
+            return
+        self.again.compile_and_run()
+        self.optimizer.check_failures()

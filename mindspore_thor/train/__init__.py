@@ -1,1 +1,0 @@
-"""The train step, the loop around it, checkpoints and the configuration of a run."""
