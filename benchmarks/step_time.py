@@ -132,16 +132,15 @@ class Runner:
             self.timed("plain", lambda: step.whole.compile_and_run(*batch))
             return
         optimizer.expect_batch(batch[0].shape[0])
-        self.timed("plain", lambda: step.plain.compile_and_run(*batch))
+        self.timed("plain", lambda: step.plain_step(*batch))
         everything = FACTORS + SPECTRUM if optimizer.remeasures else FACTORS
-        size = Tensor(batch[0].shape[0], ms.int32)
 
         def factor() -> Any:
             if optimizer.measures_first:
                 step.measure.compile_and_run(*batch)
-                return step.plain.compile_and_run(*batch)
+                return step.plain_step(*batch)
             _, gradients, finite = step.capture.compile_and_run(*batch)
-            return step.apply_update.compile_and_run(finite, size, *gradients)
+            return step.apply_update.compile_and_run(finite, *gradients)
 
         if optimizer.remeasures:
             ops.assign(optimizer.due, Tensor(FACTORS, ms.int32))

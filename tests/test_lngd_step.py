@@ -78,19 +78,19 @@ train(TrainStep(net, cross_entropy(), LNGD(net, 0.1)), [(x, labels)])
 net = small_net()[0]
 step = TrainStep(net, cross_entropy(), LNGD(net, 0.1, gradients="true", fisher="batch"))
 step.measure.compile_and_run(Tensor(x), Tensor(labels))
-step.plain.compile_and_run(Tensor(x), Tensor(labels))
+step.plain_step(Tensor(x), Tensor(labels))
 """
 
 
 def test_what_the_graphs_hold(tmp_path) -> None:
     """The curvature needs no backward pass; a plain step neither statistics nor an inversion."""
     texts = compiled_graphs(PROOF, tmp_path)
-    sgd, measure, refresh, plain, true_measure, cheap = map(operators, texts)
+    sgd, measure, refresh, plain, update, true_measure, cheap, _ = map(operators, texts)
     backward = ("Conv2DBackpropInput", "Conv2DBackpropFilter", "BatchNormGrad", "BiasAddGrad")
     # The tools see what they look for: SGD and LNGD-lr do run the loss's backward pass.
     assert all(sgd[name] > 0 for name in backward)
     assert true_measure["Conv2DBackpropInput"] == 1 and true_measure["BatchNormGrad"] == 1
-    assert "is_grad: Bool(1)" in texts[0] and "is_grad: Bool(1)" in texts[4]
+    assert "is_grad: Bool(1)" in texts[0] and "is_grad: Bool(1)" in texts[5]
     # The measuring pass: forward, patches and moments, and no more.
     assert measure["Conv2D"] == measure["Im2Col"] == 2 and measure["BatchNorm"] == 1
     assert measure["MatMul"] == 1 and measure["ApplyMomentum"] == 0
@@ -99,9 +99,10 @@ def test_what_the_graphs_hold(tmp_path) -> None:
     # A plain step: SGD's products and convolutions, for every layer one product of D with Phi^-1,
     # one more map of x for d^T F d, and no copy of the inverses.
     assert refresh["MatrixInverse"] > 0
+    assert update["Switch"] == sgd["Switch"] and update["BatchMatMul"] == 0
     for step, extra in ((plain, 1), (cheap, 0)):
         assert step["MatrixInverse"] == step["Im2Col"] == step["TensorMove"] == 0
-        assert step["Switch"] == sgd["Switch"] and step["BatchMatMul"] == 3
+        assert step["Switch"] == 0 and step["BatchMatMul"] == 3
         assert step["Conv2D"] == sgd["Conv2D"] + 2 * extra
         assert step["MatMul"] == sgd["MatMul"] + extra
         for name in ("Conv2DBackpropInput", "Conv2DBackpropFilter"):

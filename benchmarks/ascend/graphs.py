@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
@@ -139,5 +138,4 @@ class Graphs:
         if kind == "retry":
             return step.again, ()
         gradients = [Tensor(np.zeros(p.shape, np.float32)) for p in self.optimizer.weights]
-        size = Tensor(self.batch[0].shape[0], ms.int32)
-        return step.apply_update, (Tensor(True), size, *gradients)
+        return step.apply_update, (Tensor(True), *gradients)

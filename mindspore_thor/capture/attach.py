@@ -8,6 +8,8 @@ cell's registry so that no probe or factor can reach the network's parameters or
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mindspore import Tensor, nn
@@ -89,7 +91,7 @@ def attach(
     rule = curvature.make_rule(make, layer.rows)
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
     hook = hook_type(
-        make(Capture, layer.rows, rule, curvature.size, inverse_scale, graph),
+        make(Capture, layer.rows, rule, curvature.size, inverse_scale, graph, curvature.stops),
         curvature,
         number,
         due,
@@ -143,6 +145,36 @@ def owner_of(cell: nn.Cell) -> Any:
     return hook.owner() if hasattr(hook, "owner") else None
 
 
+@contextmanager
+def without_hooks(cells: Iterable[nn.Cell]) -> Iterator[None]:
+    """While this holds, layers are as they were before :func:`attach`.
+
+    For graphs that capture nothing: the compiler would find that out by itself, after seconds.
+
+    Args:
+        cells: layers with hooks whose forward and backward pass are the plain ones.
+    """
+    hidden = []
+    try:
+        for cell in cells:
+            saved = cell.__dict__.get(_RESTORE)
+            if saved is not None:
+                name, value = saved
+                hidden.append((cell, name, getattr(cell, name)))
+                _replace(cell, name, value)
+        yield
+    finally:
+        for cell, name, value in hidden:
+            _replace(cell, name, value)
+
+
+def _replace(cell: nn.Cell, name: str, value: Any) -> None:
+    if name == "__class__":
+        cell.__class__ = value
+    else:
+        object.__setattr__(cell, name, value)
+
+
 def detach(cell: nn.Cell) -> None:
     """Undo :func:`attach` on one cell; does nothing to a cell without capture."""
     bias_add = cell.__dict__.get(_BIAS_ADD)
@@ -153,9 +185,7 @@ def detach(cell: nn.Cell) -> None:
     if saved is None:
         return
     name, value = saved
+    _replace(cell, name, value)
     if name == "__class__":
-        cell.__class__ = value
         object.__delattr__(cell, _HOOK)
-    else:
-        object.__setattr__(cell, name, value)
     object.__delattr__(cell, _RESTORE)

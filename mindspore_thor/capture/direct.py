@@ -9,7 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.capture.hooks import GUARD, Replacement, collecting
 from mindspore_thor.capture.plain import same
-from mindspore_thor.graph.kind import ANY, PLAIN, GraphKind
+from mindspore_thor.graph.kind import PLAIN, GraphKind
 
 
 class DirectRule(nn.Cell):
@@ -150,7 +150,7 @@ class DirectCapture(nn.Cell):
         state = (s0, s1, s2, s3)
         statistics, derived = self.measure(x, flag, state, probe, out, dout)
         dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived)
-        if self.graph.kind == ANY:
+        if self.graph.guarded:
             statistics = statistics * GUARD
         return dx, dweight, dbias, ops.zeros_like(flag), statistics, s0, s1, s2, s3
 

@@ -14,7 +14,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.capture.plain import exports, refuse_rewriting, same
-from mindspore_thor.graph.kind import ANY, PLAIN, GraphKind
+from mindspore_thor.graph.kind import OWN, PLAIN, GraphKind
 from mindspore_thor.graph.slices import part
 
 GUARD = 2.0**-50
@@ -34,12 +34,20 @@ class Capture(nn.Cell):
         size: length of that vector.
         inverse_scale: what undoes the loss scale on ``dout`` before the rule sees it.
         graph: what the graph being compiled is for.
+        stops: whether a layer may stop collecting on its own.
     """
 
     def __init__(
-        self, rows: nn.Cell, rule: nn.Cell, size: int, inverse_scale: float, graph: GraphKind
+        self,
+        rows: nn.Cell,
+        rule: nn.Cell,
+        size: int,
+        inverse_scale: float,
+        graph: GraphKind,
+        stops: bool,
     ) -> None:
         super().__init__(auto_prefix=False)
+        self.stops = stops
         self.rows = rows
         self.rule = rule
         self.graph = graph
@@ -64,17 +72,24 @@ class Capture(nn.Cell):
         It stands in a method of its own and reads no parameter: only so is it free of side effects
         for the compiler, which then prunes it as a whole from a plain step.
         """
-        if flag > 0:
-            # float32 first: squares of half-precision gradients under- and overflow.
-            g = ops.cast(dout, ms.float32)
-            if self.inverse_scale != 1.0:
-                g = g * self.inverse_scale
-            statistics = self.rule(x, out, g, state)
-            if self.graph.kind == ANY:
+        if self.graph.kind == OWN and not self.stops:
+            # A graph of its own runs in the steps that collect, and in no other.
+            statistics = self.measure(x, state, out, dout)
+        elif flag > 0:
+            statistics = self.measure(x, state, out, dout)
+            if self.graph.guarded:
                 statistics = statistics * GUARD
         else:
             statistics = ops.zeros((self.size,), ms.float32)
         return statistics
+
+    def measure(self, x: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
+        """The statistics."""
+        # float32 first: squares of half-precision gradients under- and overflow.
+        g = ops.cast(dout, ms.float32)
+        if self.inverse_scale != 1.0:
+            g = g * self.inverse_scale
+        return self.rule(x, out, g, state)
 
     def bprop(
         self,

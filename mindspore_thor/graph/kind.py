@@ -21,3 +21,6 @@ class GraphKind(nn.Cell):
     def __init__(self) -> None:
         super().__init__(auto_prefix=False)
         self.kind = ANY
+        # Whether somebody else may alter the statistics between the backward pass and the
+        # optimizer; not where a TrainStep hands them over.
+        self.guarded = True

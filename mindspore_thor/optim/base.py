@@ -336,14 +336,27 @@ class SecondOrder(LayerwiseOptimizer):
         """All phases in one graph: gradients of ``parameters``, the statistics last."""
         if self.superseded:
             raise ValueError(self.superseded)
+        if not self.graph.guarded:
+            raise ValueError(
+                "a TrainStep was made with this optimizer: make another one for another training "
+                "cell"
+            )
         if self.needs_samples:
             raise ValueError(
                 "the rule of LayerNorm layers needs the batch size: give the optimizer batch_size, "
                 "or use mindspore_thor.TrainStep(net, loss_fn, optimizer) as the Model's network"
             )
+        self.take(gradients)
+        return self.step_number()
+
+    def take(self, gradients: tuple[Tensor, ...]) -> bool:
+        """All phases in one graph, for gradients of ``parameters`` as the backward pass made them.
+
+        Called by a TrainStep; other training cells call the optimizer itself.
+        """
         self.prepare(gradients)
         self.update(gradients[: len(self.weights)])
-        return self.step_number()
+        return True  # see GroupCurvature.collect
 
     # -- on the host --------------------------------------------------------------------------
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindspore_thor.capture.attach import attach, detach, owner_of
+from mindspore_thor.capture.attach import attach, detach, owner_of, without_hooks
 from mindspore_thor.capture.hooks import GUARD
 from mindspore_thor.curvature.group import META, GroupCurvature, LayerState
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.errors import TrainingError
-from mindspore_thor.graph.kind import ANY, GraphKind
+from mindspore_thor.graph.kind import ANY, PLAIN, GraphKind
 from mindspore_thor.graph.shared import one_of_each
 from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import joined, pick
@@ -123,12 +123,16 @@ class LayerwiseOptimizer(nn.Optimizer):
         for position, i in enumerate(directed):
             places[i] = position
         self.places = tuple(places)
+        # Layers that a plain step has no hooks in; those of a direct method change its gradients.
+        self._hooked: list[nn.Cell] = []
         for layer in layers:
             group, number = place[layer.name]
             if group.direct and group.exchanged():
                 self._reduced.update({layer.weight, layer.bias} - {-1})
             if group.captures:
                 attach(layer, group, number, self, make)
+                if not group.direct:
+                    self._hooked.append(layer.cell)
         self.packings = tuple(packing for _, packing in packed)
         self.group_layers = tuple(group.layers for group, _ in packed)
         self.direction_each = tuple(group.direction for group, _ in packed)
@@ -229,7 +233,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         if self.probe_count == 0:
             return
         fresh = self.map(ops.partial(_fresh, statistics), self.probe_numbers)
-        if self.graph.kind == ANY:
+        if self.graph.guarded:
             fresh = self.map(ops.partial(_times, 1.0 / GUARD), fresh)
             self.refuse_altered(fresh)
         self.map(hand, self.collect_each, fresh)
@@ -294,7 +298,8 @@ class LayerwiseOptimizer(nn.Optimizer):
         """While this holds, graphs are compiled for one kind of step only."""
         self.graph.kind = kind
         try:
-            yield
+            with without_hooks(self._hooked if kind == PLAIN else ()):
+                yield
         finally:
             self.graph.kind = ANY
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mindspore import Tensor
 
 from mindspore_thor.step.backward import Backward, StepGraph
+from mindspore_thor.step.graphs import WholeStep
 from mindspore_thor.step.guard import Guard
-
-if TYPE_CHECKING:
-    from mindspore_thor.step.train_step import WholeStep
 
 
 class MeasureStep(StepGraph):

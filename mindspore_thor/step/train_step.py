@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn
 
-from mindspore_thor.curvature.group import SPECTRUM
 from mindspore_thor.errors import UserError
-from mindspore_thor.graph.kind import PLAIN
 from mindspore_thor.graph.messages import explained
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count
-from mindspore_thor.parallel.communication import world
 from mindspore_thor.runtime import prepare_target
 from mindspore_thor.step.accumulate import (
     AccumulatedStep,
@@ -22,7 +19,15 @@ from mindspore_thor.step.accumulate import (
     UpdateStep,
     refuse_one_graph,
 )
-from mindspore_thor.step.backward import Backward, StepGraph
+from mindspore_thor.step.backward import Backward
+from mindspore_thor.step.graphs import (
+    ApplyStep,
+    CaptureStep,
+    PlainStep,
+    RefreshStep,
+    RetryStep,
+    WholeStep,
+)
 from mindspore_thor.step.guard import Guard, refuse_bad_weights
 from mindspore_thor.step.inputs import Inputs, Path, batch_size
 from mindspore_thor.step.measure import MeasuredStep, MeasureStep
@@ -30,132 +35,8 @@ from mindspore_thor.step.model import show_optimizer
 from mindspore_thor.step.modes import Modes
 from mindspore_thor.step.placement import Placement
 
-
-class WholeStep(StepGraph):
-    """Backward pass and update in one graph.
-
-    Args:
-        backward: loss and gradients.
-        guard: what becomes of a non-finite step.
-        samples: parameter that receives the batch size over all ranks, or None.
-        update_only: use the optimizer's ``update`` (a plain step) instead of all its phases.
-    """
-
-    def __init__(
-        self, backward: Backward, guard: Guard, samples: Parameter | None, update_only: bool
-    ) -> None:
-        super().__init__(auto_prefix=False)
-        self.backward = backward
-        self.guard = guard
-        self.optimizer = guard.optimizer
-        self.samples = samples
-        self.path: Path = (0,)
-        self.update_only = update_only
-        if update_only and guard.second_order:
-            # Its graph holds nothing that only other steps need.
-            self.kind = PLAIN
-        self.all_phases = guard.second_order and not update_only
-        self.remeasures = self.all_phases and guard.optimizer.remeasures
-        self.ranks = world()[1]
-
-    def construct(self, *inputs: Tensor) -> Tensor:
-        """A batch -> its loss."""
-        if self.samples is not None:
-            ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
-        loss, gradients, finite = self.backward(*inputs)
-        if self.all_phases:
-            self.optimizer.refresh_stored()
-        if finite:
-            if self.update_only:
-                self.optimizer.update(gradients)
-            elif self.remeasures:
-                self.optimizer.prepare(gradients)
-                if self.optimizer.due == SPECTRUM:
-                    self.remeasure(*inputs)
-                self.optimizer.update(gradients[: len(self.optimizer.weights)])
-            else:
-                self.optimizer(gradients)
-            self.guard.accept()
-        else:
-            self.guard.reject()
-        return loss
-
-    def remeasure(self, *inputs: Tensor) -> bool:
-        """A second pass over the batch, whose statistics see what was refreshed."""
-        self.guard.rewind()
-        _, gradients, finite = self.backward(*inputs)
-        if finite:
-            self.optimizer.collect(gradients)
-        return True  # see GroupCurvature.collect
-
-
-class CaptureStep(StepGraph):
-    """Backward pass with statistics; they enter the optimizer where all is finite."""
-
-    def __init__(self, backward: Backward, optimizer: SecondOrder) -> None:
-        super().__init__(auto_prefix=False)
-        self.backward = backward
-        self.optimizer = optimizer
-        self.count = len(optimizer.weights)
-
-    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """A batch -> loss, gradients of the weights, whether all is finite."""
-        loss, gradients, finite = self.backward(*inputs)
-        if finite:
-            self.optimizer.collect(gradients)
-        return loss, gradients[: self.count], finite
-
-
-class RefreshStep(nn.Cell):
-    """The inverses alone."""
-
-    def __init__(self, guard: Guard) -> None:
-        super().__init__(auto_prefix=False)
-        self.guard = guard
-        self.optimizer = guard.optimizer
-
-    def construct(self) -> Tensor:
-        """Refresh every layer; a second pass over the batch starts from where the first one did."""
-        self.optimizer.refresh()
-        if self.optimizer.remeasures:
-            self.guard.rewind()
-        return self.optimizer.step_number()
-
-
-class RetryStep(RefreshStep):
-    """The inverses that failed, with more damping."""
-
-    def construct(self) -> Tensor:
-        """Refresh the failed layers."""
-        self.optimizer.retry()
-        return self.optimizer.step_number()
-
-
-class ApplyStep(nn.Cell):
-    """The update alone, for gradients that a capture step returned."""
-
-    def __init__(self, guard: Guard, samples: Parameter) -> None:
-        super().__init__(auto_prefix=False)
-        self.guard = guard
-        self.optimizer = guard.optimizer
-        self.samples = samples
-
-    def construct(self, finite: Tensor, samples: Tensor, *gradients: Tensor) -> Tensor:
-        """Whether the gradients are finite, the batch size, and the gradients.
-
-        They are separate inputs because MindSpore treats a tuple argument as a constant.
-        """
-        ops.assign(self.samples, samples)
-        if finite:
-            self.optimizer.update(gradients)
-            self.guard.accept()
-        else:
-            self.guard.reject()
-        return finite
-
-
 _GRAPHS = (
-    *(WholeStep, CaptureStep, RefreshStep, ApplyStep, MeasureStep),
+    *(WholeStep, PlainStep, RefreshStep, ApplyStep, MeasureStep),
     *(AddStep, CollectStep, UpdateStep),
 )
 """What is compiled by itself."""
@@ -164,9 +45,9 @@ _GRAPHS = (
 class TrainStep(nn.Cell):
     """One training step for any ``nn.Optimizer``; also a training network for ``ms.Model``.
 
-    Called from Python, a step runs the smallest graphs that do its work: the plain network; or
-    the capturing network, then the refresh where inverses are due, then the update (or the
-    capture and the refresh before the plain network, where the method says so). The graphs
+    Called from Python, a step runs the smallest graphs that do its work: the plain or the
+    capturing network, then the refresh where inverses are due, then the update (or the capture
+    and the refresh before the plain network, where the method says so). The graphs
     are compiled at their first use, in graph mode and in PyNative mode alike. Compiled into
     another graph (data sinking), ``construct`` does the same with lazy branches.
 
@@ -233,6 +114,7 @@ class TrainStep(nn.Cell):
         samples = optimizer.samples if self.second_order else None
         if self.second_order:
             optimizer.needs_samples = False  # every step writes it
+            optimizer.graph.guarded = False  # nobody comes between the passes and the optimizer
         # Where nothing is captured there is nothing to measure either.
         self.measures_first = (
             self.second_order and optimizer.measures_first and optimizer.probe_count > 0
@@ -241,11 +123,11 @@ class TrainStep(nn.Cell):
         if self.second_order:
             count = len(optimizer.weights)
             plain = Backward(net, loss_fn, optimizer.weights, scale, traffic[:count], True)
-            self.plain = WholeStep(plain, self.guard, samples, True)
+            self.plain = PlainStep(plain, optimizer)
         if self.measures_first:
             probes = Backward(net, loss_fn, optimizer.probes, scale, traffic[count:], True)
             self.measure = MeasureStep(probes, self.guard)
-            self.whole = MeasuredStep(self.measure, self.plain)
+            self.whole = MeasuredStep(self.measure, WholeStep(plain, self.guard, samples, True))
         else:
             backward = Backward(
                 net, loss_fn, optimizer.parameters, scale, traffic, self.second_order
@@ -256,7 +138,7 @@ class TrainStep(nn.Cell):
                 self.capture = CaptureStep(backward, optimizer)
             self.renew = RefreshStep(self.guard)
             self.again = RetryStep(self.guard)
-            self.apply_update = ApplyStep(self.guard, samples)
+            self.apply_update = ApplyStep(self.guard)
         self.accumulates = check_count("accumulate", accumulate) > 1
         if self.accumulates:
             passes = [
@@ -344,11 +226,17 @@ class TrainStep(nn.Cell):
                 capture = True
                 loss, gradients, finite = self.capture.compile_and_run(*inputs)
         if capture:
-            samples = Tensor(batch_size(inputs, self._path) * world()[1], ms.int32)
-            self.apply_update.compile_and_run(finite, samples, *gradients)
+            self.apply_update.compile_and_run(finite, *gradients)
         else:
-            loss = self.plain.compile_and_run(*inputs)
+            loss = self.plain_step(*inputs)
         self._plan = None if changed else (step + 1, next_factor, next_inverse)
+        return loss
+
+    def plain_step(self, *inputs: Tensor) -> Tensor:
+        """A batch -> its loss, after an update with what is stored; of second-order methods."""
+        loss, gradients, finite = self.plain.compile_and_run(*inputs)
+        # One graph for all updates: it is as large as the network's, and compiled once.
+        self.apply_update.compile_and_run(finite, *gradients)
         return loss
 
     def _micro_batch(self, *inputs: Tensor) -> Tensor:

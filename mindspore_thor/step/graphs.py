@@ -1,0 +1,159 @@
+"""The graphs that a step consists of: backward passes, refresh and retry, update."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, nn, ops
+
+from mindspore_thor.curvature.group import SPECTRUM
+from mindspore_thor.graph.kind import ANY, OWN, PLAIN
+from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.parallel.communication import world
+from mindspore_thor.step.backward import Backward, StepGraph
+from mindspore_thor.step.guard import Guard
+from mindspore_thor.step.inputs import Path, batch_size
+
+
+class WholeStep(StepGraph):
+    """Backward pass and update in one graph.
+
+    Args:
+        backward: loss and gradients.
+        guard: what becomes of a non-finite step.
+        samples: parameter that receives the batch size over all ranks, or None.
+        update_only: use the optimizer's ``update`` instead of all its phases.
+    """
+
+    kind = ANY
+
+    def __init__(
+        self, backward: Backward, guard: Guard, samples: Parameter | None, update_only: bool
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = backward
+        self.guard = guard
+        self.optimizer = guard.optimizer
+        self.samples = samples
+        self.path: Path = (0,)
+        self.update_only = update_only
+        self.all_phases = guard.second_order and not update_only
+        self.remeasures = self.all_phases and guard.optimizer.remeasures
+        self.ranks = world()[1]
+
+    def construct(self, *inputs: Tensor) -> Tensor:
+        """A batch -> its loss."""
+        if self.samples is not None:
+            ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
+        loss, gradients, finite = self.backward(*inputs)
+        if self.all_phases:
+            self.optimizer.refresh_stored()
+        if finite:
+            if self.update_only:
+                self.optimizer.update(gradients)
+            elif self.remeasures:
+                self.optimizer.prepare(gradients)
+                if self.optimizer.due == SPECTRUM:
+                    self.remeasure(*inputs)
+                self.optimizer.update(gradients[: len(self.optimizer.weights)])
+            elif self.all_phases:
+                self.optimizer.take(gradients)
+            else:
+                self.optimizer(gradients)
+            self.guard.accept()
+        else:
+            self.guard.reject()
+        return loss
+
+    def remeasure(self, *inputs: Tensor) -> bool:
+        """A second pass over the batch, whose statistics see what was refreshed."""
+        self.guard.rewind()
+        _, gradients, finite = self.backward(*inputs)
+        if finite:
+            self.optimizer.collect(gradients)
+        return True  # see GroupCurvature.collect
+
+
+class PlainStep(StepGraph):
+    """Backward pass of the plain network: its graph holds nothing that only other steps need.
+
+    Args:
+        backward: loss and gradients.
+        optimizer: whose ``samples`` receives the batch size over all ranks.
+    """
+
+    kind = PLAIN
+    optimizer: SecondOrder
+
+    def __init__(self, backward: Backward, optimizer: SecondOrder) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = backward
+        self.optimizer = optimizer
+        self.samples = optimizer.samples
+        self.count = len(optimizer.weights)
+        self.path: Path = (0,)
+        self.ranks = world()[1]
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """A batch -> loss, gradients of the weights, whether all is finite."""
+        ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
+        return self.backward(*inputs)
+
+
+class CaptureStep(PlainStep):
+    """Backward pass with statistics; they enter the optimizer where all is finite."""
+
+    kind = OWN
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """A batch -> loss, gradients of the weights, whether all is finite."""
+        ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
+        loss, gradients, finite = self.backward(*inputs)
+        if finite:
+            self.optimizer.collect(gradients)
+        return loss, gradients[: self.count], finite
+
+
+class RefreshStep(nn.Cell):
+    """The inverses alone."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(auto_prefix=False)
+        self.guard = guard
+        self.optimizer = guard.optimizer
+
+    def construct(self) -> Tensor:
+        """Refresh every layer; a second pass over the batch starts from where the first one did."""
+        self.optimizer.refresh()
+        if self.optimizer.remeasures:
+            self.guard.rewind()
+        return self.optimizer.step_number()
+
+
+class RetryStep(RefreshStep):
+    """The inverses that failed, with more damping."""
+
+    def construct(self) -> Tensor:
+        """Refresh the failed layers."""
+        self.optimizer.retry()
+        return self.optimizer.step_number()
+
+
+class ApplyStep(nn.Cell):
+    """The update alone, for gradients that a backward pass returned."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(auto_prefix=False)
+        self.guard = guard
+        self.optimizer = guard.optimizer
+
+    def construct(self, finite: Tensor, *gradients: Tensor) -> Tensor:
+        """Whether the gradients are finite, and the gradients.
+
+        They are separate inputs because MindSpore treats a tuple argument as a constant.
+        """
+        if finite:
+            self.optimizer.update(gradients)
+            self.guard.accept()
+        else:
+            self.guard.reject()
+        return finite
