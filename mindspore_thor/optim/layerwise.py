@@ -58,7 +58,7 @@ def _called(function: Callable[..., Any]) -> Tensor:
 
 
 def _times_each(factors: Tensor, matrix: Tensor, start: int, layers: int) -> Tensor:
-    """Matrices [L * maps, ...] times their layers' factors, ``layers`` of them from ``start`` on."""
+    """Matrices [L * maps, ...] times their layers' factors, which begin at ``start``."""
     factor = part(factors, start, layers).reshape((layers, 1))
     return (matrix.reshape((layers, -1)) * factor).reshape(matrix.shape)
 
