@@ -147,15 +147,7 @@ class Optional_(nn.Cell):
         return self.last(h)
 
 
-late_shampoo = pytest.param(
-    "shampoo",
-    marks=pytest.mark.xfail(
-        strict=True, reason="sums that are still zero give roots epsilon^-1/4: steps far too long"
-    ),
-)
-
-
-@pytest.mark.parametrize("name", [*(n for n in METHODS if n != "shampoo"), late_shampoo])
+@pytest.mark.parametrize("name", METHODS)
 def test_a_layer_takes_the_plain_gradient_until_it_has_statistics(name) -> None:
     """It is used for the first time in a step that collects nothing."""
     net = randomise(Optional_(), 3)

@@ -130,6 +130,12 @@ class CorrectedFactors(EigenFactors):
         """S, [L, maps, d_out, d_in(+1)]."""
         return self.measured(self.statistics).reshape((self.layers, *self.shape))
 
+    def unresolved(self, spectrum: Tensor, largest: Tensor) -> Tensor:
+        """Where S cannot be told from the squares of rounding errors, or the factors from zero."""
+        # A second moment is a square, and so is what rounding makes of one that is zero.
+        zero = spectrum <= (self.resolved_a * self.resolved_g) * largest
+        return ops.logical_or(super().unresolved(spectrum, largest), zero)
+
     def gradient_part(self) -> tuple[int, int]:
         """G and S: a step collects one or both."""
         return self.end_a, self.end - self.end_a

@@ -14,9 +14,14 @@ from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.linalg.inverse import ROUNDING
+from mindspore_thor.linalg.sums import rows as flat
 from mindspore_thor.optim.averaged import AveragedStatistics
 from mindspore_thor.optim.base import Schedule
 from mindspore_thor.optim.intervals import IntervalLike
+
+_SMALLEST_SIZE = 1e-30
+"""Stands for |a|^2 |g|^2 of a dead layer."""
 
 
 def mean_columns(columns: Tensor) -> Tensor:
@@ -52,7 +57,13 @@ class RankOne(GroupCurvature):
     """V = (1/lam) [D - (g^T D a) / (lam + |a|^2 |g|^2) g a^T] with averaged means a and g.
 
     That is (C + lam I)^-1 vec(D) for the rank-one C = (a (x) g)(a (x) g)^T, by the
-    Sherman-Morrison formula. Nothing is derived from the statistics, so nothing needs refreshing.
+    Sherman-Morrison formula. With a small lam it divides the difference of two nearly equal
+    matrices by lam. It is therefore evaluated as t / (lam + |a|^2 |g|^2) g a^T + R / lam, where
+    D = t g a^T + R and <R, g a^T> = 0. An R that float32 cannot tell from rounding errors of D
+    (chosen: 4 sqrt(d) eps of its norm, d the longer side) is divided by |a|^2 |g|^2 at least, so
+    that it is nothing beside the rest; a longer one is what the formula asks for.
+
+    Nothing is derived from the statistics, so nothing needs refreshing.
 
     Args:
         name: prefix of the parameters' names.
@@ -72,6 +83,8 @@ class RankOne(GroupCurvature):
         super().__init__(name, layers, self.end_a + rows.groups * rows.d_out, decay)
         self.rows = rows
         self.homogeneous = homogeneous
+        # (4 sqrt(d) eps)^2: squares are compared.
+        self.unseen = 16.0 * max(self.d_in, rows.d_out) * ROUNDING**2
 
     def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
         """Mean input and mean output gradient from one backward pass."""
@@ -105,8 +118,13 @@ class RankOne(GroupCurvature):
         g = g.reshape((-1, self.rows.d_out, 1))
         overlap = ops.bmm(ops.bmm(g.transpose((0, 2, 1)), matrix), a)
         size = (a * a).sum((1, 2), keepdims=True) * (g * g).sum((1, 2), keepdims=True)
-        correction = ops.bmm(g * (overlap / (damping + size)), a.transpose((0, 2, 1)))
-        return (matrix - correction) / damping
+        along = overlap / ops.maximum(size, _SMALLEST_SIZE)
+        outer = ops.bmm(g, a.transpose((0, 2, 1)))
+        rest = matrix - along * outer
+        # |D|^2 is t^2 |a|^2 |g|^2 where R is small.
+        seen = flat(rest * rest).sum(1).reshape((-1, 1, 1)) > self.unseen * along * along * size
+        divisor = ops.where(seen, damping, ops.maximum(damping, size))
+        return rest / divisor + (along / (damping + size)) * outer
 
 
 class Eva(AveragedStatistics):

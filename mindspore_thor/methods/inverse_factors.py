@@ -16,6 +16,7 @@ from mindspore_thor.methods.kronecker import (
     identity_blocks,
     per_block,
     repeated,
+    smallest_damping,
     stack,
     trace,
 )
@@ -53,12 +54,18 @@ def factor_damping(
 def damped_factors(
     statistics: Tensor, layout: KroneckerLayout, mode: str, damping: Tensor
 ) -> tuple[Tensor, ...]:
-    """The blocks of A [n, d, d], their damping [n], and the same of G."""
+    """The blocks of A [n, d, d], their damping [n], and the same of G.
+
+    The product of the two dampings, x or in the mode ``"paper"`` its square, has a floor.
+    """
     a, g, positions = factors_of(statistics, layout)
     mean_a, mean_g = damping, damping
     if mode == "pi":
         mean_a, mean_g = trace(a) / layout.right.dim, trace(g) / layout.left.dim
-    share = repeated(damping / positions, a.shape[0])
+    floor = smallest_damping(a, g)
+    if mode == "paper":
+        floor = ops.sqrt(floor)
+    share = ops.maximum(repeated(damping / positions, a.shape[0]), floor)
     damping_a, damping_g = factor_damping(mode, share, mean_a, mean_g)
     return stack(a), per_block(damping_a, a), stack(g), per_block(damping_g, g)
 

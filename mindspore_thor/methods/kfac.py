@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_thor.curvature.group import GroupCurvature, state, where_good
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
-from mindspore_thor.linalg.inverse import EIGEN
+from mindspore_thor.linalg.inverse import EIGEN, ROUNDING
 from mindspore_thor.methods.inverse_factors import InverseFactors
 from mindspore_thor.methods.kronecker import (
     KroneckerCurvature,
@@ -26,12 +26,30 @@ from mindspore_thor.optim.base import Schedule
 from mindspore_thor.optim.checks import check_choice
 from mindspore_thor.optim.intervals import IntervalLike
 
-SMALLEST_DAMPING = 1e-6
-"""As a share of the largest eigenvalue: a few times what float32 leaves of rounding errors."""
+SMALLEST_DAMPING = 1e-5
+"""As a share of the largest eigenvalue, where float32 sees no eigenvalue.
+
+Chosen: rounding leaves some 1e-7 of the gradient in such a direction, so that it makes up about a
+hundredth of the shortest step that the curvature can ask for.
+"""
 
 # A transposition of its own is a copy, which takes longer than the product with a large basis.
 _TRANSPOSED_FIRST = ops.BatchMatMul(transpose_a=True)
 _TRANSPOSED_SECOND = ops.BatchMatMul(transpose_b=True)
+
+
+def resolved(d: int) -> float:
+    """The smallest eigenvalue of a d x d factor that float32 can tell, as a share of the largest.
+
+    Chosen: what the decomposition makes of zeros is up to 1 times the rounding for small factors,
+    4 times for d = 1500.
+    """
+    return ROUNDING * max(4.0, d**0.5)
+
+
+def _faint(values: Tensor, share: float) -> Tensor:
+    """Which eigenvalues [L, maps, d] are at most that share of their factor's largest."""
+    return values <= share * values.max(2, keepdims=True)
 
 
 def eigen_parts(solutions: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
@@ -46,6 +64,9 @@ def eigen_parts(solutions: tuple[Tensor, ...], positions: Tensor) -> tuple[Tenso
 
 class EigenFactors(KroneckerCurvature):
     """V = Qg [(Qg^T D Qa) / (T dg da^T + lam)] Qa^T (methods section 4).
+
+    In directions whose eigenvalue float32 cannot tell from zero the divisor is at least
+    :data:`SMALLEST_DAMPING` of the largest: a smaller lam would only make rounding errors large.
 
     Args:
         name: prefix of the parameters' names.
@@ -74,6 +95,7 @@ class EigenFactors(KroneckerCurvature):
         def eye(d: int) -> np.ndarray:
             return np.broadcast_to(np.eye(d, dtype=np.float32), (*shape, d, d)).copy()
 
+        self.resolved_a, self.resolved_g = resolved(d_in), resolved(d_out)
         self.vectors_a = state(eye(d_in), f"{name}.vectors_a")
         self.vectors_g = state(eye(d_out), f"{name}.vectors_g")
         self.values_a = state(np.zeros((*shape, d_in), np.float32), f"{name}.values_a")
@@ -99,17 +121,27 @@ class EigenFactors(KroneckerCurvature):
         """T dg da^T, [L, maps, d_out, d_in(+1)]."""
         return self.values_g.expand_dims(3) * self.values_a.expand_dims(2)
 
+    def unresolved(self, spectrum: Tensor, largest: Tensor) -> Tensor:
+        """Which entries of the spectrum are zero for all that float32 can tell, boolean.
+
+        Args:
+            spectrum: see :meth:`spectrum`.
+            largest: its largest entries, [L, maps, 1, 1].
+        """
+        faint_a = _faint(self.values_a, self.resolved_a).expand_dims(2)
+        return ops.logical_or(_faint(self.values_g, self.resolved_g).expand_dims(3), faint_a)
+
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Divide by the spectrum + lam in the eigenbasis; lam is this step's."""
         d_in, d_out = self.right.dim, self.left.dim
         q_a = self.vectors_a.reshape((-1, d_in, d_in))
         q_g = self.vectors_g.reshape((-1, d_out, d_out))
         inner = ops.bmm(_TRANSPOSED_FIRST(q_g, matrix), q_a)
-        spectrum = self.spectrum().reshape(inner.shape)
-        # What rounding leaves of the gradient in the basis is a share of its norm: below that
-        # share of the largest eigenvalue a damping would only make it large.
-        largest = spectrum.reshape((inner.shape[0], -1)).max(1).reshape((-1, 1, 1))
-        inner = inner / (spectrum + ops.maximum(damping, SMALLEST_DAMPING * largest))
+        spectrum = self.spectrum()
+        # One axis at a time: MindSpore's CPU kernels are slow with several.
+        largest = spectrum.max(3, keepdims=True).max(2, keepdims=True)
+        floor = ops.where(self.unresolved(spectrum, largest), SMALLEST_DAMPING * largest, 0.0)
+        inner = inner / ops.maximum(spectrum + damping, floor).reshape(inner.shape)
         return ops.bmm(q_g, _TRANSPOSED_SECOND(inner, q_a))
 
 

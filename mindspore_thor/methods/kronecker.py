@@ -21,6 +21,17 @@ from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.moments import block_moments
 
+SMALLEST_PRODUCT = 1e-6
+"""Of the dampings of two inverted factors, as a share of the product of their leading eigenvalues.
+
+Chosen: where both factors are singular, rounding leaves some 1e-7 of the gradient, and the two
+inverses divide it by the dampings' product. That is then at most about a tenth of the shortest
+step that the curvature can ask for. Each inverse by itself would still be sound.
+"""
+
+_SMALLEST_TRACE = 1e-30
+"""Stands for the trace of a dead layer's factor."""
+
 
 class KroneckerRule(StatisticsRule):
     """Backward rule: blocks of A and of G, then (1, T, N), as one float32 vector.
@@ -146,6 +157,30 @@ def trace(blocks: Tensor) -> Tensor:
     """Trace per map of block-diagonal matrices, [n, blocks, size, size] -> [n]."""
     size = blocks.shape[-1]
     return (blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)).sum(1)
+
+
+def leading(blocks: Tensor) -> Tensor:
+    """tr(M M) / tr(M) per map of block-diagonal matrices, [n, blocks, size, size] -> [n].
+
+    The mean of the eigenvalues, each weighted by itself: at most the largest of them, and the
+    largest itself where it stands alone.
+    """
+    flat = blocks.reshape((blocks.shape[0], -1))
+    # Not the squares first, which overflow long before M does.
+    shares = flat / ops.maximum(trace(blocks), _SMALLEST_TRACE).reshape((-1, 1))
+    return (flat * shares).sum(1)
+
+
+def smallest_damping(a: Tensor, g: Tensor) -> Tensor:
+    """The least product of the two factors' dampings per map that float32 can bear, [n].
+
+    See :data:`SMALLEST_PRODUCT`.
+
+    Args:
+        a: blocks of one factor, [n, blocks, size, size].
+        g: blocks of the other.
+    """
+    return SMALLEST_PRODUCT * leading(a) * leading(g)
 
 
 def stack(blocks: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.group import GroupCurvature, state, where_good
+from mindspore_thor.curvature.group import GroupCurvature, state
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
 from mindspore_thor.linalg.inverse import FOURTH_ROOT
@@ -27,7 +27,8 @@ class GradientRoots(GroupCurvature):
     L = epsilon I + sum D D^T and R = epsilon I + sum D^T D over the observed gradients. Each block
     of at most ``max_dim`` rows and columns has an L and an R of its own. Groups of a convolution
     are separate matrices. epsilon reaches :meth:`problems` as its damping and is added to the
-    eigenvalues; the stored sums start from zero.
+    eigenvalues; the stored sums start from zero. While they are zero, the block has no statistics:
+    epsilon alone would make a step of 1 / sqrt(epsilon) times the gradient, so it stays plain.
 
     Args:
         name: prefix of the parameters' names.
@@ -46,6 +47,7 @@ class GradientRoots(GroupCurvature):
         self.left = block_layout(rows.d_out, max_dim)
         self.right = block_layout(rows.d_in, max_dim)
         blocks = rows.groups * self.left.blocks * self.right.blocks
+        self.sums_shape = (layers, blocks, self.left.size**2)
 
         def filled(size: int, diagonal: float) -> np.ndarray:
             return np.tile(diagonal * np.eye(size, dtype=np.float32), (layers, blocks, 1, 1))
@@ -54,10 +56,6 @@ class GradientRoots(GroupCurvature):
         self.sum_right = state(filled(self.right.size, 0.0), f"{name}.sum_right")
         self.root_left = state(filled(self.left.size, 1.0), f"{name}.root_left")
         self.root_right = state(filled(self.right.size, 1.0), f"{name}.root_right")
-
-    def ready_layers(self) -> np.ndarray:
-        """Every layer has a gradient."""
-        return np.ones((self.layers,), bool)
 
     def observe(self, matrix: Tensor) -> None:
         """Add D D^T and D^T D of every block."""
@@ -72,9 +70,15 @@ class GradientRoots(GroupCurvature):
         count = self.sum_left.shape[1]
         return (count, self.left.size), (count, self.right.size)
 
+    def seen(self) -> Tensor:
+        """Which blocks had a gradient that was not zero, boolean [L, blocks]."""
+        # The largest entry of D D^T is on its diagonal. Not "> 0": a sum of NaN must be seen.
+        return self.sum_left.reshape(self.sums_shape).max(2) != 0
+
     def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
-        """Every layer has a gradient."""
-        return ops.ones_like(self.active), self.active
+        """Refresh the layers of which any block had a gradient."""
+        wanted = ops.cast(self.seen(), ms.int32).max(1)
+        return wanted, wanted
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R without epsilon, and epsilon."""
@@ -88,8 +92,16 @@ class GradientRoots(GroupCurvature):
     def install(
         self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """Take the inverse fourth roots; where one failed the last good ones of both stay."""
-        return where_good(good, solutions, (self.root_left, self.root_right))
+        """Take the inverse fourth roots; where one failed the last good ones of both stay.
+
+        Those of blocks without statistics stay the identity.
+        """
+        which = ops.logical_and(good.reshape((-1, 1)), self.seen()).expand_dims(2).expand_dims(3)
+        left, right = self.root_left, self.root_right
+        return (
+            ops.where(which, solutions[0].reshape(left.shape), left),
+            ops.where(which, solutions[1].reshape(right.shape), right),
+        )
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The product with both stored roots, block by block."""

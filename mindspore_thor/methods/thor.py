@@ -124,8 +124,12 @@ class LayerNormCurvature(GroupCurvature):
         super().__init__(name, layers, 0)
         self.samples = samples
 
-    def ready_layers(self) -> np.ndarray:
+    def ready(self) -> Tensor:
         """Nothing has to be collected."""
+        return ops.ones((self.layers,), ms.bool_)
+
+    def ready_layers(self) -> np.ndarray:
+        """The same on the host."""
         return np.ones((self.layers,), bool)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:

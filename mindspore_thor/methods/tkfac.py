@@ -25,6 +25,7 @@ from mindspore_thor.methods.kronecker import (
     identity_blocks,
     per_block,
     repeated,
+    smallest_damping,
     stack,
     trace,
 )
@@ -129,10 +130,11 @@ class TraceFactors(KroneckerCurvature):
         return per_map.reshape((self.layers, -1, *per_map.shape[1:]))
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
-        """sqrt(delta) Phi and sqrt(delta) Psi, each with sqrt(lam)."""
+        """sqrt(delta) Phi and sqrt(delta) Psi, each with sqrt(lam), which has a floor."""
         delta, phi, psi = normalised_moments(self.statistics, self.layout)
-        scale, root = ops.sqrt(delta), ops.sqrt(damping)
+        scale = ops.sqrt(delta)
         phi, psi = scale * phi, scale * psi
+        root = ops.sqrt(ops.maximum(damping, smallest_damping(phi, psi)))
         return stack(phi), per_block(root, phi), stack(psi), per_block(root, psi)
 
     def install(

@@ -54,6 +54,16 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return left * right
 
 
+def _called(function: Callable[..., Any]) -> Tensor:
+    return function()
+
+
+def _times_each(factors: Tensor, matrix: Tensor, start: int, layers: int) -> Tensor:
+    """Matrices [L * maps, ...] times their layers' factors, which begin at ``start``."""
+    factor = part(factors, start, layers).reshape((layers, 1))
+    return (matrix.reshape((layers, -1)) * factor).reshape(matrix.shape)
+
+
 def _times(factor: Tensor, matrix: Tensor) -> Tensor:
     return matrix * factor
 
@@ -135,6 +145,8 @@ class LayerwiseOptimizer(nn.Optimizer):
                     self._hooked.append(layer.cell)
         self.packings = tuple(packing for _, packing in packed)
         self.group_layers = tuple(group.layers for group, _ in packed)
+        self.group_starts = tuple(sum(self.group_layers[:k]) for k in range(len(packed)))
+        self.ready_each = tuple(group.ready for group, _ in packed)
         self.direction_each = tuple(group.direction for group, _ in packed)
         self.observe_each = tuple(group.observe for group, _ in packed)
         self.group_weights = tuple(packing.weights for packing in self.packings)
@@ -274,6 +286,9 @@ class LayerwiseOptimizer(nn.Optimizer):
     ) -> tuple[Tensor, ...]:
         """V times min(1, sqrt(kl_clip / (lr^2 sum <V, D>))), KFAC's clip.
 
+        Layers that keep the plain gradient have no part in it: they are not in the sum, and stay as
+        they are.
+
         Args:
             matrices: V of every group.
             plain: D, the gradients, likewise.
@@ -285,11 +300,15 @@ class LayerwiseOptimizer(nn.Optimizer):
         products = self.map(_inner, self.group_layers, matrices, plain)
         if self.is_group_lr:
             rates = self.map(ops.partial(_squared_rates, lr), self.group_weights)
-            overlap = total(joined(self.map(_product, rates, products)))
+            overlaps = joined(self.map(_product, rates, products))
         else:
-            overlap = lr * lr * total(joined(products))
+            overlaps = lr * lr * joined(products)
+        ready = joined(self.map(_called, self.ready_each))
+        overlap = total(ops.where(ready, overlaps, 0.0))
         nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
-        return self.map(ops.partial(_times, nu), matrices)
+        factors = ops.where(ready, nu, 1.0)
+        scale = ops.partial(_times_each, factors)
+        return self.map(scale, matrices, self.group_starts, self.group_layers)
 
     # -- on the host --------------------------------------------------------------------------
 
