@@ -149,11 +149,11 @@ class Runner:
         self.timed("factor", factor)
         if self.name == "fngd" or not inverses:
             return
-        for group in optimizer.groups:
-            # Every round really inverts: forget the trace rule's baselines and its stops.
-            ops.assign(group.active, ops.ones_like(group.active))
-            if hasattr(group, "trace_baseline"):
-                ops.assign(group.trace_baseline, ops.full_like(group.trace_baseline, -1.0))
+        # Every round really inverts: forget the trace rule's baselines and its stops.
+        outcomes = optimizer.refresher.outcomes
+        ops.assign(outcomes.active, ops.ones_like(outcomes.active))
+        if outcomes.ruled:
+            ops.assign(outcomes.trace_baseline, ops.full_like(outcomes.trace_baseline, -1.0))
         if not optimizer.derives:
             return
 

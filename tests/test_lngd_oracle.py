@@ -16,8 +16,8 @@ from oracle.nets import conv_net, mlp, token_net
 from steps import assert_close
 
 from mindspore_thor import LNGD
-from mindspore_thor.curvature.group import LayerState, state
 from mindspore_thor.curvature.refresh import Refresh
+from mindspore_thor.curvature.state import LayerState, state
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.layers.rows import ConvRows, DenseRows
 from mindspore_thor.linalg.patches import ConvGeometry

@@ -112,7 +112,7 @@ class Capture(nn.Cell):
 def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
     """Above 0 where a layer of a group collects in this step, int32 scalar."""
     if curvature.stops:
-        return due * part(curvature.active, layer, 1).reshape(())
+        return due * part(curvature.outcomes.active, curvature.first + layer, 1).reshape(())
     return due * 1
 
 

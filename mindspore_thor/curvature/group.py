@@ -7,50 +7,21 @@ small: they grow with the number of geometries, not of layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
+from mindspore_thor.curvature.outcomes import Outcomes
+from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
-
-
-def state(value: np.ndarray, name: str) -> Parameter:
-    """A parameter of the training state."""
-    return Parameter(Tensor(value), name=name, requires_grad=False)
-
-
-# The columns of a group's counters: accepted, kept, failed in all, failed in a row.
-_ACCEPTED = Tensor([[1, 0, 0, 0]], ms.int32)
-_KEPT = Tensor([[0, 1, 0, 0]], ms.int32)
-_FAILED = Tensor([[0, 0, 1, 1]], ms.int32)
-_ROW = Tensor([[0, 0, 0, 1]], ms.int32)
 
 FACTORS, SPECTRUM = 1, 2
 """What a step collects, as bits: ordinary statistics; those that need the current eigenbasis."""
 
 META = 3
 """Last entries of every statistics vector: uses of the layer, positions T, samples N."""
-
-# What several groups do is a function, not a method: the compiler parses a function once, but a
-# method anew for every group.
-
-
-def updated_counts(
-    counts: Tensor, active: Tensor, decision: Tensor, sound: Tensor, again: bool
-) -> Tensor:
-    """The counters int32 [L, 4] after a refresh; see :meth:`GroupCurvature.settle`."""
-    wanted = ops.cast(decision > 0, ms.int32).reshape((-1, 1))
-    accepted = wanted * sound.reshape((-1, 1))
-    failed = wanted - accepted
-    # A first failure and that of the second attempt are one.
-    change = -wanted * _FAILED if again else (1 - wanted) * active.reshape((-1, 1)) * _KEPT
-    counts = counts + change + failed * _FAILED
-    return counts * (1 - accepted * _ROW) + accepted * _ACCEPTED
 
 
 def where_good(
@@ -95,9 +66,11 @@ class GroupCurvature(nn.Cell):
     shared = True
     """Whether the statistics of all ranks are averaged."""
     selective = False
-    """Whether :meth:`decide` may skip a refresh."""
+    """Whether the trace rule may skip a refresh."""
     stops = False
-    """Whether :meth:`decide` may stop a layer for good, which then collects nothing either."""
+    """Whether the trace rule may stop a layer for good, which then collects nothing either."""
+    outcomes: Outcomes
+    first: int
     starts_plain = True
     """Whether :meth:`precondition` returns the gradient itself until something was derived."""
 
@@ -111,8 +84,26 @@ class GroupCurvature(nn.Cell):
         if self.captures:
             self.statistics = state(np.zeros((layers, self.size), np.float32), f"{name}.statistics")
             self.make_probes(name)
-        self.counts = state(np.zeros((layers, 4), np.int32), f"{name}.counts")
-        self.active = state(np.ones((layers,), np.int32), f"{name}.active")
+
+    def bind(self, outcomes: Outcomes, first: int) -> None:
+        """Say where the outcomes of this group's refreshes are kept.
+
+        Args:
+            outcomes: those of all groups.
+            first: this group's first layer in them.
+        """
+        object.__setattr__(self, "outcomes", outcomes)  # it is no part of one group
+        self.first = first
+
+    @property
+    def counts(self) -> StateRows:
+        """Refreshes of every layer: accepted, kept, failed in all, failed in a row."""
+        return StateRows(self.outcomes.counts, self.first, self.layers)
+
+    @property
+    def active(self) -> StateRows:
+        """1 for every layer, 0 for one that is stopped."""
+        return StateRows(self.outcomes.active, self.first, self.layers)
 
     def make_probes(self, name: str) -> None:
         """One probe a layer: what is differentiated by, whose "gradient" are the statistics.
@@ -204,7 +195,8 @@ class GroupCurvature(nn.Cell):
 
     def ready(self) -> Tensor:
         """Which layers :meth:`precondition` has something for, boolean [L]; others stay plain."""
-        return part(self.counts, 0, 1, 1).reshape((-1,)) > 0
+        counts = part(self.outcomes.counts, self.first, self.layers)
+        return part(counts, 0, 1, 1).reshape((-1,)) > 0
 
     def ready_layers(self) -> np.ndarray:
         """The same on the host."""
@@ -237,18 +229,13 @@ class GroupCurvature(nn.Cell):
         """The parameters whose values :meth:`install` returns."""
         return ()
 
-    def counters(self) -> tuple[Parameter, ...]:
-        """The parameters whose values :meth:`settle` returns."""
-        return (self.counts,)
+    def wanted(self) -> Tensor:
+        """Which layers have statistics that something could be derived from, int32 [L]."""
+        return ops.cast(self.has_statistics(), ms.int32).reshape((-1,))
 
-    def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether to refresh, int32 [L], and numbers to remember, [L].
-
-        1 for yes, 0 for not now, -1 for never again. Layers without statistics have nothing that
-        could be refreshed.
-        """
-        wanted = ops.cast(self.has_statistics(), ms.int32).reshape((-1,))
-        return wanted, wanted
+    def candidates(self, damping: Tensor) -> Tensor:
+        """What the trace rule judges, float32 [L]; only of ``selective`` groups."""
+        return ops.zeros((self.layers,), ms.float32)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """Per stack its matrices, float32 [L * n, d, d], and their shifts (damping), [L * n]."""
@@ -263,19 +250,6 @@ class GroupCurvature(nn.Cell):
         """
         return ()
 
-    def settle(
-        self, decision: Tensor, sound: Tensor, candidate: Tensor, again: bool
-    ) -> tuple[Tensor, ...]:
-        """New counters after a refresh, or after a second attempt where ``again``.
-
-        Args:
-            decision: what :meth:`decide` said; in a second attempt 1 where there was one.
-            sound: int32 [L], 1 where all solutions were sound.
-            candidate: the numbers to remember.
-            again: whether this was a second attempt.
-        """
-        return (updated_counts(self.counts, self.active, decision, sound, again),)
-
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The preconditioned gradients, [L * maps, d_out, d_in(+1)] -> the same shape."""
         return matrix
@@ -288,64 +262,3 @@ class GroupCurvature(nn.Cell):
         maps = matrix.shape[0] // self.layers
         ready = ops.tile(self.ready().reshape((-1, 1)), (1, maps)).reshape((-1, 1, 1))
         return ops.where(ready, found, matrix)
-
-    def count(self, accepted: Tensor, failed: Tensor) -> None:
-        """Add to the counters, each int32 [L, 1] of 0 or 1; a success ends a row of failures."""
-        counts = self.counts + failed * _FAILED
-        ops.assign(self.counts, counts * (1 - accepted * _ROW) + accepted * _ACCEPTED)
-
-
-class LayerState:
-    """What a group stores of one of its layers, seen from the host.
-
-    A parameter of the group appears as a :class:`StateRow`, a method without arguments that
-    returns a tensor with the leading axis L returns the layer's part; all else is the group's.
-
-    Args:
-        group: the group.
-        layer: number of the layer in it.
-    """
-
-    def __init__(self, group: GroupCurvature, layer: int) -> None:
-        self.group = group
-        self.layer = layer
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.group, name)
-        if isinstance(value, Parameter):
-            return StateRow(value, self.group.layers, self.layer)
-        if name in ACCESSORS and callable(value):
-            return lambda: value()[self.layer]
-        return value
-
-
-ACCESSORS: Sequence[str] = (
-    "factor_a", "factor_g", "factor_phi", "factor_psi", "delta", "phi", "psi",
-    "mean_a", "mean_g", "positions", "spectrum",
-)  # fmt: skip
-"""Methods of groups that :class:`LayerState` shows a layer's part of."""
-
-
-class StateRow:
-    """One layer's part of a parameter of its group, without the leading axis.
-
-    Args:
-        parameter: its first axis holds equally many entries of every layer.
-        layers: L.
-        layer: number of the layer.
-    """
-
-    def __init__(self, parameter: Parameter, layers: int, layer: int) -> None:
-        self._parameter = parameter
-        count = parameter.shape[0] // layers
-        self._place = layer if count == 1 else slice(layer * count, (layer + 1) * count)
-
-    def asnumpy(self) -> np.ndarray:
-        """A copy of the values."""
-        return np.array(self._parameter.asnumpy()[self._place])
-
-    def set_data(self, value: Tensor) -> None:
-        """Write new values of the same shape, where compiled graphs see them."""
-        whole = self._parameter.asnumpy().copy()
-        whole[self._place] = value.asnumpy()
-        ops.assign(self._parameter, Tensor(whole))

@@ -15,15 +15,15 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature
+from mindspore_thor.curvature.outcomes import Outcomes
 from mindspore_thor.graph.slices import part
-from mindspore_thor.graph.tuples import joined, pick
+from mindspore_thor.graph.tuples import joined
 from mindspore_thor.linalg.inverse import solution_width, solve_each
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
 _MAX = ops.ReduceMax()
-_MIN = ops.ReduceMin()
 
 
 class Piece(NamedTuple):
@@ -83,6 +83,19 @@ def pieces_of(batches: Sequence[Batch], groups: int) -> tuple[tuple[Piece, ...],
     return tuple(tuple(of_group[i] for i in sorted(of_group)) for of_group in found)
 
 
+def owners_of(batches: Sequence[Batch], groups: Sequence[GroupCurvature]) -> list[np.ndarray]:
+    """For every batch the number of the layer of each matrix, int32, counted over all groups."""
+    firsts = np.cumsum([0, *(group.layers for group in groups)])
+    found = []
+    for batch in batches:
+        layers = [
+            np.repeat(np.arange(groups[k].layers), n // groups[k].layers) + firsts[k]
+            for k, n in zip(batch.groups, batch.numbers)
+        ]
+        found.append(np.concatenate(layers).astype(np.int32))
+    return found
+
+
 def travelling_lengths(batches: Sequence[Batch]) -> list[int]:
     """Numbers that the solutions of every batch travel as, then those of their checks."""
     lengths = []
@@ -97,12 +110,12 @@ def travelling_lengths(batches: Sequence[Batch]) -> list[int]:
 # What ops.Map calls: the arguments that all groups share come first, by ops.partial.
 
 
-def _decide(damping: Tensor, decide: Callable[..., Any]) -> tuple[Tensor, Tensor]:
-    return decide(damping)
+def _called(function: Callable[..., Any]) -> Tensor:
+    return function()
 
 
-def _pose(damping: Tensor, problems: Callable[..., Any]) -> tuple[Tensor, ...]:
-    return problems(damping)
+def _pose(damping: Tensor, function: Callable[..., Any]) -> Any:
+    return function(damping)
 
 
 def _first(pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -113,52 +126,34 @@ def _second(pair: tuple[Tensor, Tensor]) -> Tensor:
     return pair[1]
 
 
-def _failed(counts: Tensor) -> Tensor:
-    return ops.cast(part(counts, 3, 1, 1).reshape((-1,)) > 0, ms.int32)
-
-
 def _pick(problems: tuple[tuple[Tensor, ...], ...], group: int, item: int) -> Tensor:
     return problems[group][item]
 
 
-def _no(decision: Tensor) -> Tensor:
-    return ops.zeros_like(decision)
-
-
-def _any(values: tuple[Tensor, ...]) -> Tensor:
-    """Whether any of the layers' int32 [L] is positive."""
-    return _MAX(joined(values)) > 0
+def _any(values: Tensor) -> Tensor:
+    """Whether any of int32 [n] is positive."""
+    return _MAX(values) > 0
 
 
 def _solutions(
-    solved: tuple[tuple[Tensor, Tensor], ...], layers: int, pieces: tuple[Piece, ...]
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """One group's solutions, and int32 [L] whether all of a layer are sound."""
+    solved: tuple[tuple[Tensor, Tensor], ...], pieces: tuple[Piece, ...]
+) -> tuple[Tensor, ...]:
+    """One group's solutions."""
     found: tuple[Tensor, ...] = ()
-    checks: tuple[Tensor, ...] = ()
     for batch, start, count in pieces:
         found += (part(solved[batch][0], start, count),)
-        checks += (part(solved[batch][1], start, count).reshape((layers, -1)),)
-    return found, ops.cast(_MIN(ops.concat(checks, 1), 1) > 0, ms.int32)
+    return found
 
 
 def _install(
     damping: Tensor,
+    good: Tensor,
     install: Callable[..., Any],
-    decision: Tensor,
-    solutions: tuple[tuple[Tensor, ...], Tensor],
+    first: int,
+    layers: int,
+    solutions: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
-    return install(decision * solutions[1] > 0, damping, solutions[0])
-
-
-def _settle(
-    again: bool,
-    settle: Callable[..., Any],
-    decision: Tensor,
-    candidate: Tensor,
-    sound: Tensor,
-) -> tuple[Tensor, ...]:
-    return settle(decision, sound, candidate, again)
+    return install(part(good, first, layers), damping, solutions)
 
 
 def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> bool:
@@ -194,26 +189,47 @@ class Refresh(nn.Cell):
     Args:
         curvatures: one per group.
         share: on how many ranks each matrix is solved.
+        name: prefix of the outcomes' names, unique in the training step.
+        rule: see :class:`~mindspore_thor.curvature.outcomes.Outcomes`.
     """
 
-    def __init__(self, curvatures: Sequence[GroupCurvature], share: Share = "one") -> None:
+    def __init__(
+        self,
+        curvatures: Sequence[GroupCurvature],
+        share: Share = "one",
+        name: str = "refresh",
+        rule: Any = None,
+    ) -> None:
         super().__init__(auto_prefix=False)
         groups = [c for c in curvatures if c.solver]
+        others = [c for c in curvatures if not c.solver]
+        self.outcomes = Outcomes(name, [*groups, *others], rule)
+        first = 0
+        for group in [*groups, *others]:
+            group.bind(self.outcomes, first)
+            first += group.layers
+        self.layer_count = first
+        self.others = first - sum(group.layers for group in groups)
         self.group_count = len(groups)
         self.selective = any(c.selective for c in groups)
         self.map = ops.Map()
-        self.decide = tuple(c.decide for c in groups)
+        self.wanted = tuple(c.wanted for c in groups)
+        self.candidates = tuple(c.candidates for c in groups)
+        self.firsts = tuple(c.first for c in groups)
         self.problems = tuple(c.problems for c in groups)
         self.install = tuple(c.install for c in groups)
-        self.settle = tuple(c.settle for c in groups)
         self.layers = tuple(c.layers for c in groups)
-        self.counts = ParameterTuple([c.counts for c in groups])
         self.derived = tuple(ParameterTuple(c.derived()) for c in groups)
-        self.counters = tuple(ParameterTuple(c.counters()) for c in groups)
         self.batches = batches_of(groups)
         self.batch_sizes = tuple(batch.size for batch in self.batches)
         self.batch_numbers = tuple(range(len(self.batches)))
         self.pieces = pieces_of(self.batches, len(groups))
+        owners = owners_of(self.batches, groups)
+        self.batch_layers = tuple(Tensor(np.unique(owner).astype(np.int32)) for owner in owners)
+        owner = np.concatenate([np.zeros(0, np.int32), *owners])
+        # A product counts the failures of every layer; a segment sum has no static shape here.
+        self.owned = Tensor((np.arange(first).reshape((-1, 1)) == owner).astype(np.float32))
+        self.matrix_count = len(owner)
         rank, ranks = world()
         sizes = [batch.size for batch in self.batches for _ in range(batch.number)]
         self.assignment = assign(sizes, ranks, share)
@@ -241,57 +257,57 @@ class Refresh(nn.Cell):
         group = team_group(self.assignment.team(rank), ranks)
         self.sum = FusedSum(travelling_lengths(self.batches), group=group)
 
+    def judge(self, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """Which layers have something to refresh, int32 [n], and what the trace rule judges."""
+        wanted = self.extended(joined(self.map(_called, self.wanted)), 0)
+        if not self.outcomes.ruled:
+            return wanted, wanted
+        candidates = joined(self.map(ops.partial(_pose, damping), self.candidates))
+        return wanted, self.extended(candidates, 0.0)
+
+    def extended(self, values: Tensor, value: float) -> Tensor:
+        """Values of the refreshed groups' layers, and ``value`` for those of all others."""
+        if self.others == 0:
+            return values
+        return ops.concat((values, ops.fill(values.dtype, (self.others,), value)))
+
     def refresh(self, damping: Tensor) -> None:
         """Solve where the layers decide so, and count what became of it."""
         if self.group_count > 0:
-            judged = self.map(ops.partial(_decide, damping), self.decide)
-            decisions = self.map(_first, judged)
-            sound = self.run(decisions, damping, self.selective)
-            self.finish(decisions, self.map(_second, judged), sound, False)
+            self.attempt(damping, False)
 
     def retry(self, damping: Tensor) -> None:
         """Solve once more, with this damping, for the layers whose last refresh failed."""
         if self.group_count > 0:
-            judged = self.map(ops.partial(_decide, damping), self.decide)
-            decisions = self.map(_failed, self.counts)
-            sound = self.run(decisions, damping, True)
-            self.finish(decisions, self.map(_second, judged), sound, True)
+            self.attempt(damping, True)
+
+    def attempt(self, damping: Tensor, again: bool) -> bool:
+        """A refresh, or its second attempt."""
+        wanted, candidates = self.judge(damping)
+        decisions = self.outcomes.failing() if again else self.outcomes.decide(wanted, candidates)
+        sound = self.run(decisions, damping, self.selective or again)
+        return self.outcomes.record(decisions, sound, wanted, candidates, again)
 
     def failed(self) -> Tensor | bool:
         """Whether the last refresh failed for any layer."""
         if self.group_count == 0:
             return False
-        return _any(self.map(_failed, self.counts))
+        return _any(self.outcomes.failing())
 
-    def finish(
-        self,
-        decisions: tuple[Tensor, ...],
-        candidates: tuple[Tensor, ...],
-        sound: tuple[Tensor, ...],
-        again: bool,
-    ) -> None:
-        """Count successes and failures; ``sound`` is int32 [L] of every group."""
-        values = self.map(ops.partial(_settle, again), self.settle, decisions, candidates, sound)
-        self.map(_store, self.counters, values)
-
-    def run(
-        self, decisions: tuple[Tensor, ...], damping: Tensor, selective: bool
-    ) -> tuple[Tensor, ...]:
-        """Solve and install where a decision is positive.
+    def run(self, decisions: Tensor, damping: Tensor, selective: bool) -> Tensor:
+        """Solve and install where a decision, int32 [n], is positive.
 
         Returns:
-            int32 [L] of every group: whether all matrices of a layer were solved.
+            int32 [n]: whether all matrices of a layer were solved.
         """
         if not selective:
             return self.work(decisions, damping, False)
-        sound = self.map(_no, decisions)
+        sound = ops.zeros_like(decisions)
         if _any(decisions):
             sound = self.work(decisions, damping, True)
         return sound
 
-    def work(
-        self, decisions: tuple[Tensor, ...], damping: Tensor, selective: bool
-    ) -> tuple[Tensor, ...]:
+    def work(self, decisions: Tensor, damping: Tensor, selective: bool) -> Tensor:
         """The same without a look at whether there is anything to do."""
         problems = self.map(ops.partial(_pose, damping), self.problems)
         solved = self.map(
@@ -299,16 +315,20 @@ class Refresh(nn.Cell):
         )
         if self.exchanges:
             solved = self.exchange(solved)
-        found = self.map(ops.partial(_solutions, solved), self.layers, self.pieces)
-        values = self.map(ops.partial(_install, damping), self.install, decisions, found)
+        failed = 1.0 - joined(self.map(_second, solved))
+        failures = ops.matmul(self.owned, failed.reshape((self.matrix_count, 1)))
+        sound = ops.cast(failures.reshape((self.layer_count,)) < 0.5, ms.int32)
+        found = self.map(ops.partial(_solutions, solved), self.pieces)
+        install = ops.partial(_install, damping, decisions * sound > 0)
+        values = self.map(install, self.install, self.firsts, self.layers, found)
         # All is read before anything is written: that keeps the graph's chain of effects short.
         self.map(_store, self.derived, values)
-        return self.map(_second, found)
+        return sound
 
     def solve(
         self,
         problems: tuple[tuple[Tensor, ...], ...],
-        decisions: tuple[Tensor, ...],
+        decisions: Tensor,
         selective: bool,
         b: int,
     ) -> tuple[Tensor, Tensor]:
@@ -319,7 +339,7 @@ class Refresh(nn.Cell):
         shifts = joined(self.map(problem, batch.groups, batch.shifts))
         if not selective:
             return self.solve_own(b, matrices, shifts)
-        if _any(self.map(ops.partial(pick, decisions), batch.groups)):
+        if _any(ops.gather(decisions, self.batch_layers[b], 0)):
             solved, ok = self.solve_own(b, matrices, shifts)
         else:
             solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)

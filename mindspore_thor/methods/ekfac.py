@@ -14,14 +14,8 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.capture.input_moments import InputMoments
 from mindspore_thor.capture.rule import StatisticsRule
-from mindspore_thor.curvature.group import (
-    FACTORS,
-    META,
-    SPECTRUM,
-    GroupCurvature,
-    state,
-    where_good,
-)
+from mindspore_thor.curvature.group import FACTORS, META, SPECTRUM, GroupCurvature, where_good
+from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer

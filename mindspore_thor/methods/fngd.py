@@ -9,7 +9,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.curvature.group import GroupCurvature, state
+from mindspore_thor.curvature.group import GroupCurvature
+from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.methods.fngd_weights import SampleWeights

@@ -13,7 +13,9 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.capture.direct import DirectRule
 from mindspore_thor.curvature.direct import DirectCurvature
-from mindspore_thor.curvature.group import META, state
+from mindspore_thor.curvature.group import META
+from mindspore_thor.curvature.outcomes import counted
+from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.slices import part
@@ -182,6 +184,7 @@ class SampleWeights(DirectCurvature):
         memory: int,
     ) -> None:
         super().__init__(name, 0, graph)
+        self.own_counts = state(np.zeros((1, 4), np.int32), f"{name}.counts")
         self.captures = True
         self.size = META
         self.make_probes(name)
@@ -222,6 +225,11 @@ class SampleWeights(DirectCurvature):
         """The layer, where its weights were computed at least once."""
         return self.counts.asnumpy()[:, [0, 2]].sum(1) > 0
 
+    @property
+    def counts(self) -> StateRows:
+        """What became of the solves: they are made, and counted, in the backward pass."""
+        return StateRows(self.own_counts, 0, 1)
+
     def rank_state(self) -> tuple[Parameter, ...]:
         """The stored weights."""
         return () if self.share == "none" else (self.store,)
@@ -243,7 +251,8 @@ class SampleWeights(DirectCurvature):
             self.keep(part(fresh, 0, n, 1) / uses, used)
         solved = ops.cast(used, ms.int32)
         failed = solved * ops.cast(part(fresh, n + 1, 1, 1) > 0, ms.int32)
-        self.count(solved - failed, failed)
+        kept = ops.zeros_like(failed)
+        ops.assign(self.own_counts, counted(self.own_counts, solved - failed, kept, failed))
         return True
 
     def keep(self, weights: Tensor, used: Tensor) -> None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.group import state, updated_counts, where_good
+from mindspore_thor.curvature.group import where_good
+from mindspore_thor.curvature.state import state
+from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.blocks import BlockProduct
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.methods.kronecker import (
+    SMALLEST_PRODUCT,
     KroneckerCurvature,
-    KroneckerLayout,
-    factors_of,
+    diagonal,
     identity_blocks,
-    per_block,
-    repeated,
-    smallest_damping,
-    stack,
-    trace,
+    leading,
+    repeats,
 )
 from mindspore_thor.methods.trace_rule import TraceRule
 
@@ -49,25 +47,6 @@ def factor_damping(
     # A factor of zeros (a dead layer) must not turn pi into 0/0.
     pi = ops.sqrt(ops.maximum(mean_a, 1e-12) / ops.maximum(mean_g, 1e-12))
     return root * pi, root / pi
-
-
-def damped_factors(
-    statistics: Tensor, layout: KroneckerLayout, mode: str, damping: Tensor
-) -> tuple[Tensor, ...]:
-    """The blocks of A [n, d, d], their damping [n], and the same of G.
-
-    The product of the two dampings, x or in the mode ``"paper"`` its square, has a floor.
-    """
-    a, g, positions = factors_of(statistics, layout)
-    mean_a, mean_g = damping, damping
-    if mode == "pi":
-        mean_a, mean_g = trace(a) / layout.right.dim, trace(g) / layout.left.dim
-    floor = smallest_damping(a, g)
-    if mode == "paper":
-        floor = ops.sqrt(floor)
-    share = ops.maximum(repeated(damping / positions, a.shape[0]), floor)
-    damping_a, damping_g = factor_damping(mode, share, mean_a, mean_g)
-    return stack(a), per_block(damping_a, a), stack(g), per_block(damping_g, g)
 
 
 class InverseFactors(KroneckerCurvature):
@@ -107,66 +86,67 @@ class InverseFactors(KroneckerCurvature):
         if rule is not None:
             self.rule = rule
             self.stops = rule.w2 > 0
-            baseline = np.full((layers,), -1.0, np.float32)
-            self.trace_baseline = state(baseline, f"{name}.trace_baseline")
+        self.trace_shape = (layers, maps, -1)
+        self.shape_a = (-1, self.right.size, self.right.size)
+        self.shape_g = (-1, self.left.size, self.left.size)
+        self.diagonal_a = diagonal(0, maps * self.right.blocks, self.right.size)
+        self.diagonal_g = diagonal(self.end_a, maps * self.left.blocks, self.left.size)
+        # For every map, and for every block of A and of G, the number of its layer or map.
+        self.layer_of_map = repeats(layers, maps)
+        self.map_of_a = repeats(layers * maps, self.right.blocks)
+        self.map_of_g = repeats(layers * maps, self.left.blocks)
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both inverses."""
         return self.inverse_a, self.inverse_g
 
-    def counters(self) -> tuple[Parameter, ...]:
-        """The counters, and what the trace rule remembers."""
-        if not self.selective:
-            return (self.counts,)
-        return self.counts, self.active, self.trace_baseline
+    def traces(self) -> tuple[Tensor, Tensor]:
+        """Tr A and tr G, [L, maps]."""
+        a = ops.gather(self.statistics, self.diagonal_a, 1).reshape(self.trace_shape).sum(2)
+        return a, ops.gather(self.statistics, self.diagonal_g, 1).reshape(self.trace_shape).sum(2)
 
-    def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
-        """What the trace rule says, and the traces tr(F + lam I) that it judged (section 1.2)."""
-        wanted = ops.cast(self.has_statistics(), ms.int32).reshape((-1,))
+    def shared_positions(self) -> Tensor:
+        """T, [L]; 1 for a layer that has collected nothing, of whose factors nothing is made."""
+        return ops.maximum(self.positions(), 1.0)
+
+    def candidates(self, damping: Tensor) -> Tensor:
+        """The traces tr(F + lam I), [L] (methods section 1.2)."""
         if not self.selective:
-            return wanted, wanted
-        layout = self.layout
-        a, g, positions = factors_of(self.statistics, layout)
-        shape = (self.layers, self.rows.groups)
-        candidate = self.rule.total(
-            trace(a).reshape(shape),
-            trace(g).reshape(shape),
-            positions,
-            damping,
-            layout.right.dim,
-            layout.left.dim,
-        )
-        decision = self.rule.decide(candidate, self.trace_baseline)
-        return decision * self.active * wanted, candidate
+            return ops.zeros((self.layers,), ms.float32)
+        a, g = self.traces()
+        d_in, d_out = self.right.dim, self.left.dim
+        return self.rule.total(a, g, self.shared_positions(), damping, d_in, d_out)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
-        """The blocks of A and of G with each factor's damping."""
-        return damped_factors(self.statistics, self.layout, self.damping_mode, damping)
+        """The blocks of A and of G with each factor's damping.
+
+        The product of the two dampings, x or in the mode ``"paper"`` its square, has a floor: see
+        :data:`~mindspore_thor.methods.kronecker.SMALLEST_PRODUCT`.
+        """
+        a = part(self.statistics, 0, self.end_a, 1)
+        g = part(self.statistics, self.end_a, self.end_g - self.end_a, 1)
+        trace_a, trace_g = self.traces()
+        trace_a, trace_g = trace_a.reshape((-1,)), trace_g.reshape((-1,))
+        floor = SMALLEST_PRODUCT * leading(a, trace_a) * leading(g, trace_g)
+        if self.damping_mode == "paper":
+            floor = ops.sqrt(floor)
+        share = ops.gather(damping / self.shared_positions(), self.layer_of_map, 0)
+        share = ops.maximum(share, floor)
+        means = trace_a / self.right.dim, trace_g / self.left.dim
+        damping_a, damping_g = factor_damping(self.damping_mode, share, *means)
+        damping_a = ops.gather(damping_a, self.map_of_a, 0)
+        damping_g = ops.gather(damping_g, self.map_of_g, 0)
+        return a.reshape(self.shape_a), damping_a, g.reshape(self.shape_g), damping_g
 
     def install(
         self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """Take both inverses; where one failed the last good ones of both stay."""
         # The 1/T of the convolution rule is folded into one factor: it costs nothing later.
-        positions = factors_of(self.statistics, self.layout)[2]
-        share = repeated(positions, solutions[0].shape[0]).reshape((-1, 1, 1))
+        share = ops.gather(self.shared_positions(), self.layer_of_map, 0)
+        share = ops.gather(share, self.map_of_a, 0).reshape((-1, 1, 1))
         values = (solutions[0] / share, solutions[1])
         return where_good(good, values, (self.inverse_a, self.inverse_g))
-
-    def settle(
-        self, decision: Tensor, sound: Tensor, candidate: Tensor, again: bool
-    ) -> tuple[Tensor, ...]:
-        """Count; a decision below zero stops a layer for good."""
-        counts = updated_counts(self.counts, self.active, decision, sound, again)
-        if not self.selective:
-            return (counts,)
-        # Only a factor whose inverse is in use is an accepted one.
-        replaced = decision * sound > 0
-        if self.rule.against_previous and not again:
-            seen = self.has_statistics().reshape((-1,))
-            replaced = ops.logical_or(replaced, ops.logical_and(decision <= 0, seen))
-        active = self.active * ops.cast(decision >= 0, ms.int32)
-        return counts, active, ops.where(replaced, candidate, self.trace_baseline)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """G^-1 D A^-1 with the stored inverses (and the damping that they were made with)."""

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.group import GroupCurvature, state, where_good
+from mindspore_thor.curvature.group import GroupCurvature, where_good
+from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.linalg.inverse import EIGEN, ROUNDING

@@ -21,12 +21,12 @@ from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.moments import block_moments
 
-SMALLEST_PRODUCT = 1e-6
+SMALLEST_PRODUCT = 1e-7
 """Of the dampings of two inverted factors, as a share of the product of their leading eigenvalues.
 
 Chosen: where both factors are singular, rounding leaves some 1e-7 of the gradient, and the two
-inverses divide it by the dampings' product. That is then at most about a tenth of the shortest
-step that the curvature can ask for. Each inverse by itself would still be sound.
+inverses divide it by the dampings' product. That is then at most about the shortest step that the
+curvature can ask for. Each inverse by itself would still be sound.
 """
 
 _SMALLEST_TRACE = 1e-30
@@ -159,15 +159,22 @@ def trace(blocks: Tensor) -> Tensor:
     return (blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)).sum(1)
 
 
-def leading(blocks: Tensor) -> Tensor:
-    """tr(M M) / tr(M) per map of block-diagonal matrices, [n, blocks, size, size] -> [n].
+def leading(matrices: Tensor, traces: Tensor) -> Tensor:
+    """tr(M M) / tr(M) per map of block-diagonal matrices.
 
     The mean of the eigenvalues, each weighted by itself: at most the largest of them, and the
     largest itself where it stands alone.
+
+    Args:
+        matrices: entries of all maps, of any shape that begins with them.
+        traces: tr(M), [n].
+
+    Returns:
+        [n].
     """
-    flat = blocks.reshape((blocks.shape[0], -1))
+    flat = matrices.reshape((traces.shape[0], -1))
     # Not the squares first, which overflow long before M does.
-    shares = flat / ops.maximum(trace(blocks), _SMALLEST_TRACE).reshape((-1, 1))
+    shares = flat / ops.maximum(traces, _SMALLEST_TRACE).reshape((-1, 1))
     return (flat * shares).sum(1)
 
 
@@ -180,7 +187,18 @@ def smallest_damping(a: Tensor, g: Tensor) -> Tensor:
         a: blocks of one factor, [n, blocks, size, size].
         g: blocks of the other.
     """
-    return SMALLEST_PRODUCT * leading(a) * leading(g)
+    return SMALLEST_PRODUCT * leading(a, trace(a)) * leading(g, trace(g))
+
+
+def diagonal(start: int, blocks: int, size: int) -> Tensor:
+    """Where the diagonals of blocks lie that begin at ``start`` of a vector, int32."""
+    block = np.arange(blocks).reshape((-1, 1)) * size**2
+    return Tensor((start + block + np.arange(size) * (size + 1)).reshape(-1).astype(np.int32))
+
+
+def repeats(count: int, times: int) -> Tensor:
+    """0, 0, ..., 1, 1, ...: each of ``count`` numbers repeated, int32."""
+    return Tensor(np.repeat(np.arange(count), times).astype(np.int32))
 
 
 def stack(blocks: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.capture.direct import DirectRule
 from mindspore_thor.curvature.direct import DirectCurvature
-from mindspore_thor.curvature.group import state, where_good
+from mindspore_thor.curvature.group import where_good
+from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.blocks import block_layout
@@ -287,7 +288,7 @@ class LayerSample(DirectCurvature):
         The reshapes make operators' results of them without a copy.
         """
         step = self.step.reshape(())
-        ready = self.counts.reshape((-1,))
+        ready = part(self.outcomes.counts, self.first, 1).reshape((-1,))
         return self.inverse_phi.reshape((-1,)), self.inverse_psi.reshape((-1,)), step, ready
 
     def collect(self, fresh: Tensor) -> bool:

@@ -9,7 +9,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.group import GroupCurvature, state
+from mindspore_thor.curvature.group import GroupCurvature
+from mindspore_thor.curvature.state import state
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
 from mindspore_thor.linalg.inverse import FOURTH_ROOT
@@ -75,10 +76,9 @@ class GradientRoots(GroupCurvature):
         # The largest entry of D D^T is on its diagonal. Not "> 0": a sum of NaN must be seen.
         return self.sum_left.reshape(self.sums_shape).max(2) != 0
 
-    def decide(self, damping: Tensor) -> tuple[Tensor, Tensor]:
-        """Refresh the layers of which any block had a gradient."""
-        wanted = ops.cast(self.seen(), ms.int32).max(1)
-        return wanted, wanted
+    def wanted(self) -> Tensor:
+        """The layers of which any block had a gradient."""
+        return ops.cast(self.seen(), ms.int32).max(1)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R without epsilon, and epsilon."""

@@ -9,7 +9,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.group import GroupCurvature, state, where_good
+from mindspore_thor.curvature.group import GroupCurvature, where_good
+from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
@@ -202,13 +203,10 @@ class THOR(SecondOrder):
             check_count("batch_size", batch_size)
         self._damping_mode = check_choice("damping_mode", damping_mode, DAMPING_MODES)
         check_choice("trace_baseline", trace_baseline, ("accepted", "previous"))
-        self._rule_options = (
-            trace_thresholds,
-            trace_include_damping,
-            trace_form,
-            trace_baseline == "previous",
-        )
-        TraceRule(*self._rule_options)
+        previous = trace_baseline == "previous"
+        rule = TraceRule(trace_thresholds, trace_include_damping, trace_form, previous)
+        # Past the cell's registry, which is not there before its own constructor ran.
+        object.__setattr__(self, "rule", rule)
         super().__init__(
             net,
             learning_rate,
@@ -233,9 +231,17 @@ class THOR(SecondOrder):
         assert rows is not None
         if layers[0].base is nn.Embedding:
             return EmbeddingCurvature(name, len(layers), rows)
-        if not hasattr(self, "rule"):
-            # One for all groups, so that it is compiled once.
-            self.rule = TraceRule(*self._rule_options)
         return InverseFactors(
-            name, len(layers), rows, False, self._split_dim, 0.0, self._damping_mode, self.rule
+            name,
+            len(layers),
+            rows,
+            False,
+            self._split_dim,
+            0.0,
+            self._damping_mode,
+            self.trace_rule(),
         )
+
+    def trace_rule(self) -> TraceRule:
+        """The same for all groups, so that it is compiled once."""
+        return self.rule

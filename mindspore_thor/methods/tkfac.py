@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.capture.rule import StatisticsRule
-from mindspore_thor.curvature.group import GroupCurvature, state, where_good
+from mindspore_thor.curvature.group import GroupCurvature, where_good
+from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.linalg.blocks import BlockLayout, BlockProduct

@@ -10,7 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.curvature.group import FACTORS, SPECTRUM, state
+from mindspore_thor.curvature.group import FACTORS, SPECTRUM
+from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.linalg.device import momentum_step

@@ -10,8 +10,9 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.capture.attach import attach, detach, owner_of, without_hooks
 from mindspore_thor.capture.hooks import GUARD
-from mindspore_thor.curvature.group import META, GroupCurvature, LayerState
+from mindspore_thor.curvature.group import META, GroupCurvature
 from mindspore_thor.curvature.refresh import Refresh
+from mindspore_thor.curvature.state import LayerState
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.graph.kind import ANY, PLAIN, GraphKind
 from mindspore_thor.graph.shared import one_of_each
@@ -113,7 +114,8 @@ class LayerwiseOptimizer(nn.Optimizer):
             members.setdefault(self.group_key(layer), []).append(layer)
         groups = [self._make_group(label, found) for found in members.values()]
         self.groups = nn.CellList(groups, auto_prefix=False)
-        self.refresher = Refresh(groups, self._inverse_share)
+        scope = f"{label}.{self.weights[0].name}"
+        self.refresher = Refresh(groups, self._inverse_share, scope, self.trace_rule())
         place = {
             layer.name: (group, number)
             for group, found in zip(groups, members.values())
@@ -208,6 +210,10 @@ class LayerwiseOptimizer(nn.Optimizer):
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """The curvature of layers that are equal but for their names; every method has its own."""
         raise TypeError(f"{type(self).__name__} does not say how it builds curvature")
+
+    def trace_rule(self) -> Any:
+        """What decides which refreshes are made; None where all are."""
+        return None
 
     def homogeneous(self, layer: CoveredLayer) -> bool:
         """Whether the layer's bias is preconditioned together with its weight."""

@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from mindspore_thor.curvature.group import state
+from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world

@@ -1,0 +1,109 @@
+"""What became of the refreshes of all layers: vectors over the layers of all groups.
+
+One vector for all layers, not one for every group: what is decided and counted in a refresh is then
+a few operators of the compiled graph, however many groups there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.curvature.state import state
+from mindspore_thor.graph.slices import part
+
+if TYPE_CHECKING:
+    from mindspore_thor.curvature.group import GroupCurvature
+
+# The columns of the counters: accepted, kept, failed in all, failed in a row.
+_ACCEPTED = Tensor([[1, 0, 0, 0]], ms.int32)
+_KEPT = Tensor([[0, 1, 0, 0]], ms.int32)
+_FAILED = Tensor([[0, 0, 1, 1]], ms.int32)
+_ROW = Tensor([[0, 0, 0, 1]], ms.int32)
+
+
+def counted(counts: Tensor, accepted: Tensor, kept: Tensor, failed: Tensor) -> Tensor:
+    """New counters int32 [n, 4] from those of a step, int32 [n, 1]; a success ends a row."""
+    counts = counts + kept * _KEPT + failed * _FAILED
+    return counts * (1 - accepted * _ROW) + accepted * _ACCEPTED
+
+
+class Outcomes(nn.Cell):
+    """Counters, stops, and what the trace rule remembers, of n layers.
+
+    Args:
+        name: prefix of the parameters' names, unique in the training step.
+        groups: whose layers they are, in this order.
+        rule: decides which of the ``selective`` groups' layers are refreshed, with ``decide`` and
+            ``against_previous`` (see :class:`~mindspore_thor.methods.trace_rule.TraceRule`); None
+            where every refresh is made.
+    """
+
+    def __init__(self, name: str, groups: Sequence[GroupCurvature], rule: Any = None) -> None:
+        super().__init__(auto_prefix=False)
+        layers = [group.layers for group in groups]
+        n = sum(layers)
+        self.counts = state(np.zeros((n, 4), np.int32), f"{name}.counts")
+        self.active = state(np.ones((n,), np.int32), f"{name}.active")
+        self.ruled = rule is not None
+        if rule is not None:
+            self.rule = rule
+            self.trace_baseline = state(np.full((n,), -1.0, np.float32), f"{name}.trace_baseline")
+            selective = np.repeat([group.selective for group in groups], layers)
+            self.selective = Tensor(selective)
+            self.all_selective = bool(selective.all())
+
+    def decide(self, wanted: Tensor, candidates: Tensor) -> Tensor:
+        """Whether to refresh, int32 [n]: 1 for yes, 0 for not now, -1 for never again.
+
+        Args:
+            wanted: int32 [n], 1 where there are statistics.
+            candidates: what the rule judges, float32 [n]; where there is no rule, anything.
+        """
+        if not self.ruled:
+            return wanted
+        decisions = self.rule.decide(candidates, self.trace_baseline)
+        if not self.all_selective:
+            decisions = ops.where(self.selective, decisions, 1)
+        return decisions * self.active * wanted
+
+    def failing(self) -> Tensor:
+        """Which layers' last refresh failed, int32 [n]."""
+        return ops.cast(part(self.counts, 3, 1, 1).reshape((-1,)) > 0, ms.int32)
+
+    def record(
+        self, decisions: Tensor, sound: Tensor, wanted: Tensor, candidates: Tensor, again: bool
+    ) -> bool:
+        """Count what became of a refresh.
+
+        Args:
+            decisions: int32 [n], above 0 where a refresh was tried, below for a layer that stops.
+            sound: int32 [n], 1 where all solutions were sound.
+            wanted: see :meth:`decide`.
+            candidates: see :meth:`decide`.
+            again: whether this was a second attempt.
+        """
+        tried = ops.cast(decisions > 0, ms.int32).reshape((-1, 1))
+        accepted = tried * sound.reshape((-1, 1))
+        failed = tried - accepted
+        first = 0 if again else 1
+        kept = first * (1 - tried) * self.active.reshape((-1, 1))
+        # A first failure and that of the second attempt are one.
+        counts = self.counts - (1 - first) * tried * _FAILED
+        counts = counted(counts, accepted, kept, failed)
+        if self.ruled:
+            # Only a factor whose inverse is in use is an accepted one.
+            replaced = decisions * sound > 0
+            if self.rule.against_previous and not again:
+                passed = ops.logical_and(decisions <= 0, wanted > 0)
+                replaced = ops.logical_or(replaced, passed)
+            baseline = ops.where(replaced, candidates, self.trace_baseline)
+            active = self.active * ops.cast(decisions >= 0, ms.int32)
+            ops.assign(self.trace_baseline, baseline)
+            ops.assign(self.active, active)
+        ops.assign(self.counts, counts)
+        return True  # without a result a method compiles to a call of Python
