@@ -122,7 +122,7 @@ class Graphs:
         """Those of a benchmarked method on a benchmarked model."""
         batch, pixels = SHAPES[model]
         # FNGD's coefficients are few here: their store does not change the graph.
-        options = {"weight_decay": WEIGHT_DECAY, "steps_per_epoch": 4}
+        options: dict[str, Any] = {"weight_decay": WEIGHT_DECAY, "steps_per_epoch": 4}
         net, optimizer = make_optimizer(method, model, **options)
         loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
         rng = np.random.default_rng(0)
