@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -48,15 +48,8 @@ from models import create_model
 
 SGD = "sgd"
 METHODS = (SGD, "thor", "kfac_eigen", "ekfac", "tkfac", "eva", "shampoo", "fngd", "lngd")
-GRAPHS = {
-    "capture": "capture",
-    "measure": "capture",
-    "renew": "refresh",
-    "again": "retry",
-    "apply_update": "update",
-    "plain": "plain",
-    "whole": "plain",
-}
+GRAPHS = {"capture": "capture", "measure": "capture", "renew": "refresh", "again": "retry"}
+GRAPHS.update(apply_update="update", plain="plain", whole="plain")
 """A graph's attribute of ``TrainStep`` -> what it is called here."""
 
 
