@@ -139,8 +139,7 @@ def measure(model: str, method: str, **step_options: Any) -> Measured:
     return Measured(steps, graphs)
 
 
-Pair = tuple[Measured, Measured]
-"""SGD and the method that came next."""
+Pair = tuple[Measured, Measured]  # SGD, and the method that came next
 
 
 def measure_pair(model: str, method: str) -> list[Pair]:
