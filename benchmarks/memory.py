@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GLOG_v", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,7 +28,7 @@ MIB = 2**20
 
 
 # The run that the state belongs to: FNGD keeps one coefficient per layer and training image.
-RUNS = {
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet20": ("CIFAR-10", {"steps_per_epoch": 390, "batch_size": 128}),
     "resnet50": ("ImageNet", {"steps_per_epoch": 10009, "batch_size": 128}),
 }

@@ -2,21 +2,29 @@
 
     python benchmarks/step_time.py [--methods sgd,thor,kfac_eigen] [--rounds 15] [--json FILE]
     python benchmarks/step_time.py --model resnet50 --image_size 64 --batch_size 8
+    python benchmarks/step_time.py --methods thor --whole 5 --defaults [--no_phases]
 
 One round runs one plain step of SGD and one step of every kind (plain, factor, inverse) of every
 method, so that a drift of the machine's speed hits all alike. The amortised time of a method is
 plain + (factor - plain) / factor_interval + inverse / inverse_interval, from medians. EKFAC's
 factor step is cheaper where a refresh follows ("brief"): what depends on the old basis is not
 collected. A ratio divides by SGD's median of the same run.
+
+``--whole N`` measures what a user sees: N times as many calls of the ``TrainStep`` as a complete
+interval has (20; LNGD's is 100), each beside one of SGD's, every refresh really inverting. Seconds
+are means over such calls, medians over the N. CPU seconds are those of all threads: other programs
+disturb them less. FNGD's calls are those of its later epochs.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -31,6 +39,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from benchmarks.harness.provenance import provenance
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.curvature.group import FACTORS, SPECTRUM
 from mindspore_thor.errors import UserError
@@ -55,7 +64,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "eva": ("eva", {}),
     "shampoo": ("shampoo", INTERVALS),
     # plain: a step of the later epochs; factor: one of the first epoch.
-    "fngd": ("fngd", {"steps_per_epoch": 100}),
+    "fngd": ("fngd", {"steps_per_epoch": 20}),
     # factor: the pass before the step and the step.
     "lngd": ("lngd", {"factor_interval": 100, "inverse_interval": 100}),
     "lngd_quarter": (
@@ -64,6 +73,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "lngd_batch": ("lngd", {"factor_interval": 100, "inverse_interval": 100, "fisher": "batch"}),
 }
+
+
+LEAST_CALLS = 20
+"""Calls of a ``TrainStep`` that are measured together, at the least."""
+
+Row = dict[str, float]
+"""What was measured of a method: the kind of step, or what else -> seconds, mostly."""
 
 
 class Setting(NamedTuple):
@@ -149,11 +165,7 @@ class Runner:
         self.timed("factor", factor)
         if self.name == "fngd" or not inverses:
             return
-        # Every round really inverts: forget the trace rule's baselines and its stops.
-        outcomes = optimizer.refresher.outcomes
-        ops.assign(outcomes.active, ops.ones_like(outcomes.active))
-        if outcomes.ruled:
-            ops.assign(outcomes.trace_baseline, ops.full_like(outcomes.trace_baseline, -1.0))
+        self.forget()
         if not optimizer.derives:
             return
 
@@ -162,6 +174,27 @@ class Runner:
             return step.capture.compile_and_run(*batch) if optimizer.remeasures else done
 
         self.timed("inverse", inverse)
+
+    def forget(self) -> None:
+        """Let the next refresh really invert: forget the trace rule's baselines and its stops."""
+        if not self.step.second_order:
+            return
+        outcomes = self.step.optimizer.refresher.outcomes
+        ops.assign(outcomes.active, ops.ones_like(outcomes.active))
+        if outcomes.ruled:
+            ops.assign(outcomes.trace_baseline, ops.full_like(outcomes.trace_baseline, -1.0))
+
+    def calls(self) -> int:
+        """Calls of a few complete intervals: in any such row everything happens equally often."""
+        interval = math.lcm(self.factor_interval, self.inverse_interval)
+        return interval * -(-LEAST_CALLS // interval)
+
+    def begin(self, batch: tuple[Tensor, ...]) -> None:
+        """Compile what whole steps need; FNGD's first epoch, which is another, goes by."""
+        first = self.step.optimizer.first_epoch if self.name == "fngd" else 0
+        for call in range(max(2, first)):
+            if call < 2 or int(self.step.optimizer.global_step.asnumpy()[0]) < first:
+                wait(self.step(*batch))
 
     def summary(self, skip: int) -> dict[str, float]:
         """Medians in seconds, and the amortised step."""
@@ -174,12 +207,67 @@ class Runner:
         return {**medians, "amortised": amortised_seconds(medians, *shares)}
 
 
-def make_optimizer(name: str, model: str, **run: Any) -> tuple[nn.Cell, nn.Optimizer]:
+def whole_steps(pair: Sequence[Runner], batch: tuple[Tensor, ...], rounds: int) -> Row:
+    """Measure complete intervals of whole steps, call by call in turn.
+
+    Args:
+        pair: SGD and the method.
+        batch: arguments of every call.
+        rounds: how many times.
+
+    Returns:
+        Seconds of a step on average ("whole"), CPU seconds ("whole_cpu"), SGD's beside them
+        ("sgd", "sgd_cpu"), and how many calls a round had ("calls"); medians over the rounds.
+    """
+    for runner in pair:
+        runner.begin(batch)
+    calls = pair[1].calls()
+    rows = []
+    for _ in range(rounds):
+        pair[1].forget()
+        spent = [[0.0, 0.0] for _ in pair]
+        for _ in range(calls):
+            for runner, sums in zip(pair, spent):
+                start = time.perf_counter(), time.process_time()
+                wait(runner.step(*batch))
+                sums[0] += time.perf_counter() - start[0]
+                sums[1] += time.process_time() - start[1]
+        rows.append([seconds / calls for sums in spent for seconds in sums])
+    kinds = ("sgd", "sgd_cpu", "whole", "whole_cpu")
+    return {**{k: statistics.median(v) for k, v in zip(kinds, zip(*rows))}, "calls": calls}
+
+
+def whole_table(rows: dict[str, Row]) -> str:
+    """The table of what :func:`whole_steps` found."""
+    lines = ["| method | calls | SGD, ms | method, ms | whole step / SGD | CPU seconds / SGD |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, row in rows.items():
+        cells = [f"{row['calls']:.0f}", f"{1e3 * row['sgd']:.0f}", f"{1e3 * row['whole']:.0f}"]
+        cells += [f"{row['whole'] / row['sgd']:.2f}", f"{row['whole_cpu'] / row['sgd_cpu']:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def phase_table(rows: dict[str, Row]) -> str:
+    """The table of the kinds of step, as ratios to SGD's."""
+    base = rows["sgd"]["plain"]
+    lines = ["| method | plain | factor | inverse alone | amortised / SGD |\n|---|---|---|---|---|"]
+    for name, row in rows.items():
+        kinds = ("plain", "factor", "inverse", "amortised")
+        cells = [f"{row[kind] / base:.2f}" if kind in row else "-" for kind in kinds]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def make_optimizer(
+    name: str, model: str, defaults: bool = False, **run: Any
+) -> tuple[nn.Cell, nn.Optimizer]:
     """A benchmarked model, and a method of :data:`METHODS` on it.
 
     Args:
         name: a key of :data:`METHODS`.
         model: a key of :data:`MODELS`.
+        defaults: leave to the method what :data:`METHODS` does not name.
         **run: further keywords, for the methods that have them.
 
     Raises:
@@ -190,30 +278,53 @@ def make_optimizer(name: str, model: str, **run: Any) -> tuple[nn.Cell, nn.Optim
             raise UserError(f"unknown {kind} {given!r}: use some of {','.join(known)}")
     setting = MODELS[model]
     net = create_model(model, **setting.options)
+    if not defaults:
+        run = {"split_dim": setting.split_dim, **run}
+    return net, optimizer_of(name, net, **run)
+
+
+def optimizer_of(name: str, net: nn.Cell, **run: Any) -> nn.Optimizer:
+    """A method of :data:`METHODS` on any network; ``run`` as for :func:`make_optimizer`."""
     method, options = METHODS[name]
     valid = optimizer_options(method)
-    run = {"split_dim": setting.split_dim, **run}
     options = {**options, **{key: value for key, value in run.items() if key in valid}}
-    return net, create_optimizer(method, net, LEARNING_RATE, **options)
+    return create_optimizer(method, net, LEARNING_RATE, **options)
 
 
-def build(
-    name: str, model: str, batch_size: int, image_size: int
-) -> tuple[Runner, tuple[Tensor, ...]]:
-    """A method's runner and the common batch (fixed random pixels)."""
-    net, optimizer = make_optimizer(name, model)
+def random_batch(batch_size: int, image_size: int) -> tuple[Tensor, Tensor]:
+    """Fixed random pixels and labels of ten classes."""
     rng = np.random.default_rng(0)
     shape = (batch_size, 3, image_size, image_size)
     images = Tensor(rng.standard_normal(shape).astype(np.float32))
-    labels = Tensor(rng.integers(0, 10, batch_size).astype(np.int32))
+    return images, Tensor(rng.integers(0, 10, batch_size).astype(np.int32))
+
+
+def build(
+    name: str, model: str, batch_size: int, image_size: int, defaults: bool = False
+) -> tuple[Runner, tuple[Tensor, ...]]:
+    """A method's runner and the common batch."""
+    net, optimizer = make_optimizer(name, model, defaults)
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
     intervals = [METHODS[name][1].get(key, 1) for key in INTERVALS]
-    return Runner(name, TrainStep(net, loss, optimizer), *intervals), (images, labels)
+    return Runner(name, TrainStep(net, loss, optimizer), *intervals), random_batch(
+        batch_size, image_size
+    )
+
+
+def measure_phases(
+    built: Sequence[tuple[Runner, tuple[Tensor, ...]]], rounds: int, skip: int, inverses: bool
+) -> dict[str, Row]:
+    """Medians of every kind of step of every method, all of them in turn."""
+    for index in range(rounds + skip):
+        for runner, batch in built:
+            runner.round(batch, inverses)
+        print(f"round {index + 1}/{rounds + skip}", file=sys.stderr, flush=True)
+    return {runner.name: runner.summary(skip) for runner, _ in built}
 
 
 @one_line_errors
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print the table; returns the exit code."""
+    """Measure and print the tables; returns the exit code."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--rounds", type=whole_number, default=15)
@@ -224,33 +335,42 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--no_inverses", action="store_true", help="where whole factors would take minutes"
     )
+    parser.add_argument(
+        "--defaults", action="store_true", help="no split_dim of the model's own: the methods'"
+    )
+    parser.add_argument(
+        "--whole", type=whole_number, metavar="ROUNDS", help="also whole steps over their intervals"
+    )
+    parser.add_argument("--no_phases", action="store_true", help="with --whole: nothing else")
     parser.add_argument("--json", type=Path, help="also write the medians here")
     args = parser.parse_args(argv)
+    if args.no_phases and not args.whole:
+        raise UserError("--no_phases leaves nothing to measure: give --whole ROUNDS as well")
     ms.set_context(mode=ms.GRAPH_MODE)
     names = list(dict.fromkeys(["sgd", *args.methods.split(",")]))
-    built = [build(name, args.model, args.batch_size, args.image_size) for name in names]
-    skip = args.warm_up
-    for index in range(args.rounds + skip):
-        for runner, batch in built:
-            runner.round(batch, not args.no_inverses)
-        print(f"round {index + 1}/{args.rounds + skip}", file=sys.stderr, flush=True)
-    results = {runner.name: runner.summary(skip) for runner, _ in built}
-    base = results["sgd"]["plain"]
+    size = args.batch_size, args.image_size
+    built = [build(name, args.model, *size, args.defaults) for name in names]
+    phases, whole = {}, {}
+    if not args.no_phases:
+        phases = measure_phases(built, args.rounds, args.warm_up, not args.no_inverses)
+    for runner, batch in built[1:] if args.whole else ():
+        whole[runner.name] = whole_steps((built[0][0], runner), batch, args.whole)
+        print(f"{runner.name}: whole steps done", file=sys.stderr, flush=True)
+    title, _, split_dim = MODELS[args.model]
+    options = "the methods' defaults" if args.defaults else f"THOR's split_dim {split_dim}"
     print(
-        f"{MODELS[args.model].title}, {args.image_size}x{args.image_size}, "
-        f"batch {args.batch_size}, medians of {args.rounds} rounds; "
-        f"SGD {1e3 * base:.0f} ms"
+        f"{title}, {args.image_size}x{args.image_size}, batch {args.batch_size}; intervals: "
+        f"factors every {INTERVALS['factor_interval']}, inverses every "
+        f"{INTERVALS['inverse_interval']} steps; Eva's means every step, LNGD's factors and "
+        f"inverses every 100; other options: {options}"
     )
-    print(
-        f"intervals: factors every {INTERVALS['factor_interval']}, inverses every "
-        f"{INTERVALS['inverse_interval']} steps; Eva's means every step, "
-        "LNGD's factors and inverses every 100"
-    )
-    print("| method | plain | factor | inverse alone | amortised / SGD |\n|---|---|---|---|---|")
-    for name, row in results.items():
-        kinds = ("plain", "factor", "inverse", "amortised")
-        cells = [f"{row[kind] / base:.2f}" if kind in row else "-" for kind in kinds]
-        print(f"| {name} | {' | '.join(cells)} |")
+    if phases:
+        base = 1e3 * phases["sgd"]["plain"]
+        print(f"\nKinds of step, medians of {args.rounds} rounds; SGD {base:.0f} ms\n")
+        print(phase_table(phases))
+    if whole:
+        print(f"\nWhole steps, medians of {args.whole} rounds of so many calls\n")
+        print(whole_table(whole))
     for runner, _ in built:
         skipped = int(runner.step.skipped.asnumpy())
         if skipped:
@@ -259,7 +379,9 @@ def main(argv: list[str] | None = None) -> int:
                 "finite, and cost nothing: its times are too low"
             )
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        settings = {key: value for key, value in vars(args).items() if key != "json"}
+        content = {**provenance(), "settings": settings, "phases": phases, "whole": whole}
+        args.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return 0
 
 

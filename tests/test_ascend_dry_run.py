@@ -6,19 +6,20 @@ graph and by which kernels; see ``benchmarks/ascend/stand_in.py``.
 | | what is compiled |
 |---|---|
 | every run (``COVERING``) | every method, both levels, both numbers of ranks, plain, factor and inverse steps, and ResNet-50's plain step, but not all combinations |
-| ``pytest -m ascend_all tests/test_ascend_dry_run.py`` | plain, factor, update and inverse graphs of THOR, FNGD and LNGD on ResNet-20 and of THOR on ResNet-50, each at O0 and O1 and on 1 and 8 ranks; the same list as ``python -m benchmarks.ascend.dry_run``, which prints the kernels |
+| ``pytest -m ascend_all tests/test_ascend_dry_run.py`` | plain, factor, update and inverse graphs of THOR, FNGD and LNGD on ResNet-20 and of THOR on ResNet-50, and SGD's step on both, each at O0 and O1 and on 1 and 8 ranks; the same list as ``python -m benchmarks.ascend.dry_run``, which prints the kernels |
 
 One process per level and number of ranks compiles one graph after the other.
 """  # noqa: E501
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from benchmarks.ascend import stand_in
-from benchmarks.ascend.dry_run import Compiled, dry_run, read_log, report
+from benchmarks.ascend.dry_run import Compiled, dry_run, ratio, read_log, report
 from benchmarks.ascend.graphs import (
     CONTROL,
     LEVELS,
@@ -52,7 +53,8 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sent(case: Case) -> int:
     """How many AllReduces a graph has on several ranks: bytes over the largest message, rounded."""
-    return len(traffic(Graphs.of(case.model, case.method).step)[case.kind])
+    kind = "plain" if case.kind == "step" else case.kind  # a first-order method has one kind
+    return len(traffic(Graphs.of(case.model, case.method).step)[kind])
 
 
 def fused(graph: Compiled, operators: str) -> int:
@@ -138,6 +140,25 @@ def test_the_log_is_read() -> None:
     assert "| resnet20:thor:plain | 0 | 2 | 0 | 0 | Cholesky x 1 |" in report(
         Setting("O0", 1), [done]
     )
+
+
+def test_kernels_are_told_as_a_ratio_to_those_of_sgd() -> None:
+    def compiled(case: str, error: str = "", **kernels: int) -> Compiled:
+        counted = Counter({("Operator", kind): count for kind, count in kernels.items()})
+        return Compiled(*parse_cases([case]), counted, error=error)
+
+    thor = compiled("resnet20:thor:plain", acl=3, opapi=4, akg=2, cpu=5, rt=6)
+    other = compiled("resnet50:thor:plain", acl=3)
+    broken = compiled("resnet20:thor:inverse", "no kernel", acl=1)
+    sgd = compiled("resnet20:sgd", acl=4, opapi=1, akg=1, cpu=7)
+    found = [thor, other, broken, sgd]
+    # (3 + 4 + 2) / (4 + 1 + 1); there is no SGD on ResNet-50; half a graph has no ratio.
+    assert [ratio(graph, found) for graph in found] == ["1.50", "-", "-", "1.00"]
+    rows = report(Setting("O1", 8), found).splitlines()
+    head = [cell.strip() for cell in rows[2].split("|")]
+    cells = [cell.strip() for cell in rows[4].split("|")]
+    assert cells[head.index("kernels / SGD")] == "1.50"
+    assert [ratio(graph, found[:3]) for graph in found[:3]] == ["-"] * 3
 
 
 def test_what_cannot_be_built_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

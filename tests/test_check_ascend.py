@@ -64,6 +64,8 @@ def test_what_is_required() -> None:
     for model, method in (("resnet20", "thor"), ("resnet20", "lngd"), ("resnet50", "thor")):
         assert {Case(model, method, kind) for kind in ("plain", "factor", "inverse")} <= found
     assert {Case("resnet20", "fngd", kind) for kind in ("plain", "factor")} <= found
+    # Every model's graphs are compared with the only one of SGD.
+    assert {Case(model, "sgd", "step") for model in ("resnet20", "resnet50")} <= found
 
 
 @pytest.mark.parametrize("text", ["resnet20", "resnet20:thor:plain:x", "resnet20:thor:all"])

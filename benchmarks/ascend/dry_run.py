@@ -4,7 +4,9 @@
 
 Without cases: everything in :func:`benchmarks.ascend.graphs.required`. A pass means that
 MindSpore's Ascend back end takes the graph in dry-run; see :mod:`benchmarks.ascend.stand_in` for
-what it does not mean.
+what it does not mean. The last column divides a graph's kernels (acl, aclnn and fused) by those of
+SGD's step on the same model, at the same level and number of ranks, where that step is among the
+cases (``resnet20:sgd``).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import benchmarks.needs  # noqa: F401  (first, before what it asks for)
 
 # isort: split
 from benchmarks.ascend import stand_in
-from benchmarks.ascend.graphs import MARK, Case, Setting, parse_cases, required
+from benchmarks.ascend.graphs import BASELINE, MARK, Case, Setting, parse_cases, required
 from mindspore_thor.command_line import Parser, one_line_errors, whole_numbers
 from mindspore_thor.errors import UserError
 
@@ -38,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 HOST = ("cpu", "host", "aicpu")
 """Kernel types that do not run on the device's own units."""
+
+OWN = ("acl", "opapi", "akg")
+"""Those that do: acl, aclnn, and fused by O1."""
 
 
 @dataclass
@@ -59,6 +64,10 @@ class Compiled:
     def of_type(self, kind: str) -> int:
         """How many kernels of a type there are."""
         return sum(count for (_, found), count in self.kernels.items() if found.lower() == kind)
+
+    def on_device(self) -> int:
+        """How many kernels run on the device's own units."""
+        return sum(self.of_type(kind) for kind in OWN)
 
     def operator(self, name: str) -> int:
         """How many kernels of an operator there are."""
@@ -141,20 +150,32 @@ def dry_run(setting: Setting, cases: Sequence[Case], folder: Path, rank: int = 0
     return found + [Compiled(case) for case in missing]
 
 
+def ratio(graph: Compiled, found: Sequence[Compiled]) -> str:
+    """A graph's kernels over those of SGD's step on its model; "-" where one is not there."""
+    for base in found:
+        if base.case[:2] == (graph.case.model, BASELINE) and base.error == graph.error == "":
+            return f"{graph.on_device() / base.on_device():.2f}" if base.on_device() else "-"
+    return "-"
+
+
 def report(setting: Setting, found: Sequence[Compiled]) -> str:
     """A table of graphs and their kernels."""
     lines = [f"### {setting}", ""]
     lines.append(
-        "| graph | acl | aclnn | fused (akg) | AllReduce | on the host | seconds | compiled |"
+        "| graph | acl | aclnn | fused (akg) | AllReduce | on the host | seconds | compiled "
+        "| kernels / SGD |"
     )
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|---|---|")
     for graph in found:
         host = ", ".join(f"{name} x {n}" for name, n in sorted(graph.on_host().items())) or "none"
         done = "yes" if graph.error == "" else (graph.error or "process ended").splitlines()[0]
-        cells = [graph.of_type("acl"), graph.of_type("opapi"), graph.of_type("akg")]
+        cells = [graph.of_type(kind) for kind in OWN]
         cells.append(graph.operator("AllReduce"))
         counts = " | ".join(map(str, cells))
-        lines.append(f"| {graph.case} | {counts} | {host} | {graph.seconds:.0f} | {done} |")
+        lines.append(
+            f"| {graph.case} | {counts} | {host} | {graph.seconds:.0f} | {done} "
+            f"| {ratio(graph, found)} |"
+        )
     return "\n".join(lines)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import models
+from benchmarks.harness.process import in_own_process
 from benchmarks.harness.provenance import provenance
 from benchmarks.harness.spec import BASELINE, Study
 from benchmarks.step_time import Runner, amortised_seconds
@@ -106,16 +104,7 @@ def _paired(
 
 
 def _in_process(study: Study, name: str, *rest: Any) -> tuple[dict[str, Medians], int]:
-    """Run :func:`_paired` in a fresh process: MindSpore survives no fork and frees no memory."""
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        try:
-            return pool.submit(_paired, study, name, *rest).result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"{name}: the process that measured it was ended; where memory ran out, "
-                "close other programs, or measure the other methods with --only"
-            ) from error
+    return in_own_process(name, "--only", _paired, study, name, *rest)
 
 
 def scaled(pairs: Sequence[dict[str, Medians]]) -> dict[str, Medians]:
