@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -17,6 +16,7 @@ from mindspore_thor.linalg.slices import part
 from mindspore_thor.linalg.sums import total
 from mindspore_thor.linalg.tuples import joined, pick
 from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers, owner_of
+from mindspore_thor.nn.attach import owns_bias
 from mindspore_thor.nn.capture import GUARD
 from mindspore_thor.optim.packing import pack, packing_of, unpack
 from mindspore_thor.optim.report import LayerReport
@@ -51,6 +51,10 @@ def _squared_rates(lr: tuple[Tensor, ...], weights: tuple[int, ...]) -> Tensor:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     return left * right
+
+
+def _chosen(directed: Tensor, products: Tensor) -> Tensor:
+    return ops.where(directed, products, ops.zeros_like(products))
 
 
 def _times(factor: Tensor, matrix: Tensor) -> Tensor:
@@ -110,24 +114,22 @@ class LayerwiseOptimizer(nn.Optimizer):
         }
         self.layer_names = tuple(layer.name for layer in layers)
         self._places = [place[name] for name in self.layer_names]
-        self._reduced: set[int] = set()
         packed = [
             (group, packing_of(found, self.weights, self.packs_bias(found[0])))
             for group, found in zip(groups, members.values())
             if not group.direct
         ]
-        directed = [i for _, packing in packed for i in packing.weights + packing.biases]
-        # Where every parameter's direction is found: behind those of the groups are the gradients.
-        places = [len(directed) + i for i in range(len(self.weights))]
-        for position, i in enumerate(directed):
-            places[i] = position
-        self.places = tuple(places)
+        hooks = {}
         for layer in layers:
             group, number = place[layer.name]
-            if group.direct and group.exchanged():
-                self._reduced.update({layer.weight, layer.bias} - {-1})
             if group.captures:
-                attach(layer, group, number, self, make)
+                hooks[layer.name] = attach(layer, group, number, self, make)
+        self.layers, self._hooks = tuple(layers), hooks
+        self._members = tuple(
+            tuple(layer.name for layer in found)
+            for group, found in zip(groups, members.values())
+            if not group.direct
+        )
         self.packings = tuple(packing for _, packing in packed)
         self.group_layers = tuple(group.layers for group, _ in packed)
         self.direction_each = tuple(group.direction for group, _ in packed)
@@ -135,6 +137,36 @@ class LayerwiseOptimizer(nn.Optimizer):
         self.group_weights = tuple(packing.weights for packing in self.packings)
         self._gather_probes(groups)
         self.map = ops.Map()
+        self.keep_plain({layer.name: layer.elsewhere for layer in layers if layer.elsewhere})
+
+    def keep_plain(self, elsewhere: dict[str, str]) -> None:
+        """Give layers whose weights have uses outside of them their plain gradient.
+
+        It holds for the graphs that are compiled from now on. The layers' state stays where it is.
+
+        Args:
+            elsewhere: name of the layer -> what the report says of it.
+        """
+        self.elsewhere = elsewhere
+        for name, hook in self._hooks.items():
+            hook.elsewhere = name in elsewhere
+        plain = {
+            i
+            for layer in self.layers
+            if layer.name in elsewhere
+            for i in (layer.weight, layer.bias)
+        }
+        directed = [i for packing in self.packings for i in packing.weights + packing.biases]
+        # Where every parameter's direction is found: behind those of the groups are the gradients.
+        places = [len(directed) + i for i in range(len(self.weights))]
+        for position, i in enumerate(directed):
+            if i not in plain:
+                places[i] = position
+        self.places = tuple(places)
+        self.directed_layers = tuple(
+            Tensor([name not in elsewhere for name in names]) for names in self._members
+        )
+        self.some_plain = bool(plain)
 
     def _take_over(self, net: nn.Cell) -> None:
         """Remove hooks that are not needed any more, and those of layers that are ours now.
@@ -188,6 +220,11 @@ class LayerwiseOptimizer(nn.Optimizer):
         """Whether a layer's bias is part of its group's matrices."""
         return layer.bias >= 0 and (layer.rows is None or self.homogeneous(layer))
 
+    def directs_bias(self, layer: CoveredLayer) -> bool:
+        """Whether the method changes the gradient of a layer's bias, too."""
+        direct = self._places[self.layer_names.index(layer.name)][0].direct
+        return owns_bias(layer) if direct else self.packs_bias(layer)
+
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """The curvature of layers that are equal but for their names; every method has its own."""
         raise TypeError(f"{type(self).__name__} does not say how it builds curvature")
@@ -203,8 +240,14 @@ class LayerwiseOptimizer(nn.Optimizer):
 
     def traffic(self) -> tuple[Symmetric | None, ...]:
         """For each of ``parameters`` the symmetric matrices in it; None where it stays local."""
+        reduced = {
+            i
+            for layer, (group, _) in zip(self.layers, self._places)
+            if group.direct and group.exchanged() and layer.name not in self.elsewhere
+            for i in (layer.weight, layer.bias)
+        }
         probes = [g.symmetric() if g.shared else None for g in self.captured for _ in g.probes]
-        return (*(None if i in self._reduced else () for i in range(len(self.weights))), *probes)
+        return (*(None if i in reduced else () for i in range(len(self.weights))), *probes)
 
     def rank_state(self) -> tuple[Parameter, ...]:
         """State that belongs to the rank's own samples, which are its last axis."""
@@ -278,6 +321,8 @@ class LayerwiseOptimizer(nn.Optimizer):
             Matrices of the same shapes.
         """
         products = self.map(_inner, self.group_layers, matrices, plain)
+        if self.some_plain:
+            products = self.map(_chosen, self.directed_layers, products)
         if self.is_group_lr:
             rates = self.map(ops.partial(_squared_rates, lr), self.group_weights)
             overlap = total(joined(self.map(_product, rates, products)))
@@ -287,15 +332,6 @@ class LayerwiseOptimizer(nn.Optimizer):
         return self.map(ops.partial(_times, nu), matrices)
 
     # -- on the host --------------------------------------------------------------------------
-
-    @contextmanager
-    def compiling(self, kind: str) -> Iterator[None]:
-        """While this holds, graphs are compiled for one kind of step only."""
-        self.graph.kind = kind
-        try:
-            yield
-        finally:
-            self.graph.kind = ANY
 
     def layer_report(self) -> LayerReport:
         """One row per weight-bearing layer; ``str()`` of it is a table.
@@ -309,8 +345,9 @@ class LayerwiseOptimizer(nn.Optimizer):
         begun = int(self.global_step.asnumpy()[0]) > 0
         for row in self._rows:
             state = state_of.get(row.layer)
-            if state is None:
-                report.append(row)
+            if state is None or row.layer in self.elsewhere:
+                reason = self.elsewhere.get(row.layer, row.reason)
+                report.append(LayerRow(row.layer, row.type, False, reason))
                 continue
             counts = state.counts.asnumpy()
             stopped = int(state.active.asnumpy()) == 0

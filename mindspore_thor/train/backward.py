@@ -8,7 +8,7 @@ from typing import Any
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
-from mindspore_thor.curvature.direct import OWN
+from mindspore_thor.curvature.direct import OWN, compiling
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
 from mindspore_thor.train.inputs import refuse_no_mean, refuse_several_outputs
@@ -30,10 +30,8 @@ class StepGraph(nn.Cell):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile, and let the hooks of the network know what for."""
-        if not isinstance(self.optimizer, SecondOrder):
-            super().compile(*args, **kwargs)
-            return
-        with self.optimizer.compiling(self.kind):
+        own = self.optimizer.graph if isinstance(self.optimizer, SecondOrder) else None
+        with compiling(own, self.kind):
             super().compile(*args, **kwargs)
 
 
@@ -67,8 +65,12 @@ class Backward(nn.Cell):
         self.sens = float(loss_scale)
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
         self.distributed = world()[1] > 1
+        self.exchange(traffic)
+
+    def exchange(self, traffic: Sequence[Symmetric | None] | None) -> None:
+        """Say what travels between the ranks, before anything is compiled."""
         if self.distributed:
-            self.mean = MeanAcrossRanks(weights, traffic or [()] * len(weights))
+            self.mean = MeanAcrossRanks(self.weights, traffic or [()] * len(self.weights))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The mean loss of a batch."""
@@ -76,13 +78,18 @@ class Backward(nn.Cell):
             return self.net(*inputs)
         return self.loss_fn(self.net(*inputs[:-1]), inputs[-1])
 
-    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """A batch -> loss, gradients (times the loss scale), whether all are finite."""
+    def checked_loss(self, *inputs: Tensor) -> Tensor:
+        """The same, where it is a loss to train on."""
         loss = self.forward(*inputs)
         if isinstance(loss, (tuple, list, dict)):
             refuse_several_outputs()
         if self.needs_mean and loss.size != 1:
             refuse_no_mean(loss.shape)
+        return loss
+
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """A batch -> loss, gradients (times the loss scale), whether all are finite."""
+        loss = self.checked_loss(*inputs)
         sens = ops.fill(loss.dtype, loss.shape, self.sens)
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
         if self.distributed:

@@ -23,6 +23,7 @@ from mindspore_thor.train.accumulate import (
 )
 from mindspore_thor.train.backward import Backward, StepGraph
 from mindspore_thor.train.compiler import explained
+from mindspore_thor.train.elsewhere import Elsewhere
 from mindspore_thor.train.guard import Guard, refuse_bad_weights
 from mindspore_thor.train.inputs import Inputs, Path, batch_size
 from mindspore_thor.train.measure import MeasuredStep, MeasureStep
@@ -272,6 +273,7 @@ class TrainStep(nn.Cell):
         self._compiled = 0
         self._placed = Placement(self, self.get_parameters())
         self._net_parameters = frozenset(map(id, net.get_parameters()))
+        self._elsewhere = Elsewhere(net, loss_fn, optimizer) if self.second_order else None
         modes = Modes(net, self._graphs)
         self.set_train()
         modes.restore()
@@ -307,6 +309,8 @@ class TrainStep(nn.Cell):
                 self.guard.remember()
             self._started = True
         try:
+            if self._elsewhere is not None:
+                self._elsewhere.settle(inputs, (self.plain, self.whole))
             loss = self._run(*inputs)
         except RuntimeError as error:
             known = explained(error)

@@ -1,0 +1,143 @@
+"""Which layers' weights a loss also uses outside of the layers, found by differentiating it once.
+
+The layers' own operators pass no gradient to their weights, and the derivative by the loss is NaN:
+where a weight has another use its gradient is NaN too, where it has none the compiler's zeros. So
+the answer hangs on the network and the loss alone, not on the values of weights or batch, and is
+the same in a resumed run and on all ranks. A use in a branch that a tensor switches off at the
+first batch has no gradient there, and is not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from mindspore_thor.curvature.direct import FOREIGN, compiling
+from mindspore_thor.nn.stopped import stopped
+from mindspore_thor.nn.suspicion import suspicious
+from mindspore_thor.optim.base import SecondOrder
+from mindspore_thor.train.backward import Backward
+
+_MAP = ops.Map()
+
+
+def _has_nan(gradient: Tensor) -> Tensor:
+    return ops.cast(ops.isnan(ops.cast(gradient, ms.float32)).any(), ms.float32)
+
+
+class _Check(nn.Cell):
+    """A batch and a NaN -> for every parameter whether its gradient has a NaN, float32 [P]."""
+
+    def __init__(self, net: nn.Cell, loss_fn: Any, parameters: Sequence[Parameter]) -> None:
+        super().__init__(auto_prefix=False)
+        self.backward = Backward(net, loss_fn, ParameterTuple(parameters), 1.0, None, True)
+        self.distributed = self.backward.distributed
+        self.all_reduce = ops.AllReduce() if self.distributed else None
+
+    def construct(self, nan: Tensor, *inputs: Any) -> Tensor:
+        """See the class."""
+        loss = self.backward.checked_loss(*inputs)
+        sens = ops.zeros_like(loss) + ops.cast(nan, loss.dtype)
+        gradients = self.backward.gradient(self.backward.forward, self.backward.weights)(
+            *inputs, sens
+        )
+        found = ops.stack(_MAP(_has_nan, gradients))
+        if self.distributed:
+            found = self.all_reduce(found)
+        return found
+
+
+@contextmanager
+def _without_a_trace(*cells: Any) -> Iterator[None]:
+    """Put back what a forward pass leaves behind: running statistics, counters, random numbers."""
+    kept = {
+        id(p): (p, p.asnumpy().copy())
+        for cell in cells
+        if isinstance(cell, nn.Cell)
+        for p in cell.get_parameters()
+        if not p.requires_grad
+    }
+    random = ms.get_rng_state()
+    try:
+        yield
+    finally:
+        ms.set_rng_state(random)
+        for parameter, value in kept.values():
+            if not np.array_equal(parameter.asnumpy(), value, equal_nan=True):
+                ops.assign(parameter, Tensor(value, parameter.dtype))
+
+
+class Elsewhere:
+    """Decides for one training step which layers' weights have uses outside of them.
+
+    Nothing is compiled for a network and a loss that raise no suspicion.
+
+    Args:
+        net: the network, with or without capture.
+        loss_fn: (output, label) -> mean loss, or None where the network returns the loss.
+        optimizer: its layers are asked about.
+    """
+
+    def __init__(self, net: nn.Cell, loss_fn: Any, optimizer: SecondOrder) -> None:
+        self._net, self._loss_fn, self._optimizer = net, loss_fn, optimizer
+        self._found: dict[str, str] | None = {}
+        layers, weights = optimizer.layers, optimizer.weights
+        held = [weights[i] for layer in layers for i in (layer.weight, layer.bias) if i >= 0]
+        if any(layer.elsewhere for layer in layers) or (
+            layers and suspicious(net, loss_fn, held, [layer.cell for layer in layers])
+        ):
+            self._found = None  # the first batch will tell
+
+    def settle(self, inputs: tuple[Any, ...], steps: Sequence[nn.Cell]) -> None:
+        """Let the optimizer know, before a step is compiled.
+
+        Args:
+            inputs: the step's.
+            steps: the cells whose gradients the ranks exchange.
+        """
+        if self._found is None:
+            self._found = self._ask(inputs)
+        optimizer = self._optimizer
+        if optimizer.elsewhere is self._found or optimizer.elsewhere == self._found == {}:
+            return
+        optimizer.keep_plain(self._found)
+        traffic = dict(zip(map(id, optimizer.parameters), optimizer.traffic()))
+        for cell in [cell for step in steps for _, cell in step.cells_and_names()]:
+            if isinstance(cell, Backward):
+                cell.exchange([traffic[id(p)] for p in cell.weights])
+
+    def _ask(self, inputs: tuple[Any, ...]) -> dict[str, str]:
+        """Name of the layer -> why it has the plain gradient."""
+        optimizer = self._optimizer
+        asked: list[tuple[str, str, Parameter]] = []
+        with stopped(optimizer.layers) as marks:
+            for layer, mark in zip(optimizer.layers, marks):
+                asked.append((layer.name, "weight", optimizer.weights[layer.weight]))
+                if optimizer.directs_bias(layer):
+                    asked.append((layer.name, "bias", optimizer.weights[layer.bias]))
+                if mark is not None:
+                    asked.append((layer.name, "layer", mark))
+            check = _Check(self._net, self._loss_fn, [parameter for *_, parameter in asked])
+            check.set_grad()
+            with _without_a_trace(self._net, self._loss_fn), compiling(None, FOREIGN):
+                found = check.compile_and_run(Tensor(float("nan"), ms.float32), *inputs).asnumpy()
+        seen: dict[str, dict[str, bool]] = {}
+        for (name, kind, _), value in zip(asked, found):
+            seen.setdefault(name, {})[kind] = value > 0
+        return {
+            name: _reason(uses)
+            for name, uses in seen.items()
+            if uses["weight"] or uses.get("bias", False)
+        }
+
+
+def _reason(uses: dict[str, bool]) -> str:
+    if not uses.get("layer", True):
+        return "layer itself not used, its weight is elsewhere: plain gradient"
+    what = "weight" if uses["weight"] else "bias"
+    return f"{what} also used outside of the layer: plain gradient"
