@@ -33,23 +33,30 @@ def is_mindspores(value: Any) -> bool:
     return str(getattr(owner, "__module__", "")).partition(".")[0] == "mindspore"
 
 
-def used_outside(net: nn.Cell) -> dict[int, nn.Cell]:
-    """Cells whose weight is read by another cell.
+def used_outside(net: nn.Cell, loss_fn: Any = None) -> dict[int, Any]:
+    """Cells whose weight is read by another cell, or by the loss.
 
     Where it cannot be told which cell is meant (a loop over layers), all below the reader are.
 
     Args:
         net: any network.
+        loss_fn: a cell or a function.
 
     Returns:
-        id of the cell -> a cell that reads its weight.
+        id of the cell -> a cell that reads its weight, or the function.
     """
-    found: dict[int, nn.Cell] = {}
-    for _, cell in net.cells_and_names():
-        for owner, path in _weights_read_by(cell):
+    found: dict[int, Any] = {}
+    readers: list[Any] = [cell for _, cell in net.cells_and_names()]
+    if isinstance(loss_fn, nn.Cell):
+        readers += [cell for _, cell in loss_fn.cells_and_names()]
+    elif loss_fn is not None:
+        readers.append(loss_fn)
+    for reader in readers:
+        cell = reader if isinstance(reader, nn.Cell) else net
+        for owner, path in _weights_read_by(reader, cell):
             for user in _meant(owner, path):
-                if user is not cell:
-                    found.setdefault(id(user), cell)
+                if user is not reader:
+                    found.setdefault(id(user), reader)
     return found
 
 
@@ -72,14 +79,20 @@ def _at(cell: nn.Cell, way: list[str]) -> Any:
     return owner
 
 
-def _weights_read_by(cell: nn.Cell) -> set[tuple[nn.Cell, tuple[str, ...]]]:
-    """What a cell's code reads of other cells.
+def _weights_read_by(reader: Any, cell: nn.Cell) -> set[tuple[nn.Cell, tuple[str, ...]]]:
+    """What the code of a cell or a function reads of other cells.
+
+    Args:
+        reader: the cell or the function.
+        cell: the same, or the network, for whatever the function reads of cells without a name.
 
     Returns:
         Pairs of a cell, and attribute names from there to the weight.
     """
     found: set[tuple[nn.Cell, tuple[str, ...]]] = set()
-    waiting: list[tuple[Any, nn.Cell, bool, int]] = [(_method(cell, "construct"), cell, True, 0)]
+    is_cell = reader is cell
+    begin = _method(cell, "construct") if is_cell else getattr(reader, "__func__", reader)
+    waiting: list[tuple[Any, nn.Cell, bool, int]] = [(begin, cell, is_cell, 0)]
     seen: set[tuple[int, int]] = set()
     while waiting:
         function, owner, is_method, depth = waiting.pop()
@@ -89,8 +102,11 @@ def _weights_read_by(cell: nn.Cell) -> set[tuple[nn.Cell, tuple[str, ...]]]:
         seen.add((id(code), id(owner)))
         for chain in chains(code, is_method):
             if chain[-1] in WEIGHTS and (len(chain) > 2 or owner is not cell):
-                known = chain[0] == "self"
-                found.add((owner, tuple(chain[1:]) if known else ("", chain[-1])))
+                named = owner if chain[0] == "self" else _named(function, chain[0])
+                if isinstance(named, nn.Cell):
+                    found.add((named, tuple(chain[1:])))
+                else:
+                    found.add((owner, ("", chain[-1])))
             called = _called(owner, function, chain)
             if called is not None:
                 waiting.append((*called, depth + 1))
@@ -99,6 +115,17 @@ def _weights_read_by(cell: nn.Cell) -> set[tuple[nn.Cell, tuple[str, ...]]]:
 
 def _method(cell: nn.Cell, name: str) -> Any:
     return next((c.__dict__[name] for c in type(cell).__mro__ if name in c.__dict__), None)
+
+
+def _named(function: FunctionType, name: str) -> Any:
+    """What a name stands for in a function, where it is no local one."""
+    free = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    if name not in free:
+        return function.__globals__.get(name)
+    try:
+        return free[name].cell_contents
+    except ValueError:  # not set yet
+        return None
 
 
 def _called(
@@ -117,7 +144,7 @@ def _called(
         if owner is not cell and (chain[-1] == "construct" or is_mindspores(value)):
             return None
     elif len(chain) == 1:
-        value = function.__globals__.get(chain[0])
+        value = _named(function, chain[0])
         if is_mindspores(value):
             return None
     else:
@@ -135,7 +162,7 @@ def chains(code: CodeType, is_method: bool) -> Iterator[list[str]]:
         is_method: whether its first argument is "self".
 
     Yields:
-        Lists whose first entry is "self", the name of a global, or empty for any other value.
+        Lists whose first entry is "self", the name of what is no local value, or empty.
     """
     first = code.co_varnames[0] if code.co_argcount and is_method else None
     chain: list[str] = []
@@ -149,7 +176,7 @@ def chains(code: CodeType, is_method: bool) -> Iterator[list[str]]:
                 yield chain
         elif step.opname.startswith("LOAD_FAST"):
             chain = ["self"] if step.argval == first else ["", ""]
-        elif step.opname == "LOAD_GLOBAL":
+        elif step.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
             chain = [str(step.argval)]
             yield chain
         elif step.opname == "LOAD_CONST" and step.argval in WEIGHTS:

@@ -36,7 +36,7 @@ class _Stopped(nn.Cell):
 
     def construct(self, *inputs: Any) -> Any:
         """The operator's output."""
-        taken = ()
+        taken: tuple[Any, ...] = ()
         for i in range(len(inputs)):
             if i in self.stopped:
                 taken += (ops.stop_gradient(inputs[i]),)
@@ -60,8 +60,12 @@ class _Product(nn.Cell):
         return self.rows.apply(x, ops.cast(weight, x.dtype))
 
 
-class _LookUp(_Product):
+class _LookUp(nn.Cell):
     """Likewise of an Embedding: (table, ids, axis)."""
+
+    def __init__(self, rows: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.rows = rows
 
     def construct(self, table: Tensor, ids: Tensor, axis: int) -> Tensor:
         """The look-up."""

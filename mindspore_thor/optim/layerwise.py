@@ -15,11 +15,11 @@ from mindspore_thor.errors import TrainingError
 from mindspore_thor.linalg.slices import part
 from mindspore_thor.linalg.sums import total
 from mindspore_thor.linalg.tuples import joined, pick
-from mindspore_thor.nn import CoveredLayer, LayerRow, attach, detach, find_layers, owner_of
+from mindspore_thor.nn import CoveredLayer, attach, detach, find_layers, owner_of
 from mindspore_thor.nn.attach import owns_bias
 from mindspore_thor.nn.capture import GUARD
 from mindspore_thor.optim.packing import pack, packing_of, unpack
-from mindspore_thor.optim.report import LayerReport
+from mindspore_thor.optim.report import LayerReport, report_of
 from mindspore_thor.parallel.assignment import Share
 from mindspore_thor.parallel.communication import Symmetric
 
@@ -340,32 +340,9 @@ class LayerwiseOptimizer(nn.Optimizer):
             Rows with ``layer``, ``type``, ``covered``, ``reason`` (why not), and the counters
             ``accepted``, ``kept`` and ``stopped`` of the trace rule.
         """
-        state_of = dict(zip(self.layer_names, self.curvatures))
-        report = LayerReport()
         begun = int(self.global_step.asnumpy()[0]) > 0
-        for row in self._rows:
-            state = state_of.get(row.layer)
-            if state is None or row.layer in self.elsewhere:
-                reason = self.elsewhere.get(row.layer, row.reason)
-                report.append(LayerRow(row.layer, row.type, False, reason))
-                continue
-            counts = state.counts.asnumpy()
-            stopped = int(state.active.asnumpy()) == 0
-            # Nobody has statistics before the first step; a layer without any is a plain one then.
-            waits = begun and not state.group.ready_layers()[state.layer]
-            reason = "no statistics yet: plain gradient" if waits else row.reason
-            report.append(
-                LayerRow(
-                    row.layer,
-                    row.type,
-                    not waits,
-                    reason,
-                    int(counts[0]),
-                    int(counts[1]),
-                    stopped,
-                )
-            )
-        return report
+        states = dict(zip(self.layer_names, self.curvatures))
+        return report_of(self._rows, states, self.elsewhere, begun)
 
     @property
     def failed_inversions(self) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.direct import FOREIGN, compiling
+from mindspore_thor.nn.outside import used_outside
 from mindspore_thor.nn.stopped import stopped
 from mindspore_thor.nn.suspicion import suspicious
 from mindspore_thor.optim.base import SecondOrder
@@ -37,7 +38,8 @@ class _Check(nn.Cell):
         super().__init__(auto_prefix=False)
         self.backward = Backward(net, loss_fn, ParameterTuple(parameters), 1.0, None, True)
         self.distributed = self.backward.distributed
-        self.all_reduce = ops.AllReduce() if self.distributed else None
+        if self.distributed:
+            self.all_reduce = ops.AllReduce()
 
     def construct(self, nan: Tensor, *inputs: Any) -> Tensor:
         """See the class."""
@@ -88,9 +90,22 @@ class Elsewhere:
         self._found: dict[str, str] | None = {}
         layers, weights = optimizer.layers, optimizer.weights
         held = [weights[i] for layer in layers for i in (layer.weight, layer.bias) if i >= 0]
-        if any(layer.elsewhere for layer in layers) or (
-            layers and suspicious(net, loss_fn, held, [layer.cell for layer in layers])
-        ):
+        by_loss = used_outside(net, loss_fn)
+        of_net = {id(cell) for _, cell in net.cells_and_names()}
+        of_loss = loss_fn.cells_and_names() if isinstance(loss_fn, nn.Cell) else ()
+        held_there = {
+            id(p)
+            for _, cell in of_loss
+            if id(cell) not in of_net
+            for p in cell.get_parameters(expand=False)
+        }
+        seems = {layer.name: layer.elsewhere for layer in layers if layer.elsewhere}
+        for layer in layers:
+            if id(layer.cell) in by_loss or id(weights[layer.weight]) in held_there:
+                seems.setdefault(layer.name, "weight also used by the loss: plain gradient")
+        # This holds in a graph that is compiled around the step.
+        optimizer.keep_plain(seems)
+        if seems or (layers and suspicious(net, loss_fn, held, [layer.cell for layer in layers])):
             self._found = None  # the first batch will tell
 
     def settle(self, inputs: tuple[Any, ...], steps: Sequence[nn.Cell]) -> None:
@@ -114,9 +129,15 @@ class Elsewhere:
     def _ask(self, inputs: tuple[Any, ...]) -> dict[str, str]:
         """Name of the layer -> why it has the plain gradient."""
         optimizer = self._optimizer
+        # Statistics of a LayerNorm are its gradient's, whatever its own construct does.
+        kept = [x for x in optimizer.layers if x.base is nn.LayerNorm and x.own_construct]
+        layers = [layer for layer in optimizer.layers if layer not in kept]
+        found_elsewhere = {layer.name: layer.elsewhere for layer in kept if layer.elsewhere}
+        if not layers:
+            return found_elsewhere
         asked: list[tuple[str, str, Parameter]] = []
-        with stopped(optimizer.layers) as marks:
-            for layer, mark in zip(optimizer.layers, marks):
+        with stopped(layers) as marks:
+            for layer, mark in zip(layers, marks):
                 asked.append((layer.name, "weight", optimizer.weights[layer.weight]))
                 if optimizer.directs_bias(layer):
                     asked.append((layer.name, "bias", optimizer.weights[layer.bias]))
@@ -129,11 +150,10 @@ class Elsewhere:
         seen: dict[str, dict[str, bool]] = {}
         for (name, kind, _), value in zip(asked, found):
             seen.setdefault(name, {})[kind] = value > 0
-        return {
-            name: _reason(uses)
-            for name, uses in seen.items()
-            if uses["weight"] or uses.get("bias", False)
-        }
+        for name, uses in seen.items():
+            if uses["weight"] or uses.get("bias", False):
+                found_elsewhere[name] = _reason(uses)
+        return found_elsewhere
 
 
 def _reason(uses: dict[str, bool]) -> str:

@@ -238,6 +238,7 @@ class TrainStep(nn.Cell):
         self.measures_first = (
             self.second_order and optimizer.measures_first and optimizer.probe_count > 0
         )
+        self._elsewhere = Elsewhere(net, loss_fn, optimizer) if self.second_order else None
         traffic = optimizer.traffic() if self.second_order else ()
         if self.second_order:
             count = len(optimizer.weights)
@@ -273,7 +274,6 @@ class TrainStep(nn.Cell):
         self._compiled = 0
         self._placed = Placement(self, self.get_parameters())
         self._net_parameters = frozenset(map(id, net.get_parameters()))
-        self._elsewhere = Elsewhere(net, loss_fn, optimizer) if self.second_order else None
         modes = Modes(net, self._graphs)
         self.set_train()
         modes.restore()
