@@ -101,7 +101,8 @@ def _weights_read_by(reader: Any, cell: nn.Cell) -> set[tuple[nn.Cell, tuple[str
             continue
         seen.add((id(code), id(owner)))
         for chain in chains(code, is_method):
-            if chain[-1] in WEIGHTS and (len(chain) > 2 or owner is not cell):
+            own = chain[0] == "self" and len(chain) == 2 and owner is reader
+            if chain[-1] in WEIGHTS and len(chain) > 1 and not own:
                 named = owner if chain[0] == "self" else _named(function, chain[0])
                 if isinstance(named, nn.Cell):
                     found.add((named, tuple(chain[1:])))
