@@ -135,7 +135,7 @@ def test_other_trainers_train_rightly_or_refuse(scale: float, norm: float, count
         assert any((a != b).any() for a, b in zip(weights(twin), before))
         same(weights(net)[: len(before)], weights(twin), 1e-5)
         return
-    with pytest.raises(ValueError, match="altered .* train with mindspore_thor"):
+    with pytest.raises(ValueError, match=r"altered .* train with mindspore_thor"):
         for batch in halves_of[:count]:
             step(batch)
     same(weights(net)[: len(before)], before)
