@@ -78,18 +78,14 @@ class Backward(nn.Cell):
             return self.net(*inputs)
         return self.loss_fn(self.net(*inputs[:-1]), inputs[-1])
 
-    def checked_loss(self, *inputs: Tensor) -> Tensor:
-        """The same, where it is a loss to train on."""
+    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """A batch -> loss, gradients (times the loss scale), whether all are finite."""
+        # Not in a method of its own: the pass, and what it leaves behind, would come twice.
         loss = self.forward(*inputs)
         if isinstance(loss, (tuple, list, dict)):
             refuse_several_outputs()
         if self.needs_mean and loss.size != 1:
             refuse_no_mean(loss.shape)
-        return loss
-
-    def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """A batch -> loss, gradients (times the loss scale), whether all are finite."""
-        loss = self.checked_loss(*inputs)
         sens = ops.fill(loss.dtype, loss.shape, self.sens)
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
         if self.distributed:

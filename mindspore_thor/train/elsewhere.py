@@ -23,6 +23,7 @@ from mindspore_thor.nn.stopped import stopped
 from mindspore_thor.nn.suspicion import suspicious
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.train.backward import Backward
+from mindspore_thor.train.inputs import refuse_no_mean, refuse_several_outputs
 
 _MAP = ops.Map()
 
@@ -43,7 +44,11 @@ class _Check(nn.Cell):
 
     def construct(self, nan: Tensor, *inputs: Any) -> Tensor:
         """See the class."""
-        loss = self.backward.checked_loss(*inputs)
+        loss = self.backward.forward(*inputs)
+        if isinstance(loss, (tuple, list, dict)):
+            refuse_several_outputs()
+        if loss.size != 1:
+            refuse_no_mean(loss.shape)
         sens = ops.zeros_like(loss) + ops.cast(nan, loss.dtype)
         gradients = self.backward.gradient(self.backward.forward, self.backward.weights)(
             *inputs, sens
