@@ -32,6 +32,7 @@ from mindspore import nn
 from benchmarks.ascend.graphs import Graphs, kinds_of
 from mindspore_thor.command_line import Parser, one_line_errors, whole_numbers
 from mindspore_thor.errors import UserError
+from mindspore_thor.program import run_program
 
 COLLECTIVES = ("AllReduce", "AllGather", "ReduceScatter", "Broadcast", "AlltoAll")
 _CALL = re.compile(rf"= ({'|'.join(COLLECTIVES)})\(")
@@ -157,4 +158,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

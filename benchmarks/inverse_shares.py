@@ -23,6 +23,7 @@ from mindspore import nn
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number, whole_numbers
 from mindspore_thor.methods.thor import THOR
 from mindspore_thor.parallel.assignment import Choice, Share, choices
+from mindspore_thor.program import run_program
 from models import create_model
 
 
@@ -65,4 +66,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main, holds_signals=True)

@@ -23,6 +23,7 @@ from mindspore import Parameter, nn
 
 from benchmarks.step_time import METHODS, MODELS, make_optimizer
 from mindspore_thor.command_line import Parser, one_line_errors
+from mindspore_thor.program import run_program
 
 MIB = 2**20
 
@@ -83,4 +84,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main, holds_signals=True)

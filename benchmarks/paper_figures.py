@@ -30,6 +30,7 @@ from benchmarks.papers.drawing import draw
 from benchmarks.papers.experiments import EXPERIMENTS
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.errors import UserError
+from mindspore_thor.program import run_program
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -77,4 +78,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main, holds_signals=True)

@@ -25,6 +25,7 @@ from benchmarks.harness.spec import RESULTS, ROOT, STUDIES, Study, load_study
 from benchmarks.harness.tables import section
 from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.errors import UserError
+from mindspore_thor.program import run_program
 
 
 def replaced(text: str, study: Study, content: str) -> str | None:
@@ -103,4 +104,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main, holds_signals=True)

@@ -27,6 +27,7 @@ from benchmarks.traffic import traffic
 from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.linalg.newton_schulz import STEPS
 from mindspore_thor.parallel.assignment import Share, assign
+from mindspore_thor.program import run_program
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 RECIPE = Path(__file__).resolve().parent.parent / "models/resnet/resnet50_imagenet_thor.yaml"
@@ -165,4 +166,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main, holds_signals=True)

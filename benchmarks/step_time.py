@@ -44,6 +44,7 @@ from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.curvature.group import FACTORS, SPECTRUM
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
+from mindspore_thor.program import run_program
 from mindspore_thor.step.train_step import TrainStep
 from models import create_model
 
@@ -386,4 +387,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -32,6 +32,7 @@ from benchmarks.harness.spec import RESULTS, Study, load_study
 from benchmarks.harness.store import is_stored, publish, stored_choice
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.errors import UserError
+from mindspore_thor.program import run_program
 
 
 def _chosen_methods(study: Study, only: str | None) -> list[str]:
@@ -121,4 +122,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

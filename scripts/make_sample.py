@@ -27,6 +27,7 @@ from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.data.idx import read_idx_set
 from mindspore_thor.errors import UserError
 from mindspore_thor.files import shown, write_file
+from mindspore_thor.program import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_CLASS = {"train": 500, "t10k": 100}
@@ -93,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -132,3 +132,17 @@ def test_a_reader_that_does_not_read_is_left_when_asked_to_stop(
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_every_program_ends_like_the_others() -> None:
+    """What is run as ``python FILE``, or ``python -m``, leaves through ``run_program``."""
+    sources = [
+        p for f in ("benchmarks", "scripts", "mindspore_thor") for p in ROOT.glob(f"{f}/**/*.py")
+    ]
+    seen = 0
+    for path in [*sources, ROOT / "train.py", ROOT / "eval.py"]:
+        _, found, tail = path.read_text().rpartition('\nif __name__ == "__main__":\n')
+        if found:
+            seen += 1
+            assert "    run_program(" in tail or path.name == "launch.py", path
+    assert seen > 15

@@ -25,6 +25,7 @@ from benchmarks.ascend.dry_run import read_log, report
 from benchmarks.ascend.graphs import LEVELS, Setting, required
 from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.errors import UserError
+from mindspore_thor.program import run_program
 
 HERE = Path(__file__).resolve().parent
 DEVICES = "/dev"
@@ -155,4 +156,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

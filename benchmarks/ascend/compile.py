@@ -24,6 +24,7 @@ from mindspore.communication import init
 from benchmarks.ascend.graphs import MARK, Graphs, parse_cases
 from benchmarks.step_time import wait
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number
+from mindspore_thor.program import run_program
 from mindspore_thor.runtime import prepare_target
 
 
@@ -84,4 +85,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

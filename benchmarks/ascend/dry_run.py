@@ -31,6 +31,7 @@ from benchmarks.ascend import stand_in
 from benchmarks.ascend.graphs import BASELINE, MARK, Case, Setting, parse_cases, required
 from mindspore_thor.command_line import Parser, one_line_errors, whole_numbers
 from mindspore_thor.errors import UserError
+from mindspore_thor.program import run_program
 
 _KERNEL = re.compile(r"kernel opname:\s*(\S+?), kernel type:\s*(\w+?)(?:_kernel)?\s*$")
 # An operator that backs off to the host is named by another line, and by no kernel type.
@@ -201,4 +202,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

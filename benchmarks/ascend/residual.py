@@ -21,6 +21,7 @@ from mindspore import Tensor, nn
 
 from mindspore_thor.command_line import Parser, one_line_errors
 from mindspore_thor.linalg.inverse import RESIDUAL_LIMIT, inverse_each
+from mindspore_thor.program import run_program
 from mindspore_thor.runtime import prepare_target
 
 SIZES = (7, 64, 128, 576)
@@ -74,4 +75,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main, holds_signals=True)

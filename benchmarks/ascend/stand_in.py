@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.program import run_program
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("graph_values.cc", "pretend_device.cc")
@@ -268,4 +269,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -15,7 +15,7 @@ from typing import Any
 from mindspore import Tensor, nn
 
 from mindspore_thor.capture.direct import DirectCapture, DirectHook, NoBias
-from mindspore_thor.capture.hooks import Capture, GatherHook, Hook
+from mindspore_thor.capture.hooks import Capture, GatherHook, Hook, Replacement
 from mindspore_thor.capture.plain import BIAS_ADD as _BIAS_ADD
 from mindspore_thor.capture.plain import HOOK as _HOOK
 from mindspore_thor.capture.plain import NO_SOURCE, plain_state
@@ -57,7 +57,7 @@ class _CapturedEmbedding(_Captured, nn.Embedding):
 
 
 _WHOLE_LAYER = {nn.Dense: _CapturedDense, nn.Embedding: _CapturedEmbedding}
-_OPERATOR = {nn.Dense: "matmul", nn.Embedding: "gather", nn.Conv2d: "conv2d"}
+OPERATOR = {nn.Dense: "matmul", nn.Embedding: "gather", nn.Conv2d: "conv2d"}
 
 
 def _derived_class(captured: type, original: type) -> type:
@@ -71,7 +71,7 @@ def attach(
     number: int,
     owner: Any,
     make: Maker,
-) -> None:
+) -> Replacement:
     """Make a layer's backward pass hand out statistics.
 
     Args:
@@ -82,12 +82,14 @@ def attach(
             statistics), ``graph`` (what the graph being compiled is for) and ``inverse_scale``
             (what undoes the loss scale on output gradients) go into the layer's hook.
         make: makes one capture for all layers that are alike.
+
+    Returns:
+        The layer's hook.
     """
     detach(layer.cell)
     due, graph, inverse_scale = owner.due, owner.graph, owner.inverse_scale
     if getattr(curvature, "direct", False):
-        _attach_direct(layer, curvature, owner)
-        return
+        return _attach_direct(layer, curvature, owner)
     rule = curvature.make_rule(make, layer.rows)
     hook_type = GatherHook if layer.base is nn.Embedding else Hook
     hook = hook_type(
@@ -97,10 +99,10 @@ def attach(
         due,
         graph,
     )
-    _install(layer, hook, owner)
+    return _install(layer, hook, owner)
 
 
-def _install(layer: CoveredLayer, hook: nn.Cell, owner: Any) -> None:
+def _install(layer: CoveredLayer, hook: Replacement, owner: Any) -> Replacement:
     cell = layer.cell
     # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
     object.__setattr__(hook, "layer", cell)
@@ -110,10 +112,11 @@ def _install(layer: CoveredLayer, hook: nn.Cell, owner: Any) -> None:
         object.__setattr__(cell, _HOOK, hook)
         cell.__class__ = _derived_class(_WHOLE_LAYER[layer.base], type(cell))
     else:
-        name = _OPERATOR[layer.base]
+        name = OPERATOR[layer.base]
         object.__setattr__(cell, _RESTORE, (name, getattr(cell, name)))
         object.__setattr__(hook, "replaced", getattr(cell, name))
         object.__setattr__(cell, name, hook)
+    return hook
 
 
 def owns_bias(layer: CoveredLayer) -> bool:
@@ -121,7 +124,7 @@ def owns_bias(layer: CoveredLayer) -> bool:
     return layer.bias >= 0 and not layer.own_construct
 
 
-def _attach_direct(layer: CoveredLayer, curvature: nn.Cell, owner: Any) -> None:
+def _attach_direct(layer: CoveredLayer, curvature: nn.Cell, owner: Any) -> Replacement:
     """Attach a curvature that makes the gradients of weight and bias itself."""
     cell = layer.cell
     with_bias = owns_bias(layer)
@@ -132,7 +135,7 @@ def _attach_direct(layer: CoveredLayer, curvature: nn.Cell, owner: Any) -> None:
     if with_bias:
         object.__setattr__(cell, _BIAS_ADD, cell.bias_add)
         object.__setattr__(cell, "bias_add", NoBias(cell.bias_add))
-    _install(layer, hook, owner)
+    return _install(layer, hook, owner)
 
 
 def owner_of(cell: nn.Cell) -> Any:

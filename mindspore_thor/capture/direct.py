@@ -170,6 +170,7 @@ class DirectHook(Replacement):
     ) -> None:
         super().__init__(auto_prefix=False)
         self.capture = capture
+        self.graph = capture.graph
         self.curvature = curvature
         self.probe = curvature.probes[0]
         self.due = due
@@ -182,7 +183,7 @@ class DirectHook(Replacement):
         # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
         weight = ops.cast(weight, x.dtype)
         bias = ops.cast(self.bias, x.dtype) if self.has_bias else Tensor(0.0, ms.float32)
-        if self.exported:
+        if self.passive:
             return self.capture.affine(x, weight, bias)
         flag = collecting(curvature, 0, self.due)
         s0, s1, s2, s3 = curvature.capture_state(0, flag)

@@ -14,7 +14,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.capture.plain import exports, refuse_rewriting, same
-from mindspore_thor.graph.kind import OWN, PLAIN, GraphKind
+from mindspore_thor.graph.kind import FOREIGN, OWN, PLAIN, GraphKind
 from mindspore_thor.graph.slices import part
 
 GUARD = 2.0**-50
@@ -122,10 +122,14 @@ class Replacement(nn.Cell):
     Attributes:
         layer: the layer.
         replaced: its operator; not set where the layer's class was replaced instead.
+        graph: what the graph being compiled is for.
+        elsewhere: whether the layer's weight has uses outside of it, so that the gradient is plain.
     """
 
     layer: nn.Cell
     replaced: Any
+    graph: GraphKind
+    elsewhere: bool = False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy of the layer holds a copy of its operator."""
@@ -136,9 +140,12 @@ class Replacement(nn.Cell):
         refuse_rewriting()
 
     @property
-    def exported(self) -> bool:
-        """Whether the graph that is being compiled is of a model to export; a constant in it."""
-        return exports(self.layer)
+    def passive(self) -> bool:
+        """Whether the layer is a plain one in the graph that is being compiled; a constant in it.
+
+        In that of a model to export, in another optimizer's, and where ``elsewhere`` is set.
+        """
+        return self.elsewhere or self.graph.kind == FOREIGN or exports(self.layer)
 
 
 class Bound(Replacement):
@@ -165,7 +172,7 @@ class Bound(Replacement):
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map."""
-        if self.graph.kind == PLAIN or self.exported:
+        if self.graph.kind == PLAIN or self.passive:
             # The compiler would prune the capture, but only after seconds of compiling it.
             return self.capture.run(x, weight)
         flag = collecting(self.curvature, self.number, self.due)

@@ -10,9 +10,10 @@ from mindspore import Parameter, nn
 
 from mindspore_thor.graph.shared import Maker, one_of_each, same_operator
 from mindspore_thor.layers.rows import ConvRows, DenseRows, EmbeddingRows
-from mindspore_thor.layers.uses import used_outside
+from mindspore_thor.layers.uses import is_mindspores, used_outside
 from mindspore_thor.linalg.patches import ConvGeometry
 
+_LAYERS = (nn.Dense, nn.Conv2d, nn.Embedding, nn.LayerNorm)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm)
 
 
@@ -51,6 +52,7 @@ class CoveredLayer:
         weight: index of its weight among the optimizer's parameters.
         bias: index of its bias, or -1 where it has none or it is not trained.
         own_construct: whether a subclass replaced ``construct``.
+        elsewhere: who else seems to use the weight, as far as the network's code tells.
     """
 
     name: str
@@ -60,6 +62,7 @@ class CoveredLayer:
     weight: int
     bias: int
     own_construct: bool
+    elsewhere: str = ""
 
 
 def _conv_geometry(cell: nn.Conv2d) -> ConvGeometry:
@@ -127,31 +130,42 @@ def find_layers(
     """
     make = make or one_of_each()
     index = {id(p): i for i, p in enumerate(parameters)}
-    owners: dict[int, list[str]] = {}
+    owners: dict[int, list[tuple[str, nn.Cell]]] = {}
     cells = [(name, cell) for name, cell in net.cells_and_names() if _own_parameters(cell)]
     for name, cell in cells:
         for p in _own_parameters(cell):
-            owners.setdefault(id(p), []).append(name)
-    outside = used_outside(net)
+            owners.setdefault(id(p), []).append((name, cell))
+    readers = used_outside(net)
     covered: list[CoveredLayer] = []
     rows: list[LayerRow] = []
     for name, cell in cells:
         label = name or type(cell).__name__
         row = LayerRow(label, type(cell).__name__, False)
         rows.append(row)
-        base = next(
-            (b for b in (nn.Dense, nn.Conv2d, nn.Embedding, nn.LayerNorm) if isinstance(cell, b)),
-            None,
-        )
-        row.reason = _why_not(cell, base, supported, index, owners, name)
-        if not row.reason and id(cell) in outside:
-            # The statistics of the layer's operator know nothing of that use.
-            row.reason = f"weight also used by {outside[id(cell)]}: plain gradient"
+        base = next((b for b in _LAYERS if isinstance(cell, b)), None)
+        row.reason = _why_not(cell, base, supported, index, owners)
+        reader = readers.get(id(cell))
+        if not row.reason and reader is not None and is_mindspores(reader):
+            # As nn.MultiheadAttention does: no graph can tell more.
+            row.reason = (
+                f"layer itself not used, its weight is by {type(reader).__name__}: plain gradient"
+            )
         if row.reason or base is None:
             continue
         row.covered = True
-        covered.append(_describe(label, cell, base, index, token_mode, make))
+        layer = _describe(label, cell, base, index, token_mode, make)
+        # The statistics of the layer's operator know nothing of such uses.
+        if reader is not None:
+            layer.elsewhere = f"weight also used by {type(reader).__name__}: plain gradient"
+        else:
+            layer.elsewhere = _held(cell, owners[id(_weight_of(cell, base))])
+        covered.append(layer)
     return covered, rows
+
+
+def _held(cell: nn.Cell, owners: list[tuple[str, nn.Cell]]) -> str:
+    others = [type(other).__name__ for _, other in owners if other is not cell]
+    return f"weight also held by {others[0]}: plain gradient" if others else ""
 
 
 def _why_not(
@@ -159,8 +173,7 @@ def _why_not(
     base: type[nn.Cell] | None,
     supported: Sequence[type],
     index: dict[int, int],
-    owners: dict[int, list[str]],
-    name: str,
+    owners: dict[int, list[tuple[str, nn.Cell]]],
 ) -> str:
     """The reason for the plain gradient, or an empty string where the layer is covered."""
     if isinstance(cell, _NORMS):
@@ -168,9 +181,11 @@ def _why_not(
     if base is None or base not in supported:
         return f"{type(cell).__name__}: no rule for this layer type, plain gradient"
     weight = _weight_of(cell, base)
-    if weight is None or id(weight) not in index:
+    if weight is None or not weight.requires_grad:
         return "weight is not trained"
-    others = [o for o in owners[id(weight)] if o != name]
+    if id(weight) not in index:
+        return "weight is not among this optimizer's params"
+    others = [o for o, other in owners[id(weight)] if other is not cell and _is_layer(other)]
     if others:
         return f"weight shared with {others[0]}: plain gradient"
     if base is nn.Conv2d and cell.data_format != "NCHW":
@@ -185,6 +200,10 @@ def _why_not(
     ):
         return "own construct without the layer's operator: plain gradient"
     return ""
+
+
+def _is_layer(cell: nn.Cell) -> bool:
+    return isinstance(cell, _LAYERS) or is_mindspores(cell)
 
 
 def _weight_of(cell: nn.Cell, base: type[nn.Cell]) -> Parameter | None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from mindspore_thor.capture.attach import attach, detach, owner_of, without_hooks
+from mindspore_thor.capture.attach import attach, detach, owner_of, owns_bias
 from mindspore_thor.capture.hooks import GUARD
 from mindspore_thor.curvature.group import META, GroupCurvature
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.curvature.state import LayerState
 from mindspore_thor.errors import TrainingError
-from mindspore_thor.graph.kind import ANY, PLAIN, GraphKind
+from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.shared import one_of_each
 from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import joined, pick
-from mindspore_thor.layers.coverage import CoveredLayer, LayerRow, find_layers
+from mindspore_thor.layers.coverage import CoveredLayer, find_layers
 from mindspore_thor.linalg.sums import total
 from mindspore_thor.optim.packing import pack, packing_of, unpack
-from mindspore_thor.optim.report import LayerReport
+from mindspore_thor.optim.report import LayerReport, report_of
 from mindspore_thor.parallel.assignment import Share
 from mindspore_thor.parallel.communication import Symmetric
 
@@ -123,28 +122,26 @@ class LayerwiseOptimizer(nn.Optimizer):
         }
         self.layer_names = tuple(layer.name for layer in layers)
         self._places = [place[name] for name in self.layer_names]
-        self._reduced: set[int] = set()
         packed = [
             (group, packing_of(found, self.weights, self.packs_bias(found[0])))
             for group, found in zip(groups, members.values())
             if not group.direct
         ]
-        directed = [i for _, packing in packed for i in packing.weights + packing.biases]
-        # Where every parameter's direction is found: behind those of the groups are the gradients.
-        places = [len(directed) + i for i in range(len(self.weights))]
-        for position, i in enumerate(directed):
-            places[i] = position
-        self.places = tuple(places)
         # Layers that a plain step has no hooks in; those of a direct method change its gradients.
-        self._hooked: list[nn.Cell] = []
+        self.hooked: list[nn.Cell] = []
+        hooks = {}
         for layer in layers:
             group, number = place[layer.name]
-            if group.direct and group.exchanged():
-                self._reduced.update({layer.weight, layer.bias} - {-1})
             if group.captures:
-                attach(layer, group, number, self, make)
+                hooks[layer.name] = attach(layer, group, number, self, make)
                 if not group.direct:
-                    self._hooked.append(layer.cell)
+                    self.hooked.append(layer.cell)
+        self.layers, self._hooks = tuple(layers), hooks
+        self._members = tuple(
+            tuple(layer.name for layer in found)
+            for group, found in zip(groups, members.values())
+            if not group.direct
+        )
         self.packings = tuple(packing for _, packing in packed)
         self.group_layers = tuple(group.layers for group, _ in packed)
         self.group_starts = tuple(sum(self.group_layers[:k]) for k in range(len(packed)))
@@ -154,6 +151,35 @@ class LayerwiseOptimizer(nn.Optimizer):
         self.group_weights = tuple(packing.weights for packing in self.packings)
         self._gather_probes(groups)
         self.map = ops.Map()
+        self.keep_plain({layer.name: layer.elsewhere for layer in layers if layer.elsewhere})
+
+    def keep_plain(self, elsewhere: dict[str, str]) -> None:
+        """Give layers whose weights have uses outside of them their plain gradient.
+
+        It holds for the graphs that are compiled from now on. The layers' state stays where it is.
+
+        Args:
+            elsewhere: name of the layer -> what the report says of it.
+        """
+        self.elsewhere = elsewhere
+        for name, hook in self._hooks.items():
+            hook.elsewhere = name in elsewhere
+        plain = {
+            i
+            for layer in self.layers
+            if layer.name in elsewhere
+            for i in (layer.weight, layer.bias)
+        }
+        directed = [i for packing in self.packings for i in packing.weights + packing.biases]
+        # Where every parameter's direction is found: behind those of the groups are the gradients.
+        places = [len(directed) + i for i in range(len(self.weights))]
+        for position, i in enumerate(directed):
+            if i not in plain:
+                places[i] = position
+        self.places = tuple(places)
+        members = [name for names in self._members for name in names]
+        self.directed_layers = Tensor([name not in elsewhere for name in members])
+        self.some_plain = bool(plain)
 
     def _take_over(self, net: nn.Cell) -> None:
         """Remove hooks that are not needed any more, and those of layers that are ours now.
@@ -207,6 +233,11 @@ class LayerwiseOptimizer(nn.Optimizer):
         """Whether a layer's bias is part of its group's matrices."""
         return layer.bias >= 0 and (layer.rows is None or self.homogeneous(layer))
 
+    def directs_bias(self, layer: CoveredLayer) -> bool:
+        """Whether the method changes the gradient of a layer's bias, too."""
+        direct = self._places[self.layer_names.index(layer.name)][0].direct
+        return owns_bias(layer) if direct else self.packs_bias(layer)
+
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """The curvature of layers that are equal but for their names; every method has its own."""
         raise TypeError(f"{type(self).__name__} does not say how it builds curvature")
@@ -226,8 +257,14 @@ class LayerwiseOptimizer(nn.Optimizer):
 
     def traffic(self) -> tuple[Symmetric | None, ...]:
         """For each of ``parameters`` the symmetric matrices in it; None where it stays local."""
+        reduced = {
+            i
+            for layer, (group, _) in zip(self.layers, self._places)
+            if group.direct and group.exchanged() and layer.name not in self.elsewhere
+            for i in (layer.weight, layer.bias)
+        }
         probes = [g.symmetric() if g.shared else None for g in self.captured for _ in g.probes]
-        return (*(None if i in self._reduced else () for i in range(len(self.weights))), *probes)
+        return (*(None if i in reduced else () for i in range(len(self.weights))), *probes)
 
     def rank_state(self) -> tuple[Parameter, ...]:
         """State that belongs to the rank's own samples, which are its last axis."""
@@ -310,6 +347,8 @@ class LayerwiseOptimizer(nn.Optimizer):
         else:
             overlaps = lr * lr * joined(products)
         ready = joined(self.map(_called, self.ready_each))
+        if self.some_plain:
+            ready = ops.logical_and(ready, self.directed_layers)
         overlap = total(ops.where(ready, overlaps, 0.0))
         nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
         factors = ops.where(ready, nu, 1.0)
@@ -318,16 +357,6 @@ class LayerwiseOptimizer(nn.Optimizer):
 
     # -- on the host --------------------------------------------------------------------------
 
-    @contextmanager
-    def compiling(self, kind: str) -> Iterator[None]:
-        """While this holds, graphs are compiled for one kind of step only."""
-        self.graph.kind = kind
-        try:
-            with without_hooks(self._hooked if kind == PLAIN else ()):
-                yield
-        finally:
-            self.graph.kind = ANY
-
     def layer_report(self) -> LayerReport:
         """One row per weight-bearing layer; ``str()`` of it is a table.
 
@@ -335,31 +364,9 @@ class LayerwiseOptimizer(nn.Optimizer):
             Rows with ``layer``, ``type``, ``covered``, ``reason`` (why not), and the counters
             ``accepted``, ``kept`` and ``stopped`` of the trace rule.
         """
-        state_of = dict(zip(self.layer_names, self.curvatures))
-        report = LayerReport()
         begun = int(self.global_step.asnumpy()[0]) > 0
-        for row in self._rows:
-            state = state_of.get(row.layer)
-            if state is None:
-                report.append(row)
-                continue
-            counts = state.counts.asnumpy()
-            stopped = int(state.active.asnumpy()) == 0
-            # Nobody has statistics before the first step; a layer without any is a plain one then.
-            waits = begun and not state.group.ready_layers()[state.layer]
-            reason = "no statistics yet: plain gradient" if waits else row.reason
-            report.append(
-                LayerRow(
-                    row.layer,
-                    row.type,
-                    not waits,
-                    reason,
-                    int(counts[0]),
-                    int(counts[1]),
-                    stopped,
-                )
-            )
-        return report
+        states = dict(zip(self.layer_names, self.curvatures))
+        return report_of(self._rows, states, self.elsewhere, begun)
 
     @property
     def failed_inversions(self) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
-from mindspore_thor.graph.kind import OWN
+from mindspore_thor.capture.attach import without_hooks
+from mindspore_thor.graph.kind import OWN, PLAIN, compiling
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
 from mindspore_thor.step.inputs import refuse_no_mean, refuse_several_outputs
@@ -30,10 +31,11 @@ class StepGraph(nn.Cell):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile, and let the hooks of the network know what for."""
-        if not isinstance(self.optimizer, SecondOrder):
-            super().compile(*args, **kwargs)
-            return
-        with self.optimizer.compiling(self.kind):
+        own, hooked = None, []
+        if isinstance(self.optimizer, SecondOrder):
+            own = self.optimizer.graph
+            hooked = self.optimizer.hooked if self.kind == PLAIN else []
+        with compiling(own, self.kind), without_hooks(hooked):
             super().compile(*args, **kwargs)
 
 
@@ -67,8 +69,12 @@ class Backward(nn.Cell):
         self.sens = float(loss_scale)
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
         self.distributed = world()[1] > 1
+        self.exchange(traffic)
+
+    def exchange(self, traffic: Sequence[Symmetric | None] | None) -> None:
+        """Say what travels between the ranks, before anything is compiled."""
         if self.distributed:
-            self.mean = MeanAcrossRanks(weights, traffic or [()] * len(weights))
+            self.mean = MeanAcrossRanks(self.weights, traffic or [()] * len(self.weights))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The mean loss of a batch."""
@@ -78,6 +84,7 @@ class Backward(nn.Cell):
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """A batch -> loss, gradients (times the loss scale), whether all are finite."""
+        # Not in a method of its own: the pass, and what it leaves behind, would come twice.
         loss = self.forward(*inputs)
         if isinstance(loss, (tuple, list, dict)):
             refuse_several_outputs()

@@ -20,6 +20,7 @@ from mindspore_thor.step.accumulate import (
     refuse_one_graph,
 )
 from mindspore_thor.step.backward import Backward
+from mindspore_thor.step.elsewhere import Elsewhere
 from mindspore_thor.step.graphs import (
     ApplyStep,
     CaptureStep,
@@ -119,6 +120,7 @@ class TrainStep(nn.Cell):
         self.measures_first = (
             self.second_order and optimizer.measures_first and optimizer.probe_count > 0
         )
+        self._elsewhere = Elsewhere(net, loss_fn, optimizer) if self.second_order else None
         traffic = optimizer.traffic() if self.second_order else ()
         if self.second_order:
             count = len(optimizer.weights)
@@ -189,6 +191,8 @@ class TrainStep(nn.Cell):
                 self.guard.remember()
             self._started = True
         try:
+            if self._elsewhere is not None:
+                self._elsewhere.settle(inputs, (self.plain, self.whole))
             loss = self._run(*inputs)
         except RuntimeError as error:
             known = explained(error)
