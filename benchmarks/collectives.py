@@ -5,7 +5,8 @@
 Every kind of step is compiled as one rank of many and its AllReduces are read from the compiled
 graph: how many there are, their bytes, and how many tensors the package has put into them. The
 compiler's own fusion (``fusion``, 0: none) plays no part. MindSpore inserts no others later; that
-Ascend's back end keeps them is tested in ``tests/test_ascend_dry_run.py``. Nothing is run.
+Ascend's back end keeps them is tested in ``tests/benchmarks/test_ascend_dry_run.py``. Nothing is
+run.
 """
 
 from __future__ import annotations

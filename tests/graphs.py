@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent
+from places import IMPORTABLE
 
 
 def compiled_graphs(script: str, folder: Path, *arguments: str) -> list[str]:
@@ -20,9 +20,7 @@ def compiled_graphs(script: str, folder: Path, *arguments: str) -> list[str]:
         "MS_DEV_SAVE_GRAPHS_PATH": str(folder),
         # Writing the graph after every pass would take longer than compiling it.
         "MS_DEV_DUMP_IR_PASSES": "validate",
-        "PYTHONPATH": os.pathsep.join(
-            [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
-        ),
+        "PYTHONPATH": os.pathsep.join([IMPORTABLE, os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-c", script, *arguments]
     subprocess.run(command, check=True, env=environment, cwd=folder, timeout=600)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from places import ROOT
 
 import models
 import train
@@ -31,7 +32,6 @@ from mindspore_thor.run.run_folder import create_folder
 from mindspore_thor.signals import StopRequest
 
 eval_program = importlib.import_module("eval")
-ROOT = Path(train.__file__).parent
 TIMES = ("train_time", "step_ms", "wall_clock")
 
 Arguments = list[str]

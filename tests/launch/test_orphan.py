@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mindspore_thor.launch.orphan import LAUNCHER, follow_launcher
 
-ROOT = Path(__file__).resolve().parent.parent
 # The launcher starts a go-between, as msrun is one, whose child it adopts when that ends.
 LAUNCHER_PROGRAM = """
 import subprocess, sys, time

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 from mindspore_thor.data import available_data, create_data
 
-ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "mindspore_thor/data/sample"
 
 

@@ -15,7 +15,7 @@ from steps import same, weights
 from mindspore_thor import FNGD, KFAC, LNGD, THOR, TrainStep
 from mindspore_thor.layers.suspicion import suspicious
 from mindspore_thor.layers.uses import used_outside
-from mindspore_thor.train import elsewhere
+from mindspore_thor.step import elsewhere
 
 RNG = np.random.default_rng(7)
 IDS = Tensor(RNG.integers(0, 5, (6,)).astype(np.int32))

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 import train
 from mindspore_thor.signals import NOTICES, StopRequest
 from mindspore_thor.step.train_step import TrainStep
 
-ROOT = Path(__file__).resolve().parent.parent
 INT, TERM = signal.SIGINT, signal.SIGTERM
 
 # Says "ready", and ends by itself only when it is told to stop.

@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mindspore_thor import streams
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")
 
 PROGRAM = """

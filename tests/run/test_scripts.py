@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mindspore_thor.launch import command as launch
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
 SHELL_FILES = [*sorted(SCRIPTS.glob("*.sh")), ROOT / ".ci" / "run"]
 

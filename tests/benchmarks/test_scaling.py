@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
+from places import IMPORTABLE, ROOT
 
 from benchmarks import collectives, scaling
 from benchmarks.ascend.graphs import Graphs
@@ -18,8 +18,6 @@ from benchmarks.scaling import Machine, inverse_flops, ring_seconds
 from benchmarks.traffic import traffic
 from mindspore_thor.optim import create_optimizer
 from mindspore_thor.step.train_step import TrainStep
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def triangle(d: int) -> int:
@@ -88,7 +86,7 @@ def test_compiled_graphs_send_the_same(method: str, ranks: int, rank: int) -> No
     expected = traffic(small(method).step)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, method, str(ranks), str(rank)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env={**os.environ, "PYTHONPATH": IMPORTABLE},
         capture_output=True,
         text=True,
         timeout=300,

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from places import ROOT
 
 import mindspore_thor
 import mindspore_thor.data
 
-ROOT = Path(__file__).resolve().parents[1]
 ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 BENCHMARKS = [p for p in sorted((ROOT / "benchmarks").glob("*.py")) if "def main" in p.read_text()]
 STUB = "raise ModuleNotFoundError(\"No module named 'mindspore'\", name='mindspore')\n"

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from benchmarks.ascend import check, residual
 from benchmarks.ascend.graphs import Case, Setting, parse_cases, required
 from mindspore_thor.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "check_ascend.sh"
 
 without_ascend = pytest.mark.skipif(check.devices() > 0, reason="this machine has an Ascend")

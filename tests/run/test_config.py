@@ -10,6 +10,7 @@ import mindspore as ms
 import pytest
 import yaml
 from mindspore import Tensor, nn
+from places import ROOT
 
 import models
 from mindspore_thor.data import available_data
@@ -18,7 +19,7 @@ from mindspore_thor.optim import METHODS
 from mindspore_thor.run.build import build_optimizer
 from mindspore_thor.run.config import Config, load_config, parse_overrides
 
-RECIPES = sorted((Path(__file__).parent.parent / "models").glob("*/*.yaml"))
+RECIPES = sorted((ROOT / "models").glob("*/*.yaml"))
 
 RECIPE = """\
 model: {name: mlp, hidden: [12]}

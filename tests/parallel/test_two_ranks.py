@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from places import ROOT
 
 import train
 from mindspore_thor.run.checkpoint import find_checkpoint, list_checkpoints, read_state
 from mindspore_thor.run.ckpt_file import load_file
 
 evaluate = importlib.import_module("eval")
-ROOT = Path(train.__file__).parent
 SAME = ("epoch", "step", "learning_rate", "skipped", "top_1_accuracy", "top_5_accuracy")
 
 pytestmark = [

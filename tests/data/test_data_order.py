@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT
 
 from mindspore_thor.data import Data, create_data
 from mindspore_thor.data.augment import crop_and_flip, random_resized_box
 from mindspore_thor.data.order import Order
 from mindspore_thor.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = "fashion_mnist_sample"
 
 

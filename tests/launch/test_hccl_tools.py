@@ -14,12 +14,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from places import ROOT
 
 from mindspore_thor.errors import UserError
 from mindspore_thor.launch import hccn
 from mindspore_thor.launch.rank_table import read_rank_table
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "hccl_tools.py"
+SCRIPT = ROOT / "scripts" / "hccl_tools.py"
 
 TOOL_OUTPUT = "ipaddr:192.168.{0}.101\nnetmask:255.255.255.0\n"
 TOOL_WITHOUT_ADDRESS = "Get ipconf failed, because no ip was preset there!\n"

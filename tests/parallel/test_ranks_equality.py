@@ -23,13 +23,13 @@ from oracle.baselines import Eva, Shampoo, Tkfac
 from oracle.bridge import oracle_net
 from oracle.natural import Fngd
 from oracle.optimizers import AdamW, Base, Kfac, Sgd, Thor
+from places import ROOT
 from ranks import equality
 
 from mindspore_thor.parallel.communication import world
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 
 # The two differ by float32's rounding: about 1e-7 of a mean over the batch in every gradient and
 # statistic. Twenty steps add such errors up and the preconditioner multiplies them by

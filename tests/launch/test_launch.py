@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
+from test_rank_table import TWO, server, table
 
 from mindspore_thor.errors import UserError
 from mindspore_thor.launch import command as launch
 from mindspore_thor.launch import host
 from mindspore_thor.launch.rank_table import RankTable, parse_rank_table
-from tests.test_rank_table import TWO, server, table
 
 ALONE = parse_rank_table(table(server("10.0.0.1", [1, 0], 6)), "t")
 PAIR = parse_rank_table(TWO, "t")
@@ -295,7 +296,7 @@ def test_how_a_job_ends(tmp_path: Path) -> None:
     cases.append("port")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "driver.py"), str(tmp_path), *cases],
-        env={**launch.os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**launch.os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
