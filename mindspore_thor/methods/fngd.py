@@ -95,6 +95,12 @@ class FNGD(SecondOrder):
             bool(absorb_scale),
             memory,
         )
+        # Known from the start, the probes are made of their final size: MindSpore's PyNative mode
+        # goes by the shape that a parameter was made with.
+        self._batch: int | None = None
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+            self._batch = None if share == "none" else batch_size
         super().__init__(
             net,
             learning_rate,
@@ -107,9 +113,6 @@ class FNGD(SecondOrder):
         self.slots = self._slots
         # Nothing is derived between steps.
         self.next_inverse.set_data(Tensor(NEVER, ms.int32))
-        self._batch: int | None = None
-        if batch_size is not None:
-            self.expect_batch(check_count("batch_size", batch_size))
 
     def _cover(self, net: nn.Cell, label: str, token_mode: str) -> None:
         self.slot = state(np.zeros((), np.int32), f"{label}.{self.weights[0].name}.slot")
@@ -133,6 +136,7 @@ class FNGD(SecondOrder):
             alpha,
             absorb_scale,
             memory,
+            self._batch,
         )
 
     def expect_batch(self, batch_size: int) -> None:

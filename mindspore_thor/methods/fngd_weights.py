@@ -165,6 +165,7 @@ class SampleWeights(DirectCurvature):
         alpha: relative damping.
         absorb_scale: see :func:`sample_weights`.
         memory: bytes for the Gram matrix's chunks.
+        batch_size: N, where it is known yet; else :meth:`resize` tells it.
     """
 
     # Every rank solves for its own samples: nothing travels but the gradient.
@@ -182,27 +183,32 @@ class SampleWeights(DirectCurvature):
         alpha: float,
         absorb_scale: bool,
         memory: int,
+        batch_size: int | None = None,
     ) -> None:
         super().__init__(name, 0, graph)
         self.own_counts = state(np.zeros((1, 4), np.int32), f"{name}.counts")
         self.captures = True
-        self.size = META
+        # With nothing to store batches of any size may come.
+        self.end = 0 if share == "none" else batch_size or 1
+        self.size = self.end + META
         self.make_probes(name)
         self.rows = rows
         self.share = share
         self.slots = slots if share == "slot" else 1
         self.slot = slot
-        # With nothing to store batches of any size may come; else expect_batch tells theirs.
-        self._set_length(0 if share == "none" else 1)
         self.settings = (layer, alpha, absorb_scale, share != "none", memory)
         if share != "none":
-            self.store = state(np.ones((1, 1), np.float32), f"{name}.weights")
+            shape = (self.slots if batch_size else 1, self.end)
+            self.store = state(np.ones(shape, np.float32), f"{name}.weights")
         if share == "mean":
             self.filled = state(np.zeros((1,), np.float32), f"{name}.filled")
 
     def resize(self, batch_size: int) -> None:
         """Make room for batches of this size; forgets what is stored."""
-        self._set_length(batch_size)
+        self.end = batch_size
+        self.size = batch_size + META
+        (probe,) = self.probes
+        probe.set_data(Tensor(np.zeros(self.size, np.float32)), slice_shape=True)
         store = Tensor(np.ones((self.slots, batch_size), np.float32))
         self.store.set_data(store, slice_shape=True)
 
@@ -210,12 +216,6 @@ class SampleWeights(DirectCurvature):
         """One probe; with a value, because it has to grow to the batch's size."""
         probe = Parameter(Tensor(np.zeros(self.size, np.float32)), name=f"{name}.probe0")
         self.probes = ParameterTuple([probe])
-
-    def _set_length(self, count: int) -> None:
-        self.end = count
-        self.size = count + META
-        (probe,) = self.probes
-        probe.set_data(Tensor(np.zeros(self.size, np.float32)), slice_shape=True)
 
     def make_direct_rule(self, has_bias: bool, inverse_scale: float) -> WeightingRule:
         """The rule that solves for the weights and applies them."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+import mindspore as ms
 import numpy as np
 import pytest
 import steps
 from mindspore import Tensor, nn
 from oracle import curvature as c
-from oracle.bridge import oracle_net
+from oracle.bridge import oracle_net, randomise
 from oracle.nets import batches, conv_net, mlp, token_net
 from oracle.optimizers import Kfac
 from oracle.training import compare, cross_entropy
@@ -144,3 +145,55 @@ def test_kl_clip_sums_each_group_with_its_own_rate() -> None:
         np.testing.assert_allclose(moved, expected, atol=1e-4 * np.abs(expected).max())
         divergence += nu * rate * (moved * c.matrix(layers[i], True)[0]).sum()
     assert divergence == pytest.approx(0.001, rel=1e-4)
+
+
+class Late(nn.Cell):
+    """An ``mlp()`` whose layer ``late`` is used in the graphs compiled while ``use`` is set."""
+
+    def __init__(self, body: nn.SequentialCell) -> None:
+        super().__init__(auto_prefix=False)
+        self.body = body
+        self.late = randomise(nn.SequentialCell(nn.Dense(7, 7)), 4)
+        self.late[0].update_parameters_name("late.")
+        self.use = False
+
+    def construct(self, x):
+        h = self.body[0](x)
+        if self.use:
+            h = h + self.late(h)
+        return self.body[1](h)
+
+
+def test_the_kl_clip_leaves_a_layer_without_statistics_alone() -> None:
+    """It counts nothing in the sum of <V, D>, and keeps its plain gradient."""
+    body, x, labels = mlp()
+    net, loss_fn, kl = Late(body), cross_entropy(), 1e-4
+    oracle = Kfac(oracle_net(body))
+    oracle.step(x, labels)
+    optimizer = KFAC(net, 1.0, kl_clip=kl, momentum=0.0, factor_interval=9, inverse_interval=9)
+    step = TrainStep(net, loss_fn, optimizer)
+    inputs = Tensor(x), Tensor(labels)
+    step(*inputs)
+    net.use = True
+    before = {p.name: p.asnumpy().astype(np.float64) for p in net.trainable_params()}
+
+    def loss(a, b):
+        return loss_fn(net(a), b)
+
+    gradient = ms.value_and_grad(loss, None, optimizer.weights)
+    expected = {p.name: g.asnumpy() for p, g in zip(optimizer.weights, gradient(*inputs)[1])}
+    overlap = 0.0
+    for i, layer in enumerate(oracle.net.layers):
+        weight, bias = f"{i}.weight", f"{i}.bias"
+        d = np.concatenate((expected[weight], expected[bias][:, None]), 1)[None]
+        v = c.eigen_precondition(d, *oracle.states[id(layer)].inverse, 0.03)
+        overlap += (v * d).sum()
+        expected[weight], expected[bias] = v[0, :, :-1], v[0, :, -1]
+    shrink = np.sqrt(kl / overlap)
+    assert shrink < 0.1
+    step(*inputs)
+    for p in net.trainable_params():
+        wanted = expected[p.name] * (1.0 if p.name.startswith("late") else shrink)
+        found = before[p.name] - p.asnumpy()
+        atol = 1e-3 * np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, atol=atol, err_msg=p.name)

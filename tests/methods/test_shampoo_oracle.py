@@ -9,6 +9,7 @@ import pytest
 import steps
 from mindspore import Tensor
 from oracle.baselines import Shampoo as Oracle
+from oracle.baselines import inverse_root
 from oracle.bridge import oracle_net
 from oracle.nets import batches, conv_net, mlp, small_conv_net, token_net
 from oracle.training import cross_entropy
@@ -76,6 +77,34 @@ def test_sums_grow_and_roots_follow_their_interval() -> None:
         np.testing.assert_allclose(curvature.sum_left.asnumpy()[0], left, rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(curvature.sum_right.asnumpy()[0], right, rtol=1e-3, atol=1e-6)
     assert [row.accepted for row in step.optimizer.layer_report()] == [3, 3]
+
+
+def test_blocks_without_statistics_keep_the_plain_gradient() -> None:
+    """Roots of sums that are still zero would be epsilon^-1/4: steps of 100 times the gradient.
+
+    Three of the six inputs are zero in the only step that collects.
+    """
+    net, x, labels = mlp(sizes=(6, 4))
+    options = {"max_preconditioner_dim": 3, "factor_interval": 9, "inverse_interval": 9}
+    step = TrainStep(net, cross_entropy(), Shampoo(net, 1.0, momentum=0.0, **options))
+    first = x * np.array([1, 1, 1, 0, 0, 0], np.float32)
+    reference = oracle_net(net)
+    reference.loss(first, labels)
+    observed = reference.layers[0].d["weight"]
+    step(Tensor(first), Tensor(labels))
+    reference = oracle_net(net)
+    reference.loss(x, labels)
+    before, d = net[0].weight.asnumpy().astype(np.float64), reference.layers[0].d["weight"]
+    step(Tensor(x), Tensor(labels))
+    expected = d.copy()
+    for rows in (slice(0, 3), slice(3, 4)):
+        old = observed[rows, :3]
+        left, right = inverse_root(old @ old.T, 1e-4), inverse_root(old.T @ old, 1e-4)
+        expected[rows, :3] = left @ d[rows, :3] @ right
+    found = before - net[0].weight.asnumpy()
+    assert np.abs(expected - d).max() > 0.1 * np.abs(d).max()
+    np.testing.assert_allclose(found[:, 3:], d[:, 3:], atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
 def test_all_phases_in_one_graph_do_the_same() -> None:
