@@ -271,15 +271,17 @@ class Refresh(nn.Cell):
             return values
         return ops.concat((values, ops.fill(values.dtype, (self.others,), value)))
 
-    def refresh(self, damping: Tensor) -> None:
+    def refresh(self, damping: Tensor) -> bool:
         """Solve where the layers decide so, and count what became of it."""
         if self.group_count > 0:
             self.attempt(damping, False)
+        return True  # see GroupCurvature.collect
 
-    def retry(self, damping: Tensor) -> None:
+    def retry(self, damping: Tensor) -> bool:
         """Solve once more, with this damping, for the layers whose last refresh failed."""
         if self.group_count > 0:
             self.attempt(damping, True)
+        return True  # see GroupCurvature.collect
 
     def attempt(self, damping: Tensor, again: bool) -> bool:
         """A refresh, or its second attempt."""

@@ -157,11 +157,11 @@ class FNGD(SecondOrder):
         for group in self.groups:
             group.resize(batch_size)
 
-    def collect(self, gradients: tuple[Tensor, ...]) -> None:
+    def collect(self, gradients: tuple[Tensor, ...]) -> bool:
         """Store this step's coefficients, which stand behind the gradients of the weights."""
-        self.collect_probes(gradients[len(self.weights) :])
+        return self.collect_probes(gradients[len(self.weights) :])
 
-    def advance(self) -> None:
+    def advance(self) -> bool:
         """Count the step; the first epoch, and that alone, computes coefficients."""
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         step = self.step_number()
@@ -169,3 +169,4 @@ class FNGD(SecondOrder):
         ops.assign(self.due, ops.cast(first, ms.int32))
         ops.assign(self.next_factor, ops.where(first, step, ops.full_like(step, NEVER)))
         ops.assign(self.slot, step % self.slots)
+        return True  # see GroupCurvature.collect

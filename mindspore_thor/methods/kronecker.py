@@ -173,9 +173,10 @@ def leading(matrices: Tensor, traces: Tensor) -> Tensor:
         [n].
     """
     flat = matrices.reshape((traces.shape[0], -1))
-    # Not the squares first, which overflow long before M does.
-    shares = flat / ops.maximum(traces, _SMALLEST_TRACE).reshape((-1, 1))
-    return (flat * shares).sum(1)
+    # Not the squares first, which overflow long before M does. A dead layer leads nowhere.
+    known = traces > _SMALLEST_TRACE
+    shares = flat / ops.where(known, traces, ops.ones_like(traces)).reshape((-1, 1))
+    return ops.where(known, (flat * shares).sum(1), ops.zeros_like(traces))
 
 
 def smallest_damping(a: Tensor, g: Tensor) -> Tensor:

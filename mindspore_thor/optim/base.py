@@ -119,6 +119,11 @@ class SecondOrder(LayerwiseOptimizer):
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
     measures_first: bool = False  # whether statistics come from a pass before the step
     rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
+    stages: tuple[str, ...] = ("precondition", "decay", "centralize", "clip")
+    """What makes a step of gradients, in order: names of methods (gradients, rate) -> gradients.
+
+    A method that wants another order, or another stage among them, says so here.
+    """
     needs_samples: bool = False  # whether somebody has yet to tell the batch size
     needs_whole_batch: str = ""  # why gradients cannot be accumulated over micro-batches
     without: tuple[str, ...] = ()
@@ -205,6 +210,7 @@ class SecondOrder(LayerwiseOptimizer):
         self.next_inverse = state(first_inverse, f"{scope}.next_inverse")
         self.samples = state(np.ones((), np.int32), f"{scope}.samples")
         self.graph = GraphKind()
+        self.stage_list = tuple(getattr(self, name) for name in self.stages)
         self._cover(net, label, self.own_token_mode or token_mode)
         self._made = True
 
@@ -229,7 +235,7 @@ class SecondOrder(LayerwiseOptimizer):
             return self.damping(self.global_step).reshape(())
         return self.damping
 
-    def collect(self, gradients: tuple[Tensor, ...]) -> None:
+    def collect(self, gradients: tuple[Tensor, ...]) -> bool:
         """Let fresh statistics enter: gradients of ``parameters``, the probes' last.
 
         Those of the probes alone are enough where ``measures_first``.
@@ -244,8 +250,9 @@ class SecondOrder(LayerwiseOptimizer):
         if self.remeasures:
             planned = ops.where(self.due == SPECTRUM, self.next_factor, planned)
         ops.assign(self.next_factor, planned)
+        return True  # see GroupCurvature.collect
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         """Derive inverses (or what the method uses) from the statistics."""
         step = self.step_number()
         damping = self.current_damping()
@@ -253,6 +260,7 @@ class SecondOrder(LayerwiseOptimizer):
         ops.assign(self.next_inverse, step + self.inverse_interval(step))
         if self.remeasures:
             ops.assign(self.due, SPECTRUM * ops.ones_like(self.due))
+        return True  # see GroupCurvature.collect
 
     def refresh_stored(self) -> bool:
         """Refresh where that is due and this step collects nothing.
@@ -287,14 +295,36 @@ class SecondOrder(LayerwiseOptimizer):
             return gradients
         return self.map(ops.partial(_scale, self.inverse_scale), gradients)
 
-    def update(self, gradients: tuple[Tensor, ...]) -> None:
-        """Precondition, decay, apply momentum and the learning rate; then count the step."""
+    def update(self, gradients: tuple[Tensor, ...]) -> bool:
+        """Gradients -> new weights, by the stages in their order; then count the step."""
         lr = self.get_lr()
-        gradients = self.direction(self.unscale(gradients), lr)
-        gradients = self.decay_weight(gradients)
-        gradients = self.gradients_centralization(gradients)
-        if self.clip_norm is not None:
-            gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
+        gradients = self.unscale(gradients)
+        for stage in self.stage_list:
+            gradients = stage(gradients, lr)
+        self.move(gradients, lr)
+        self.advance()
+        return True  # see GroupCurvature.collect
+
+    def precondition(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Stage: the method's directions of the covered layers, with its KL clip."""
+        return self.direction(gradients, lr)
+
+    def decay(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Stage: weight decay, added to the direction."""
+        return self.decay_weight(gradients)
+
+    def centralize(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Stage: gradient centralization, where parameter groups ask for it."""
+        return self.gradients_centralization(gradients)
+
+    def clip(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Stage: the global norm is at most ``clip_norm``."""
+        if self.clip_norm is None:
+            return gradients
+        return ops.clip_by_global_norm(gradients, self.clip_norm)
+
+    def move(self, gradients: tuple[Tensor, ...], lr: Any) -> bool:
+        """Momentum and the learning rate: what the stages have made becomes the step."""
         if self.momentum > 0:
             how = (self.momentum, self.rate_inside_momentum)
             if self.is_group_lr:
@@ -307,9 +337,9 @@ class SecondOrder(LayerwiseOptimizer):
             self.map(_descend, lr, self.weights, gradients)
         else:
             self.map(ops.partial(_descend, lr), self.weights, gradients)
-        self.advance()
+        return True
 
-    def advance(self) -> None:
+    def advance(self) -> bool:
         """Count the step and say whether the next one collects statistics."""
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         step = self.step_number()
@@ -318,6 +348,7 @@ class SecondOrder(LayerwiseOptimizer):
             # Where a refresh follows, what depends on the old basis would be thrown away.
             due = ops.where(step >= self.next_inverse, due, due * (1 + SPECTRUM))
         ops.assign(self.due, due)
+        return True  # see GroupCurvature.collect
 
     def prepare(self, gradients: tuple[Tensor, ...]) -> bool:
         """All that comes before the update: gradients of ``parameters``, the statistics last."""

@@ -280,18 +280,19 @@ class LayerwiseOptimizer(nn.Optimizer):
         """Lam of this step, float32 scalar."""
         raise TypeError(f"{type(self).__name__} does not say what its damping is")
 
-    def collect_probes(self, statistics: Sequence[Tensor]) -> None:
+    def collect_probes(self, statistics: Sequence[Tensor]) -> bool:
         """Let every group take its probes' gradients, in order.
 
         A probe's gradient is the float32 vector of its layer's statistics, of the probe's shape.
         """
         if self.probe_count == 0:
-            return
+            return False
         fresh = self.map(ops.partial(_fresh, statistics), self.probe_numbers)
         if self.graph.guarded:
             fresh = self.map(ops.partial(_times, 1.0 / GUARD), fresh)
             self.refuse_altered(fresh)
         self.map(hand, self.collect_each, fresh)
+        return True  # see GroupCurvature.collect
 
     def refuse_altered(self, fresh: tuple[Tensor, ...]) -> bool:
         """Raise where another training cell has changed statistics on their way.

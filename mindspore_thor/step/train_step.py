@@ -35,6 +35,7 @@ from mindspore_thor.step.measure import MeasuredStep, MeasureStep
 from mindspore_thor.step.model import show_optimizer
 from mindspore_thor.step.modes import Modes
 from mindspore_thor.step.placement import Placement
+from mindspore_thor.step.plan import CAPTURE, MEASURE, NEEDS_GOOD, PLAIN, REFRESH, phases
 
 _GRAPHS = (
     *(WholeStep, PlainStep, RefreshStep, ApplyStep, MeasureStep),
@@ -214,31 +215,32 @@ class TrainStep(nn.Cell):
             return self.whole.compile_and_run(*inputs)
         self.optimizer.expect_batch(batch_size(inputs, self._path))
         step, next_factor, next_inverse = self._read_plan()
-        capture, refresh = step >= next_factor, step >= next_inverse
-        changed = capture or refresh
-        if capture and self.measures_first:
-            refresh = bool(self.measure.compile_and_run(*inputs).asnumpy()) and refresh
-            capture = False
-        if capture:
-            loss, gradients, finite = self.capture.compile_and_run(*inputs)
-            # A bad batch must not be inverted: the refresh waits for the next good capture.
-            refresh = refresh and bool(finite.asnumpy())
-        if refresh:
-            self._refresh()
-            if self.optimizer.remeasures:
-                # The same compiled pass again; what was refreshed tells it what to collect.
-                capture = True
-                loss, gradients, finite = self.capture.compile_and_run(*inputs)
-        if capture:
-            self.apply_update.compile_and_run(finite, *gradients)
-        else:
-            loss = self.plain_step(*inputs)
+        collects, refreshes = step >= next_factor, step >= next_inverse
+        good = True
+        passed: Any = None
+        for phase in phases(collects, refreshes, self.measures_first, self.optimizer.remeasures):
+            if phase in NEEDS_GOOD and not good:
+                continue
+            if phase == MEASURE:
+                good = bool(self.measure.compile_and_run(*inputs).asnumpy())
+            elif phase == REFRESH:
+                self._refresh()
+            else:
+                # The same pass twice; what was refreshed tells the second one what to collect.
+                backward = self.plain if phase == PLAIN else self.capture
+                passed = backward.compile_and_run(*inputs)
+                # A bad batch must not be inverted: the refresh waits for the next good capture.
+                good = not (phase == CAPTURE and refreshes) or bool(passed[2].asnumpy())
+        loss = self._update(*passed)
+        changed = collects or refreshes
         self._plan = None if changed else (step + 1, next_factor, next_inverse)
         return loss
 
     def plain_step(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss, after an update with what is stored; of second-order methods."""
-        loss, gradients, finite = self.plain.compile_and_run(*inputs)
+        return self._update(*self.plain.compile_and_run(*inputs))
+
+    def _update(self, loss: Tensor, gradients: tuple[Tensor, ...], finite: Tensor) -> Tensor:
         # One graph for all updates: it is as large as the network's, and compiled once.
         self.apply_update.compile_and_run(finite, *gradients)
         return loss
