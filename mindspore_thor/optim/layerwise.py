@@ -114,7 +114,7 @@ class LayerwiseOptimizer(nn.Optimizer):
             members.setdefault(self.group_key(layer), []).append(layer)
         groups = [self._make_group(label, found) for found in members.values()]
         self.groups = nn.CellList(groups, auto_prefix=False)
-        scope = f"{label}.{self.weights[0].name}"
+        scope = f"{label}.{self.weights[0].name}.outcomes"
         self.refresher = Refresh(groups, self._inverse_share, scope, self.trace_rule())
         place = {
             layer.name: (group, number)
