@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from mindspore_thor.capture.direct import DirectCapture, DirectHook, NoBias
 from mindspore_thor.capture.hooks import Capture, GatherHook, Hook, Replacement
@@ -22,6 +22,9 @@ from mindspore_thor.capture.plain import NO_SOURCE, plain_state
 from mindspore_thor.capture.plain import RESTORE as _RESTORE
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.layers.layer_type import Form
+
+_HOOKS = {Form.LINEAR: Hook, Form.LOOK_UP: GatherHook}
 
 
 class _Captured(nn.Cell):
@@ -34,35 +37,9 @@ class _Captured(nn.Cell):
         return plain_state(self, super().__reduce_ex__(protocol))
 
 
-class _CapturedDense(_Captured, nn.Dense):
-    """``nn.Dense`` whose product sees the input before tokens are flattened."""
-
-    def construct(self, x: Tensor) -> Tensor:
-        x = self._thor_hook(x, self.weight)
-        shape = x.shape
-        # Bias and activation work on rows, as in nn.Dense: a PReLU's channel is the last axis.
-        x = x.reshape((-1, self.out_channels))
-        if self.has_bias:
-            x = self.bias_add(x, self.bias)
-        if self.activation_flag:
-            x = self.activation(x)
-        return x.reshape(shape)
-
-
-class _CapturedEmbedding(_Captured, nn.Embedding):
-    """``nn.Embedding`` whose look-up sees the ids before they are flattened."""
-
-    def construct(self, ids: Tensor) -> Tensor:
-        return self._thor_hook(self.embedding_table, ids, 0)
-
-
-_WHOLE_LAYER = {nn.Dense: _CapturedDense, nn.Embedding: _CapturedEmbedding}
-OPERATOR = {nn.Dense: "matmul", nn.Embedding: "gather", nn.Conv2d: "conv2d"}
-
-
 def _derived_class(captured: type, original: type) -> type:
     bases = (captured,) if original in captured.__mro__ else (captured, original)
-    return type(original.__name__, bases, {"__module__": captured.__module__})
+    return type(original.__name__, (_Captured, *bases), {"__module__": __name__})
 
 
 def attach(
@@ -90,10 +67,17 @@ def attach(
     due, graph, inverse_scale = owner.due, owner.graph, owner.inverse_scale
     if getattr(curvature, "direct", False):
         return _attach_direct(layer, curvature, owner)
-    rule = curvature.make_rule(make, layer.rows)
-    hook_type = GatherHook if layer.base is nn.Embedding else Hook
-    hook = hook_type(
-        make(Capture, layer.rows, rule, curvature.size, inverse_scale, graph, curvature.stops),
+    assert layer.rows is not None
+    hook = _HOOKS[layer.type.form](
+        make(
+            Capture,
+            layer.rows,
+            curvature.make_rule(make, layer.rows),
+            curvature.size,
+            inverse_scale,
+            graph,
+            curvature.stops,
+        ),
         curvature,
         number,
         due,
@@ -103,16 +87,16 @@ def attach(
 
 
 def _install(layer: CoveredLayer, hook: Replacement, owner: Any) -> Replacement:
-    cell = layer.cell
+    cell, captured = layer.cell, layer.type.captured
     # object.__setattr__ bypasses the cell's registry on purpose: see the module's text.
     object.__setattr__(hook, "layer", cell)
     object.__setattr__(hook, "owner", weakref.ref(owner))
-    if layer.base in _WHOLE_LAYER and not layer.own_construct:
+    if captured is not None and not layer.own_construct:
         object.__setattr__(cell, _RESTORE, ("__class__", type(cell)))
         object.__setattr__(cell, _HOOK, hook)
-        cell.__class__ = _derived_class(_WHOLE_LAYER[layer.base], type(cell))
+        cell.__class__ = _derived_class(captured, type(cell))
     else:
-        name = OPERATOR[layer.base]
+        name = layer.type.operator
         object.__setattr__(cell, _RESTORE, (name, getattr(cell, name)))
         object.__setattr__(hook, "replaced", getattr(cell, name))
         object.__setattr__(cell, name, hook)
@@ -121,20 +105,23 @@ def _install(layer: CoveredLayer, hook: Replacement, owner: Any) -> Replacement:
 
 def owns_bias(layer: CoveredLayer) -> bool:
     """Whether a hook may take over a layer's bias: it is trained, and added right after the map."""
-    return layer.bias >= 0 and not layer.own_construct
+    return layer.bias >= 0 and bool(layer.type.bias_operator) and not layer.own_construct
 
 
 def _attach_direct(layer: CoveredLayer, curvature: nn.Cell, owner: Any) -> Replacement:
     """Attach a curvature that makes the gradients of weight and bias itself."""
-    cell = layer.cell
+    cell, entry = layer.cell, layer.type
     with_bias = owns_bias(layer)
     capture = DirectCapture(
         curvature.make_direct_rule(with_bias, owner.inverse_scale), curvature.graph
     )
-    hook = DirectHook(capture, curvature, owner.due, cell.bias if with_bias else None)
+    bias = getattr(cell, entry.bias) if with_bias else None
+    hook = DirectHook(capture, curvature, owner.due, bias)
     if with_bias:
-        object.__setattr__(cell, _BIAS_ADD, cell.bias_add)
-        object.__setattr__(cell, "bias_add", NoBias(cell.bias_add))
+        name = entry.bias_operator
+        operator = getattr(cell, name)
+        object.__setattr__(cell, _BIAS_ADD, (name, operator))
+        object.__setattr__(cell, name, NoBias(operator))
     return _install(layer, hook, owner)
 
 
@@ -180,9 +167,9 @@ def _replace(cell: nn.Cell, name: str, value: Any) -> None:
 
 def detach(cell: nn.Cell) -> None:
     """Undo :func:`attach` on one cell; does nothing to a cell without capture."""
-    bias_add = cell.__dict__.get(_BIAS_ADD)
-    if bias_add is not None:
-        object.__setattr__(cell, "bias_add", bias_add)
+    bias_operator: tuple[str, Any] | None = cell.__dict__.get(_BIAS_ADD)
+    if bias_operator is not None:
+        object.__setattr__(cell, *bias_operator)
         object.__delattr__(cell, _BIAS_ADD)
     saved: tuple[str, Any] | None = cell.__dict__.get(_RESTORE)
     if saved is None:

@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.capture.hooks import GUARD, Replacement, collecting
 from mindspore_thor.capture.plain import same
 from mindspore_thor.graph.kind import PLAIN, GraphKind
+from mindspore_thor.layers.rows import Rows
 
 
 class DirectRule(nn.Cell):
@@ -24,7 +25,7 @@ class DirectRule(nn.Cell):
     keeps_apart = False
     """Whether the statistics of a pass are of no use to the gradients of the same pass."""
 
-    def __init__(self, rows: nn.Cell, has_bias: bool, inverse_scale: float) -> None:
+    def __init__(self, rows: Rows, has_bias: bool, inverse_scale: float) -> None:
         super().__init__()
         self.rows = rows
         self.has_bias = has_bias

@@ -16,6 +16,7 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.capture.plain import exports, refuse_rewriting, same
 from mindspore_thor.graph.kind import FOREIGN, OWN, PLAIN, GraphKind
 from mindspore_thor.graph.slices import part
+from mindspore_thor.layers.rows import Rows
 
 GUARD = 2.0**-50
 """Factor on statistics on their way through a training cell that is not ours.
@@ -39,7 +40,7 @@ class Capture(nn.Cell):
 
     def __init__(
         self,
-        rows: nn.Cell,
+        rows: Rows,
         rule: nn.Cell,
         size: int,
         inverse_scale: float,

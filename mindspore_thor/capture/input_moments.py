@@ -7,6 +7,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
 from mindspore_thor.linalg.device import narrow
@@ -22,12 +23,12 @@ class InputMoments(nn.Cell):
         layout: split of a, the appended one included.
     """
 
-    def __init__(self, rows: nn.Cell, homogeneous: bool, layout: BlockLayout) -> None:
+    def __init__(self, rows: Rows, homogeneous: bool, layout: BlockLayout) -> None:
         super().__init__(auto_prefix=False)
         self.rows = rows
         self.homogeneous = homogeneous
         self.layout = layout
-        self.geometry: Any = getattr(rows, "geometry", None)
+        self.geometry: Any = rows.geometry
         self.inner = block_layout(rows.d_in, None) if homogeneous else layout
         self.plan: Any = None
         # A ragged last block that ends in the appended one is left to the general way.

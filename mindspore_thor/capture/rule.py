@@ -5,6 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.moments import with_ones
 
 
@@ -18,7 +19,7 @@ class StatisticsRule(nn.Cell):
         homogeneous: whether a one is appended to a, so that the statistics cover the bias.
     """
 
-    def __init__(self, rows: nn.Cell, homogeneous: bool) -> None:
+    def __init__(self, rows: Rows, homogeneous: bool) -> None:
         super().__init__()
         self.rows = rows
         self.homogeneous = homogeneous

@@ -13,9 +13,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.capture.attach import OPERATOR, owns_bias
+from mindspore_thor.capture.attach import owns_bias
 from mindspore_thor.capture.plain import BIAS_ADD, HOOK
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.layers.layer_type import Form
+from mindspore_thor.layers.rows import Rows, TableRows
 
 
 class _Stopped(nn.Cell):
@@ -51,7 +53,7 @@ class _Stopped(nn.Cell):
 class _Product(nn.Cell):
     """The map of a layer whose operator a hook has replaced: (x, weight)."""
 
-    def __init__(self, rows: nn.Cell) -> None:
+    def __init__(self, rows: Rows) -> None:
         super().__init__(auto_prefix=False)
         self.rows = rows
 
@@ -61,9 +63,9 @@ class _Product(nn.Cell):
 
 
 class _LookUp(nn.Cell):
-    """Likewise of an Embedding: (table, ids, axis)."""
+    """Likewise of a table: (table, ids, axis)."""
 
-    def __init__(self, rows: nn.Cell) -> None:
+    def __init__(self, rows: TableRows) -> None:
         super().__init__(auto_prefix=False)
         self.rows = rows
 
@@ -72,21 +74,26 @@ class _LookUp(nn.Cell):
         return self.rows.apply(ids, table)
 
 
+_MAPS: dict[Form, Any] = {Form.LINEAR: _Product, Form.LOOK_UP: _LookUp}
+_PARAMETERS = {Form.LINEAR: (1,), Form.LOOK_UP: (0,), Form.ELEMENTWISE: (1, 2)}
+"""Which inputs of a layer's operator are its parameters."""
+
+
 def _replacements(layer: CoveredLayer, mark: Parameter | None) -> dict[str, Any]:
     """Attribute of the layer -> what takes its place."""
-    cell = layer.cell
-    if layer.base is nn.LayerNorm:
-        return {"layer_norm": _Stopped(cell.layer_norm, (1, 2), None)}
+    cell, entry = layer.cell, layer.type
+    operator: Any
     if HOOK in cell.__dict__:
-        name, operator = HOOK, (_LookUp if layer.base is nn.Embedding else _Product)(layer.rows)
+        name, operator = HOOK, _MAPS[entry.form](layer.rows)
     else:
-        name = OPERATOR[layer.base]
+        name = entry.operator
         operator = getattr(cell, name)
         operator = getattr(operator, "replaced", operator)
-    found = {name: _Stopped(operator, (0 if layer.base is nn.Embedding else 1,), mark)}
+    found = {name: _Stopped(operator, _PARAMETERS[entry.form], mark)}
     if owns_bias(layer):
-        add = cell.__dict__.get(BIAS_ADD) or cell.bias_add
-        found["bias_add"] = _Stopped(add, (1,), None)
+        name = entry.bias_operator
+        _, add = cell.__dict__.get(BIAS_ADD) or (name, getattr(cell, name))
+        found[name] = _Stopped(add, (1,), None)
     return found
 
 
@@ -98,12 +105,13 @@ def stopped(layers: Sequence[CoveredLayer]) -> Iterator[tuple[Parameter | None, 
         layers: layers with and without capture.
 
     Yields:
-        For each layer a scalar with a gradient where the layer is used; None for LayerNorm.
+        For each layer a scalar with a gradient where the layer is used; None where none can be told
+        because nothing of it is captured.
     """
     marks = tuple(
-        None
-        if layer.base is nn.LayerNorm
-        else Parameter(Tensor(np.zeros(()), ms.float32), name=f"mark.{layer.name}")
+        Parameter(Tensor(np.zeros(()), ms.float32), name=f"mark.{layer.name}")
+        if layer.type.hooked
+        else None
         for layer in layers
     )
     saved = []

@@ -7,6 +7,8 @@ small: they grow with the number of geometries, not of layers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -115,7 +117,7 @@ class GroupCurvature(nn.Cell):
             [Parameter(value, name=f"{name}.probe{i}") for i, value in enumerate(values)]
         )
 
-    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: Any) -> nn.Cell:
         """The cell (x, out, dout, state) -> statistics that runs in the backward pass.
 
         Args:

@@ -14,7 +14,7 @@ ELEMENTWISE = (
 
 
 def find_activations(net: nn.Cell) -> dict[int, nn.Cell]:
-    """Activations that directly follow a Dense or Conv2d in a ``SequentialCell``.
+    """Activations that directly follow a cell in a ``SequentialCell``.
 
     Returns:
         id of the layer -> the activation.
@@ -41,7 +41,7 @@ def activation_of(layer: CoveredLayer, following: dict[int, nn.Cell]) -> tuple[n
     """
     if layer.own_construct:
         return None, "own construct: phi' = 1, plain bias gradient"
-    own = getattr(layer.cell, "activation", None) if layer.base is nn.Dense else None
+    own = getattr(layer.cell, layer.type.activation or "", None)
     if own is not None:
         name = type(own).__name__
         if isinstance(own, ELEMENTWISE):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dis
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from mindspore import Parameter, nn
 
-from mindspore_thor.graph.shared import Maker, one_of_each, same_operator
-from mindspore_thor.layers.rows import ConvRows, DenseRows, EmbeddingRows
+from mindspore_thor.errors import UserError
+from mindspore_thor.graph.shared import Maker, one_of_each
+from mindspore_thor.layers.layer_type import Form, LayerType
+from mindspore_thor.layers.registry import layer_type_of
+from mindspore_thor.layers.rows import Rows, TableRows
 from mindspore_thor.layers.uses import is_mindspores, used_outside
-from mindspore_thor.linalg.patches import ConvGeometry
-
-_LAYERS = (nn.Dense, nn.Conv2d, nn.Embedding, nn.LayerNorm)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm)
 
 
 @dataclass
@@ -47,8 +47,9 @@ class CoveredLayer:
     Attributes:
         name: the cell's name inside the network.
         cell: the layer itself.
-        base: nn.Dense, nn.Conv2d, nn.Embedding or nn.LayerNorm.
-        rows: its geometry (None for LayerNorm), the same cell for all layers that are alike.
+        type: what is known of its class.
+        rows: its geometry (None where nothing is captured), the same cell for all layers that are
+            alike.
         weight: index of its weight among the optimizer's parameters.
         bias: index of its bias, or -1 where it has none or it is not trained.
         own_construct: whether a subclass replaced ``construct``.
@@ -57,41 +58,38 @@ class CoveredLayer:
 
     name: str
     cell: nn.Cell
-    base: type[nn.Cell]
-    rows: nn.Cell | None
+    type: LayerType
+    rows: Rows | TableRows | None
     weight: int
     bias: int
     own_construct: bool
     elsewhere: str = ""
 
+    @property
+    def linear(self) -> Rows:
+        """The geometry of a linear layer."""
+        assert self.type.form is Form.LINEAR
+        return cast(Rows, self.rows)
 
-def _conv_geometry(cell: nn.Conv2d) -> ConvGeometry:
-    padding: tuple[int, int, int, int] | None
-    if cell.pad_mode == "same":
-        padding = None
-    elif cell.pad_mode == "valid":
-        padding = (0, 0, 0, 0)
-    else:
-        pad = cell.padding
-        padding = (pad, pad, pad, pad) if isinstance(pad, int) else tuple(pad)
-    return ConvGeometry(
-        tuple(cell.kernel_size), tuple(cell.stride), padding, tuple(cell.dilation), cell.group
-    )
+    @property
+    def table(self) -> TableRows:
+        """The geometry of a look-up."""
+        assert self.type.form is Form.LOOK_UP
+        return cast(TableRows, self.rows)
 
 
 def _own_parameters(cell: nn.Cell) -> list[Parameter]:
     return [p for p in cell.get_parameters(expand=False) if p.requires_grad]
 
 
-def _calls_operator(cell: nn.Cell, base: type[nn.Cell]) -> bool:
+def _calls_operator(cell: nn.Cell, entry: LayerType) -> bool:
     """Whether a subclass with its own construct still reaches the operator that is hooked.
 
     That is so where the construct loads ``self.<operator>`` or calls ``super()``; a free function
     of the same name (``ops.matmul``) would bypass the hook.
     """
-    operator = {nn.Dense: "matmul", nn.Conv2d: "conv2d", nn.Embedding: "gather"}[base]
     for cls in type(cell).__mro__:
-        if cls is base:
+        if cls is entry.cell:
             return False
         construct = cls.__dict__.get("construct")
         code = getattr(construct, "__code__", None)
@@ -102,7 +100,7 @@ def _calls_operator(cell: nn.Cell, base: type[nn.Cell]) -> bool:
             if instruction.argval == "super":
                 return True
             on_self = previous is not None and previous.argval == code.co_varnames[0]
-            if instruction.argval == operator and on_self:
+            if instruction.argval == entry.operator and on_self:
                 return True
             previous = instruction
         return False
@@ -112,7 +110,7 @@ def _calls_operator(cell: nn.Cell, base: type[nn.Cell]) -> bool:
 def find_layers(
     net: nn.Cell,
     parameters: Sequence[Parameter],
-    supported: Sequence[type],
+    supported: Sequence[Form],
     token_mode: str = "expand",
     make: Maker | None = None,
 ) -> tuple[list[CoveredLayer], list[LayerRow]]:
@@ -121,12 +119,15 @@ def find_layers(
     Args:
         net: any network.
         parameters: the parameters that the optimizer trains.
-        supported: the layer classes that the method covers.
-        token_mode: see :class:`mindspore_thor.layers.rows.DenseRows`.
+        supported: the forms of layers that the method covers.
+        token_mode: see :class:`mindspore_thor.layers.types.dense.DenseRows`.
         make: makes one cell for all layers that are alike; default a new maker.
 
     Returns:
         The covered layers, and one report row for every weight-bearing cell in the net's order.
+
+    Raises:
+        UserError: for a layer that has not what its type's entry says.
     """
     make = make or one_of_each()
     index = {id(p): i for i, p in enumerate(parameters)}
@@ -142,23 +143,23 @@ def find_layers(
         label = name or type(cell).__name__
         row = LayerRow(label, type(cell).__name__, False)
         rows.append(row)
-        base = next((b for b in _LAYERS if isinstance(cell, b)), None)
-        row.reason = _why_not(cell, base, supported, index, owners)
+        entry = layer_type_of(cell)
+        row.reason = _why_not(cell, entry, supported, index, owners)
         reader = readers.get(id(cell))
         if not row.reason and reader is not None and is_mindspores(reader):
             # As nn.MultiheadAttention does: no graph can tell more.
             row.reason = (
                 f"layer itself not used, its weight is by {type(reader).__name__}: plain gradient"
             )
-        if row.reason or base is None:
+        if row.reason or entry is None:
             continue
         row.covered = True
-        layer = _describe(label, cell, base, index, token_mode, make)
+        layer = _describe(label, cell, entry, index, token_mode, make)
         # The statistics of the layer's operator know nothing of such uses.
         if reader is not None:
             layer.elsewhere = f"weight also used by {type(reader).__name__}: plain gradient"
         else:
-            layer.elsewhere = _held(cell, owners[id(_weight_of(cell, base))])
+            layer.elsewhere = _held(cell, owners[id(_weight_of(cell, entry))])
         covered.append(layer)
     return covered, rows
 
@@ -170,17 +171,17 @@ def _held(cell: nn.Cell, owners: list[tuple[str, nn.Cell]]) -> str:
 
 def _why_not(
     cell: nn.Cell,
-    base: type[nn.Cell] | None,
-    supported: Sequence[type],
+    entry: LayerType | None,
+    supported: Sequence[Form],
     index: dict[int, int],
     owners: dict[int, list[tuple[str, nn.Cell]]],
 ) -> str:
     """The reason for the plain gradient, or an empty string where the layer is covered."""
-    if isinstance(cell, _NORMS):
-        return "normalisation: plain gradient"
-    if base is None or base not in supported:
+    if entry is not None and entry.form is Form.PLAIN:
+        return entry.why_not(cell)
+    if entry is None or entry.form not in supported:
         return f"{type(cell).__name__}: no rule for this layer type, plain gradient"
-    weight = _weight_of(cell, base)
+    weight = _weight_of(cell, entry)
     if weight is None or not weight.requires_grad:
         return "weight is not trained"
     if id(weight) not in index:
@@ -188,48 +189,38 @@ def _why_not(
     others = [o for o, other in owners[id(weight)] if other is not cell and _is_layer(other)]
     if others:
         return f"weight shared with {others[0]}: plain gradient"
-    if base is nn.Conv2d and cell.data_format != "NCHW":
-        return "NHWC layout: plain gradient"
-    if base is nn.Embedding and type(cell).construct is not base.construct:
-        # The layer's operator sees flattened ids, from which the batch size cannot be told.
-        return "own construct: plain gradient"
-    if (
-        base is not nn.LayerNorm
-        and type(cell).construct is not base.construct
-        and not _calls_operator(cell, base)
-    ):
+    reason = entry.why_not(cell)
+    if reason or not entry.hooked or not entry.own_construct(cell):
+        return reason
+    if not _calls_operator(cell, entry):
         return "own construct without the layer's operator: plain gradient"
     return ""
 
 
 def _is_layer(cell: nn.Cell) -> bool:
-    return isinstance(cell, _LAYERS) or is_mindspores(cell)
+    entry = layer_type_of(cell)
+    return (entry is not None and entry.form is not Form.PLAIN) or is_mindspores(cell)
 
 
-def _weight_of(cell: nn.Cell, base: type[nn.Cell]) -> Parameter | None:
-    name = {nn.Embedding: "embedding_table", nn.LayerNorm: "gamma"}.get(base, "weight")
-    return getattr(cell, name, None)
+def _weight_of(cell: nn.Cell, entry: LayerType) -> Parameter | None:
+    return getattr(cell, entry.weight, None)
 
 
 def _describe(
     name: str,
     cell: nn.Cell,
-    base: type[nn.Cell],
+    entry: LayerType,
     index: dict[int, int],
     token_mode: str,
     make: Maker,
 ) -> CoveredLayer:
-    weight = _weight_of(cell, base)
-    assert weight is not None
-    bias = getattr(cell, "beta" if base is nn.LayerNorm else "bias", None)
-    own = type(cell).construct is not base.construct
-    rows: nn.Cell | None = None
-    if base is nn.Dense:
-        rows = make(DenseRows, weight.shape[1], weight.shape[0], token_mode)
-    elif base is nn.Conv2d:
-        operator = same_operator(make, cell.conv2d)
-        rows = make(ConvRows, operator, _conv_geometry(cell), tuple(weight.shape))
-    elif base is nn.Embedding:
-        rows = make(EmbeddingRows, weight.shape[0], weight.shape[1])
+    weight = _weight_of(cell, entry)
+    if not hasattr(cell, entry.operator):
+        raise UserError(
+            f"layer type {entry.cell.__name__}: its layers have no operator {entry.operator[:40]!r}"
+        )
+    bias = getattr(cell, entry.bias, None) if entry.bias else None
+    rows = None if entry.rows is None else entry.rows(make, cell, token_mode)
     bias_index = index.get(id(bias), -1) if bias is not None else -1
-    return CoveredLayer(name, cell, base, rows, index[id(weight)], bias_index, own)
+    own = entry.own_construct(cell)
+    return CoveredLayer(name, cell, entry, rows, index[id(weight)], bias_index, own)

@@ -1,6 +1,6 @@
 """What a layer is, seen from curvature: its input and output gradient as [N, groups, features, T].
 
-N samples, T shared positions, and one independent linear map per group. These cells hold no
+N samples, T shared positions, and one independent linear map per group. Such cells hold no
 parameters; they only know one layer's geometry. Per-sample output gradients are
 ``g_n = N * dL_mean/ds_n`` (methods section 0), so the loss must be the batch mean.
 
@@ -12,205 +12,165 @@ samples' by up to N. Rows of the batch's length (``ids.broadcast_to((N, S))``) a
 
 from __future__ import annotations
 
-import mindspore as ms
-from mindspore import Tensor, nn, ops
+from typing import Protocol
+
+from mindspore import Tensor, nn
 
 from mindspore_thor.graph.slices import part
-from mindspore_thor.linalg.patches import ConvGeometry, unfold
+from mindspore_thor.linalg.patches import ConvGeometry
 
 
-class DenseRows(nn.Cell):
-    """``nn.Dense``: rows are samples; tokens [N, S, d] are handled as ``token_mode`` says.
+class Rows(Protocol):
+    """What the geometry of a linear layer can tell.
 
-    Args:
-        d_in: input features.
-        d_out: output features.
-        token_mode: ``"expand"`` treats the N*S tokens as samples with g = N*S*dL/ds;
-            ``"reduce"`` averages a and g over the tokens first; ``"share"`` keeps them as T
-            positions of N samples with g = N*dL/ds.
+    Attributes:
+        groups: independent maps.
+        d_in: input features of one map.
+        d_out: output features of one map.
+        matrix: rows and columns of the matrix that one map's gradient is.
+        transposed: whether the parameter holds that matrix with rows and columns swapped.
+        geometry: the constants of a two-dimensional convolution, whose patches need not be made.
     """
 
-    groups = 1
+    groups: int
+    d_in: int
+    d_out: int
+    transposed: bool
+    geometry: ConvGeometry | None
 
-    def __init__(self, d_in: int, d_out: int, token_mode: str = "expand") -> None:
-        super().__init__()
-        self.d_in = d_in
-        self.d_out = d_out
-        self.token_mode = token_mode
-        self.matmul = ops.MatMul(transpose_b=True)
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """See the class."""
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The linear map, [..., d_in] -> [..., d_out]."""
-        shape = x.shape
-        if len(shape) == 2:
-            return self.matmul(x, weight)
-        flat = self.matmul(x.reshape((-1, self.d_in)), weight)
-        return flat.reshape(shape[:-1] + (self.d_out,))  # noqa: RUF005 (the graph parser knows no unpacking)
-
-    def _columns(self, rows: Tensor, features: int) -> Tensor:
-        if len(rows.shape) == 2 or self.token_mode == "expand":
-            return rows.reshape((-1, 1, features, 1))
-        rows = rows.reshape((rows.shape[0], -1, features))
-        if self.token_mode == "reduce":
-            return (rows.sum(1) * (1.0 / rows.shape[1])).reshape((-1, 1, features, 1))
-        return rows.transpose((0, 2, 1)).reshape((rows.shape[0], 1, features, -1))
+        """The layer's map: its input and its parameter -> its output, without the bias."""
 
     def samples(self, x: Tensor) -> int:
         """Number of samples N that the statistics average over."""
-        if len(x.shape) == 2 or self.token_mode != "expand":
-            return x.shape[0]
-        return x.size // self.d_in
 
     def positions(self, dout: Tensor) -> int:
         """Number of shared positions T."""
-        if len(dout.shape) == 2 or self.token_mode != "share":
-            return 1
-        return dout.size // (self.d_out * dout.shape[0])
 
     def input_columns(self, x: Tensor) -> Tensor:
-        """A as [N, 1, d_in, T]."""
-        return self._columns(x, self.d_in)
+        """A as [N, groups, d_in, T]."""
 
     def output_columns(self, dout: Tensor) -> Tensor:
-        """G as [N, 1, d_out, T], from the gradient of the mean loss."""
-        scale = dout.shape[0]
-        if self.token_mode != "share":
-            scale = dout.size // self.d_out
-        return self._columns(dout, self.d_out) * scale
+        """G as [N, groups, d_out, T], from the gradient of the mean loss: scaled with N."""
 
     def output_positions(self, out: Tensor) -> Tensor:
-        """Something of the output's shape as [N, 1, d_out, T], not scaled."""
-        return self._columns(out, self.d_out)
+        """Something of the output's shape as [N, groups, d_out, T], not scaled."""
 
     def input_units(self) -> int:
-        """How many parts the input columns can be made in: the input features."""
-        return self.d_in
+        """How many parts the input columns can be made in; where there are groups, so many."""
 
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """The input columns of features start..stop alone, [N, 1, stop - start, T]."""
-        return self._columns(part(x, start, stop - start, len(x.shape) - 1), stop - start)
+        """The input columns of the parts start..stop alone."""
 
     def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
         """The layer's bias added to its output."""
-        return out + bias
 
     def to_matrix(self, gradient: Tensor) -> Tensor:
-        """A weight-shaped tensor as [groups, d_out / groups, d_in]."""
-        return gradient.reshape((1, self.d_out, self.d_in))
+        """A weight-shaped tensor as [groups, d_out, d_in]."""
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """The inverse of :meth:`to_matrix`."""
-        return matrix.reshape((self.d_out, self.d_in))
 
 
-class ConvRows(nn.Cell):
-    """``nn.Conv2d``: rows are patches, one independent map per group.
+class TableRows(Protocol):
+    """What the geometry of a look-up can tell; what it shares with :class:`Rows` means the same.
 
-    Args:
-        primitive: the layer's own ``Conv2D`` operator.
-        geometry: kernel, stride, padding, dilation and groups.
-        weight_shape: [C_out, C_in / groups, kh, kw].
+    Attributes:
+        groups: 1.
+        d_in: rows of the table.
+        d_out: columns of the table.
+        matrix: rows and columns of the table.
+        transposed: False.
     """
 
+    groups: int
+    d_in: int
+    d_out: int
+    transposed: bool
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """See the class."""
+
+    def apply(self, ids: Tensor, table: Tensor) -> Tensor:
+        """The look-up."""
+
+    def samples(self, ids: Tensor) -> int:
+        """Number of samples N."""
+
+    def counts(self, ids: Tensor) -> Tensor:
+        """float32 [d_in]: how often each row occurs, divided by the batch size N."""
+
+    def output_columns(self, dout: Tensor) -> Tensor:
+        """G as [looked-up rows, 1, d_out, 1], scaled with N."""
+
+
+class LinearRows(nn.Cell):
+    """Base of the geometries of linear maps: a :class:`Rows` but for what only a layer knows.
+
+    A subclass has ``apply(x, weight)``, ``input_columns(x)`` and ``output_positions(out)``. What is
+    here suits inputs and outputs whose first axis are the samples.
+
+    Args:
+        d_in: input features of one map.
+        d_out: output features of one map.
+        weight_shape: of the parameter: that of [groups * d_out, d_in] but for what is merged.
+        groups: independent maps.
+    """
+
+    transposed = False
+    geometry: ConvGeometry | None = None
+
     def __init__(
-        self, primitive: ops.Primitive, geometry: ConvGeometry, weight_shape: tuple[int, ...]
+        self, d_in: int, d_out: int, weight_shape: tuple[int, ...], groups: int = 1
     ) -> None:
         super().__init__()
-        self.conv = primitive
-        self.bias_add = ops.BiasAdd()
-        self.geometry = geometry
-        self.groups = geometry.groups
+        self.d_in = d_in
+        self.d_out = d_out
+        self.groups = groups
         self.weight_shape = tuple(weight_shape)
-        self.d_in = weight_shape[1] * weight_shape[2] * weight_shape[3]
-        self.d_out = weight_shape[0] // geometry.groups
 
-    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The convolution, [N, C_in, H, W] -> [N, C_out, H', W']."""
-        return self.conv(x, weight)
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """[d_out, d_in]."""
+        return self.d_out, self.d_in
 
     def samples(self, x: Tensor) -> int:
         """Number of samples N."""
         return x.shape[0]
 
     def positions(self, dout: Tensor) -> int:
-        """Number of output positions T = H' * W'."""
-        return dout.shape[2] * dout.shape[3]
-
-    def input_columns(self, x: Tensor) -> Tensor:
-        """Patches as [N, groups, d_in, T], ordered (C, kh, kw)."""
-        return unfold(x, self.geometry)
+        """Number of output positions T."""
+        return dout.size // (dout.shape[0] * self.groups * self.d_out)
 
     def output_columns(self, dout: Tensor) -> Tensor:
         """G as [N, groups, d_out, T], from the gradient of the mean loss."""
-        n = dout.shape[0]
-        return dout.reshape((n, self.groups, self.d_out, -1)) * n
-
-    def output_positions(self, out: Tensor) -> Tensor:
-        """Something of the output's shape as [N, groups, d_out, T], not scaled."""
-        return out.reshape((out.shape[0], self.groups, self.d_out, -1))
+        return self.output_positions(dout) * dout.shape[0]
 
     def input_units(self) -> int:
-        """How many parts the input columns can be made in: input channels, or groups."""
-        return self.weight_shape[1] if self.groups == 1 else self.groups
+        """How many parts the input columns can be made in: input features, or groups."""
+        return self.d_in if self.groups == 1 else self.groups
 
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """The patches of input channels start..stop alone; of groups where there are several."""
-        if self.groups == 1:
-            return unfold(part(x, start, stop - start, 1), self.geometry)
-        width = self.weight_shape[1]
-        count = stop - start
-        return unfold(part(x, start * width, count * width, 1), self.geometry, count)
+        """The input columns of features start..stop alone; of groups where there are several."""
+        return part(self.input_columns(x), start, stop - start, 2 if self.groups == 1 else 1)
 
     def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
-        """The layer's bias added to its output."""
-        return self.bias_add(out, bias)
+        """The layer's bias added to its output, whose last axis are the features."""
+        return out + bias
 
     def to_matrix(self, gradient: Tensor) -> Tensor:
-        """A weight-shaped tensor as [groups, C_out / groups, d_in]."""
+        """A weight-shaped tensor as [groups, d_out, d_in]."""
+        if self.transposed:
+            return gradient.reshape((self.groups, self.d_in, self.d_out)).transpose((0, 2, 1))
         return gradient.reshape((self.groups, self.d_out, self.d_in))
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """The inverse of :meth:`to_matrix`."""
+        if self.transposed:
+            matrix = matrix.transpose((0, 2, 1))
         return matrix.reshape(self.weight_shape)
-
-
-class EmbeddingRows(nn.Cell):
-    """``nn.Embedding``: the input factor is the diagonal of token counts over the batch size.
-
-    Args:
-        vocab_size: rows of the table.
-        embedding_size: length of an embedding.
-    """
-
-    groups = 1
-
-    def __init__(self, vocab_size: int, embedding_size: int) -> None:
-        super().__init__()
-        self.d_in = vocab_size
-        self.d_out = embedding_size
-
-    def apply(self, ids: Tensor, table: Tensor) -> Tensor:
-        """The look-up, [N, ...] -> [N, ..., embedding_size]."""
-        return ops.gather(table, ids, 0)
-
-    def counts(self, ids: Tensor) -> Tensor:
-        """float32 [vocab_size]: how often each token occurs, divided by the batch size N."""
-        flat = ids.reshape(-1)
-        ones = ops.ones(flat.shape, ms.float32)
-        return ops.unsorted_segment_sum(ones, flat, self.d_in) * (1.0 / ids.shape[0])
-
-    def samples(self, ids: Tensor) -> int:
-        """Number of samples N."""
-        return ids.shape[0]
-
-    def output_columns(self, dout: Tensor) -> Tensor:
-        """G as [N*S, 1, embedding_size, 1] with g = N * dL/ds."""
-        return dout.reshape((-1, 1, self.d_out, 1)) * dout.shape[0]
-
-    def to_matrix(self, gradient: Tensor) -> Tensor:
-        """The table's gradient as [1, vocab_size, embedding_size]."""
-        return gradient.reshape((1, self.d_in, self.d_out))
-
-    def from_matrix(self, matrix: Tensor) -> Tensor:
-        """The inverse of :meth:`to_matrix`."""
-        return matrix.reshape((self.d_in, self.d_out))

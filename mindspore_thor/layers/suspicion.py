@@ -12,9 +12,9 @@ from typing import Any
 
 from mindspore import Parameter, nn
 
-from mindspore_thor.layers.uses import WEIGHTS, chains, is_mindspores
+from mindspore_thor.layers.registry import bias_names, weight_names
+from mindspore_thor.layers.uses import chains, is_mindspores
 
-_READ = {*WEIGHTS, "bias", "beta"}
 _LISTS = {
     *("get_parameters", "trainable_params", "parameters_and_names", "parameters_dict"),
     *("untrainable_params", "_params"),
@@ -33,6 +33,7 @@ class _Search:
         self._seen: dict[int, Any] = {}  # holds on to what was seen, whose id would be free else
         self._chains: dict[tuple[types.CodeType, bool], list[list[str]]] = {}
         self._found = False
+        self._read = weight_names() | bias_names()
         self._names: set[str] = set()
         self._methods: dict[str, list[tuple[types.FunctionType, Any]]] = {}
 
@@ -119,7 +120,7 @@ class _Search:
             self._names.update(chain[1:])
             if chain[-1] in _LISTS or chain[0] == "getattr":
                 return True
-            if chain[-1] not in _READ or len(chain) < 2:
+            if chain[-1] not in self._read or len(chain) < 2:
                 continue
             if chain[0] != "self":
                 return True

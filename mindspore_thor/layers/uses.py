@@ -19,7 +19,8 @@ from typing import Any
 
 from mindspore import nn
 
-WEIGHTS = ("weight", "embedding_table", "gamma")
+from mindspore_thor.layers.registry import weight_names
+
 PROPERTIES = ("dtype", "shape", "ndim", "size", "name", "requires_grad", "itemsize", "nbytes")
 """What may be asked of a weight without using its values."""
 _READS = ("LOAD_ATTR", "LOAD_METHOD")
@@ -94,6 +95,7 @@ def _weights_read_by(reader: Any, cell: nn.Cell) -> set[tuple[nn.Cell, tuple[str
     begin = _method(cell, "construct") if is_cell else getattr(reader, "__func__", reader)
     waiting: list[tuple[Any, nn.Cell, bool, int]] = [(begin, cell, is_cell, 0)]
     seen: set[tuple[int, int]] = set()
+    weights = weight_names()
     while waiting:
         function, owner, is_method, depth = waiting.pop()
         code = getattr(function, "__code__", None)
@@ -102,7 +104,7 @@ def _weights_read_by(reader: Any, cell: nn.Cell) -> set[tuple[nn.Cell, tuple[str
         seen.add((id(code), id(owner)))
         for chain in chains(code, is_method):
             own = chain[0] == "self" and len(chain) == 2 and owner is reader
-            if chain[-1] in WEIGHTS and len(chain) > 1 and not own:
+            if chain[-1] in weights and len(chain) > 1 and not own:
                 named = owner if chain[0] == "self" else _named(function, chain[0])
                 if isinstance(named, nn.Cell):
                     found.add((named, tuple(chain[1:])))
@@ -167,20 +169,21 @@ def chains(code: CodeType, is_method: bool) -> Iterator[list[str]]:
     """
     first = code.co_varnames[0] if code.co_argcount and is_method else None
     chain: list[str] = []
+    weights = weight_names()
     steps = [step for step in dis.get_instructions(code) if step.opname not in _SKIPPED]
     for step, following in zip(steps, [*steps[1:], None]):
         asked = following is not None and following.opname in _READS
         harmless = following is not None and asked and following.argval in PROPERTIES
         if step.opname in _READS:
             chain = [*(chain or ["", ""]), str(step.argval)]
-            if not (harmless and chain[-1] in WEIGHTS):
+            if not (harmless and chain[-1] in weights):
                 yield chain
         elif step.opname.startswith("LOAD_FAST"):
             chain = ["self"] if step.argval == first else ["", ""]
         elif step.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
             chain = [str(step.argval)]
             yield chain
-        elif step.opname == "LOAD_CONST" and step.argval in WEIGHTS:
+        elif step.opname == "LOAD_CONST" and step.argval in weights:
             yield [*(chain or ["", ""]), step.argval]
             chain = []
         else:

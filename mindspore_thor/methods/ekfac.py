@@ -19,6 +19,7 @@ from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockLayout
 from mindspore_thor.linalg.moments import block_moments, projected_squares
 from mindspore_thor.methods.kfac import EigenFactors, eigen_parts
@@ -38,7 +39,7 @@ class CorrectedRule(StatisticsRule):
     """
 
     def __init__(
-        self, rows: nn.Cell, homogeneous: bool, left: BlockLayout, right: BlockLayout
+        self, rows: Rows, homogeneous: bool, left: BlockLayout, right: BlockLayout
     ) -> None:
         super().__init__(rows, homogeneous)
         self.left = left
@@ -100,7 +101,7 @@ class CorrectedFactors(EigenFactors):
         self,
         name: str,
         layers: int,
-        rows: nn.Cell,
+        rows: Rows,
         homogeneous: bool,
         decay: float,
         due: Tensor,
@@ -110,7 +111,7 @@ class CorrectedFactors(EigenFactors):
         self.due = due
         self.provisional = state(np.ones((layers, 1), np.int32), f"{name}.provisional")
 
-    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: Rows) -> nn.Cell:
         """A, G and S from one backward pass."""
         return make(CorrectedRule, rows, self.homogeneous, self.left, self.right)
 
@@ -222,8 +223,7 @@ class EKFAC(AveragedStatistics):
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Whole factors, their eigenbasis, and S in it."""
-        rows = layers[0].rows
-        assert rows is not None
+        rows = layers[0].linear
         return CorrectedFactors(
             name, len(layers), rows, self.homogeneous(layers[0]), self._decay, self.due
         )

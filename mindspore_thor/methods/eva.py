@@ -14,6 +14,7 @@ from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.inverse import ROUNDING
 from mindspore_thor.linalg.sums import rows as flat
 from mindspore_thor.optim.averaged import AveragedStatistics
@@ -75,9 +76,7 @@ class RankOne(GroupCurvature):
 
     starts_plain = False
 
-    def __init__(
-        self, name: str, layers: int, rows: nn.Cell, homogeneous: bool, decay: float
-    ) -> None:
+    def __init__(self, name: str, layers: int, rows: Rows, homogeneous: bool, decay: float) -> None:
         self.d_in = rows.d_in + int(homogeneous)
         self.end_a = rows.groups * self.d_in
         super().__init__(name, layers, self.end_a + rows.groups * rows.d_out, decay)
@@ -86,7 +85,7 @@ class RankOne(GroupCurvature):
         # (4 sqrt(d) eps)^2: squares are compared.
         self.unseen = 16.0 * max(self.d_in, rows.d_out) * ROUNDING**2
 
-    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: Rows) -> nn.Cell:
         """Mean input and mean output gradient from one backward pass."""
         return make(MeanRule, rows, self.homogeneous)
 
@@ -182,6 +181,5 @@ class Eva(AveragedStatistics):
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """One pair of mean vectors."""
-        rows = layers[0].rows
-        assert rows is not None
+        rows = layers[0].linear
         return RankOne(name, len(layers), rows, self.homogeneous(layers[0]), self._decay)

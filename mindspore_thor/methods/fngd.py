@@ -128,7 +128,7 @@ class FNGD(SecondOrder):
         return SampleWeights(
             name,
             layers[0].name,
-            layers[0].rows,
+            layers[0].linear,
             self.graph,
             self._share,
             self._slots,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.slices import part
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.device import narrow, product
 
 _FLOAT = 4
@@ -44,7 +45,7 @@ class SampleGram(nn.Cell):
             chunk is never smaller than one sample, or one input channel (or group).
     """
 
-    def __init__(self, rows: nn.Cell, memory: int) -> None:
+    def __init__(self, rows: Rows, memory: int) -> None:
         super().__init__()
         self.rows = rows
         self.memory = memory

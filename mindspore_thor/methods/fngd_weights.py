@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from mindspore_thor.capture.direct import DirectRule
 from mindspore_thor.curvature.direct import DirectCurvature
@@ -19,6 +19,7 @@ from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.slices import part
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.device import weighs_input
 from mindspore_thor.linalg.inverse import damped_inverse
 from mindspore_thor.methods.fngd_gram import SampleGram
@@ -79,7 +80,7 @@ class WeightingRule(DirectRule):
 
     def __init__(
         self,
-        rows: nn.Cell,
+        rows: Rows,
         has_bias: bool,
         inverse_scale: float,
         layer: str,
@@ -175,7 +176,7 @@ class SampleWeights(DirectCurvature):
         self,
         name: str,
         layer: str,
-        rows: nn.Cell,
+        rows: Rows,
         graph: GraphKind,
         share: str,
         slots: int,

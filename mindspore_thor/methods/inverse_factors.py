@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 
 from mindspore_thor.curvature.group import where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.slices import part
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockProduct
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.methods.kronecker import (
@@ -69,7 +70,7 @@ class InverseFactors(KroneckerCurvature):
         self,
         name: str,
         layers: int,
-        rows: nn.Cell,
+        rows: Rows,
         homogeneous: bool,
         split_dim: int | None,
         decay: float,

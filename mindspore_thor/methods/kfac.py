@@ -12,6 +12,7 @@ from mindspore_thor.curvature.group import GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.inverse import EIGEN, ROUNDING
 from mindspore_thor.methods.inverse_factors import InverseFactors
 from mindspore_thor.methods.kronecker import (
@@ -85,7 +86,7 @@ class EigenFactors(KroneckerCurvature):
         self,
         name: str,
         layers: int,
-        rows: nn.Cell,
+        rows: Rows,
         homogeneous: bool,
         decay: float,
         extra: int = 0,
@@ -204,8 +205,7 @@ class KFAC(AveragedStatistics):
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Whole factors, inverted or decomposed."""
-        rows = layers[0].rows
-        assert rows is not None
+        rows = layers[0].linear
         homogeneous = self.homogeneous(layers[0])
         if self._method == "eigen":
             return EigenFactors(name, len(layers), rows, homogeneous, self._decay)

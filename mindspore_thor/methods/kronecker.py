@@ -18,6 +18,7 @@ from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.moments import block_moments
 
@@ -44,7 +45,7 @@ class KroneckerRule(StatisticsRule):
     """
 
     def __init__(
-        self, rows: nn.Cell, homogeneous: bool, left: BlockLayout, right: BlockLayout
+        self, rows: Rows, homogeneous: bool, left: BlockLayout, right: BlockLayout
     ) -> None:
         super().__init__(rows, homogeneous)
         self.left = left
@@ -102,7 +103,7 @@ class KroneckerCurvature(GroupCurvature):
         self,
         name: str,
         layers: int,
-        rows: nn.Cell,
+        rows: Rows,
         homogeneous: bool,
         split_dim: int | None,
         decay: float,
@@ -121,7 +122,7 @@ class KroneckerCurvature(GroupCurvature):
         self.end_g = length_a + length_g
         self.layout = KroneckerLayout(rows.groups, left, right, self.end_a, self.end_g, self.end)
 
-    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: Rows) -> nn.Cell:
         """Blocks of A and G from one backward pass."""
         return make(KroneckerRule, rows, self.homogeneous, self.left, self.right)
 

@@ -155,7 +155,6 @@ class LNGD(SecondOrder):
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Factors and inverses of one layer, with the activation that could be told."""
         (layer,) = layers
-        assert layer.rows is not None
         activation, note = activation_of(layer, self._following)
         if self._settings.true_gradients:
             activation, note = None, "gradients of the loss"
@@ -163,7 +162,7 @@ class LNGD(SecondOrder):
         key = np.array(zlib.crc32(f"{self._seed}/{layer.name}".encode()), np.uint32)
         return LayerSample(
             name,
-            layer.rows,
+            layer.linear,
             self.graph,
             owns_bias(layer),
             activation,

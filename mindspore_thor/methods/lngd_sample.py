@@ -20,6 +20,7 @@ from mindspore_thor.curvature.group import where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.slices import part
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.device import narrow
 from mindspore_thor.linalg.inverse import INVERSE
@@ -81,7 +82,7 @@ class LayerSampleRule(DirectRule):
 
     def __init__(
         self,
-        rows: nn.Cell,
+        rows: Rows,
         has_bias: bool,
         inverse_scale: float,
         activation: nn.Cell | None,
@@ -218,7 +219,7 @@ class LayerSampleRule(DirectRule):
         return dweight, ops.cast(part(direction, rows.d_in, 1, 2).reshape(bias.shape), bias.dtype)
 
 
-def sample_length(rows: nn.Cell, has_bias: bool) -> int:
+def sample_length(rows: Rows, has_bias: bool) -> int:
     """Entries of Phi and psi of all groups."""
     d_in = rows.d_in + int(has_bias)
     return int(rows.groups * (d_in * d_in + rows.d_out))
@@ -243,7 +244,7 @@ class LayerSample(DirectCurvature):
     def __init__(
         self,
         name: str,
-        rows: nn.Cell,
+        rows: Rows,
         graph: GraphKind,
         has_bias: bool,
         activation: nn.Cell | None,

@@ -12,6 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.state import state
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
 from mindspore_thor.linalg.inverse import FOURTH_ROOT
 from mindspore_thor.methods.kronecker import stack
@@ -41,7 +42,7 @@ class GradientRoots(GroupCurvature):
 
     solver = FOURTH_ROOT  # two sides, each to the power -1/4
 
-    def __init__(self, name: str, layers: int, rows: nn.Cell, max_dim: int, graft: bool) -> None:
+    def __init__(self, name: str, layers: int, rows: Rows, max_dim: int, graft: bool) -> None:
         super().__init__(name, layers, 0)
         self.rows = rows
         self.graft = graft
@@ -177,6 +178,5 @@ class Shampoo(SecondOrder):
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Sums and roots for every block of the layer's matrix."""
-        rows = layers[0].rows
-        assert rows is not None
+        rows = layers[0].linear
         return GradientRoots(name, len(layers), rows, self._max_dim, self._graft)

@@ -14,6 +14,8 @@ from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.layers.layer_type import Form
+from mindspore_thor.layers.rows import TableRows
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments
@@ -27,7 +29,7 @@ from mindspore_thor.optim.intervals import IntervalLike
 class EmbeddingRule(nn.Cell):
     """Backward rule of an embedding: diagonal A and full G as one float32 vector."""
 
-    def __init__(self, rows: nn.Cell) -> None:
+    def __init__(self, rows: TableRows) -> None:
         super().__init__()
         self.rows = rows
         self.layout = block_layout(rows.d_out, None)
@@ -57,7 +59,7 @@ class EmbeddingCurvature(GroupCurvature):
 
     solver = INVERSE
 
-    def __init__(self, name: str, layers: int, rows: nn.Cell) -> None:
+    def __init__(self, name: str, layers: int, rows: TableRows) -> None:
         vocab, size = rows.d_in, rows.d_out
         super().__init__(name, layers, vocab + size * size)
         self.rows = rows
@@ -65,7 +67,7 @@ class EmbeddingCurvature(GroupCurvature):
         eye = np.broadcast_to(np.eye(size, dtype=np.float32), (layers, size, size)).copy()
         self.inverse_g = state(eye, f"{name}.inverse_g")
 
-    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: TableRows) -> nn.Cell:
         """Counts and G from one backward pass."""
         return make(EmbeddingRule, rows)
 
@@ -176,7 +178,7 @@ class THOR(SecondOrder):
         UserError: for values out of range.
     """
 
-    supported = (nn.Dense, nn.Conv2d, nn.Embedding, nn.LayerNorm)
+    supported = (Form.LINEAR, Form.LOOK_UP, Form.ELEMENTWISE)
 
     def __init__(
         self,
@@ -225,16 +227,15 @@ class THOR(SecondOrder):
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Blocks with a trace rule; the diagonal rules for embeddings and LayerNorm."""
-        if layers[0].base is nn.LayerNorm:
+        form = layers[0].type.form
+        if form is Form.ELEMENTWISE:
             return LayerNormCurvature(name, len(layers), self.samples)
-        rows = layers[0].rows
-        assert rows is not None
-        if layers[0].base is nn.Embedding:
-            return EmbeddingCurvature(name, len(layers), rows)
+        if form is Form.LOOK_UP:
+            return EmbeddingCurvature(name, len(layers), layers[0].table)
         return InverseFactors(
             name,
             len(layers),
-            rows,
+            layers[0].linear,
             False,
             self._split_dim,
             0.0,

@@ -16,6 +16,7 @@ from mindspore_thor.curvature.group import GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.layers.coverage import CoveredLayer
+from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockLayout, BlockProduct
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments, feature_sums
@@ -50,7 +51,7 @@ class WeightedMomentsRule(StatisticsRule):
     """
 
     def __init__(
-        self, rows: nn.Cell, homogeneous: bool, left: BlockLayout, right: BlockLayout
+        self, rows: Rows, homogeneous: bool, left: BlockLayout, right: BlockLayout
     ) -> None:
         super().__init__(rows, homogeneous)
         self.left = left
@@ -98,16 +99,14 @@ class TraceFactors(KroneckerCurvature):
 
     solver = INVERSE
 
-    def __init__(
-        self, name: str, layers: int, rows: nn.Cell, homogeneous: bool, decay: float
-    ) -> None:
+    def __init__(self, name: str, layers: int, rows: Rows, homogeneous: bool, decay: float) -> None:
         super().__init__(name, layers, rows, homogeneous, None, decay)
         maps = rows.groups
         self.product = BlockProduct(layers * maps, self.left, self.right)
         self.inverse_phi = state(identity_blocks(layers, maps, self.right), f"{name}.inverse_phi")
         self.inverse_psi = state(identity_blocks(layers, maps, self.left), f"{name}.inverse_psi")
 
-    def make_rule(self, make: Maker, rows: nn.Cell) -> nn.Cell:
+    def make_rule(self, make: Maker, rows: Rows) -> nn.Cell:
         """Weighted second moments from one backward pass."""
         return make(WeightedMomentsRule, rows, self.homogeneous, self.left, self.right)
 
@@ -176,6 +175,5 @@ class TKFAC(AveragedStatistics):
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Two whole factors and their inverses."""
-        rows = layers[0].rows
-        assert rows is not None
+        rows = layers[0].linear
         return TraceFactors(name, len(layers), rows, self.homogeneous(layers[0]), self._decay)

@@ -18,6 +18,7 @@ from mindspore_thor.graph.shared import one_of_each
 from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import joined, pick
 from mindspore_thor.layers.coverage import CoveredLayer, find_layers
+from mindspore_thor.layers.layer_type import Form
 from mindspore_thor.linalg.sums import total
 from mindspore_thor.optim.packing import pack, packing_of, unpack
 from mindspore_thor.optim.report import LayerReport, report_of
@@ -90,11 +91,11 @@ def _like(value: Tensor, gradient: Tensor) -> Tensor:
 class LayerwiseOptimizer(nn.Optimizer):
     """An optimizer that treats the gradients of all covered layers of one shape as one batch.
 
-    A subclass says which layer types it covers and builds one curvature per group of layers; its
-    ``__init__`` sets what is declared below and then calls ``_cover``.
+    A subclass says which forms of layers it covers and builds one curvature per group of layers;
+    its ``__init__`` sets what is declared below and then calls ``_cover``.
     """
 
-    supported: tuple[type, ...] = (nn.Dense, nn.Conv2d)
+    supported: tuple[Form, ...] = (Form.LINEAR,)
     superseded = ""  # why this optimizer cannot make another step
     weights: ParameterTuple
     due: Parameter
@@ -222,8 +223,8 @@ class LayerwiseOptimizer(nn.Optimizer):
         weight = self.weights[layer.weight]
         bias = self.weights[layer.bias] if self.packs_bias(layer) else None
         return (
-            layer.base,
-            1 if layer.rows is None else layer.rows.groups,
+            layer.type,
+            None if layer.rows is None else (layer.rows.groups, layer.rows.transposed),
             tuple(weight.shape),
             weight.dtype,
             None if bias is None else (tuple(bias.shape), bias.dtype),

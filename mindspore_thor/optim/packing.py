@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 
 from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import pick
@@ -27,6 +27,7 @@ class Packing(NamedTuple):
         axis: along which the two are joined.
         weight_shape: of a layer's weight.
         bias_shape: of a layer's bias.
+        transposed: whether the weights' part lies in the gradients with rows and columns swapped.
     """
 
     weights: tuple[int, ...]
@@ -36,6 +37,7 @@ class Packing(NamedTuple):
     axis: int
     weight_shape: tuple[int, ...]
     bias_shape: tuple[int, ...]
+    transposed: bool
 
 
 def packing_of(
@@ -43,8 +45,8 @@ def packing_of(
 ) -> Packing:
     """How the layers of one group are packed.
 
-    Dense, Conv2d: [L * maps, d_out, d_in(+1)], a bias as the last column. Embedding: [L, vocab,
-    size]. LayerNorm: [L, 1 or 2, features], gamma and beta as rows.
+    Linear layers: [L * maps, d_out, d_in(+1)], a bias as the last column. Tables: [L, vocab, size].
+    Elementwise ones: [L, 1 or 2, features], scale and shift as rows.
 
     Args:
         layers: they are equal but for their names.
@@ -55,24 +57,31 @@ def packing_of(
     shape = tuple(parameters[first.weight].shape)
     biases = tuple(layer.bias for layer in layers) if with_bias else ()
     bias_shape = tuple(parameters[first.bias].shape) if with_bias else ()
+    transposed = False
     if first.rows is None:
         row = (-1, 1, int(np.prod(shape)))
         weight_matrix, bias_matrix, axis = row, row, 1
-    elif first.base is nn.Embedding:
-        weight_matrix, bias_matrix, axis = (-1, *shape), (-1, 1, 1), 2
     else:
-        rows = first.rows
-        weight_matrix, bias_matrix, axis = (-1, rows.d_out, rows.d_in), (-1, rows.d_out, 1), 2
+        height, width = first.rows.matrix
+        weight_matrix, bias_matrix, axis = (-1, height, width), (-1, height, 1), 2
+        transposed = first.rows.transposed
     weights = tuple(layer.weight for layer in layers)
-    return Packing(weights, biases, weight_matrix, bias_matrix, axis, shape, bias_shape)
+    return Packing(weights, biases, weight_matrix, bias_matrix, axis, shape, bias_shape, transposed)
 
 
 def _stacked(
-    gradients: Sequence[Tensor], numbers: tuple[int, ...], shape: tuple[int, ...]
+    gradients: Sequence[Tensor],
+    numbers: tuple[int, ...],
+    shape: tuple[int, int, int],
+    transposed: bool = False,
 ) -> Tensor:
     chosen = _MAP(ops.partial(pick, gradients), numbers)
     whole = chosen[0] if len(numbers) == 1 else ops.stack(chosen)
-    return ops.cast(whole.reshape(shape), ms.float32)
+    if transposed:
+        whole = whole.reshape((-1, shape[2], shape[1])).transpose((0, 2, 1))
+    else:
+        whole = whole.reshape(shape)
+    return ops.cast(whole, ms.float32)
 
 
 # ops.Map hands over named tuples as plain ones.
@@ -80,8 +89,8 @@ def _stacked(
 
 def pack(gradients: Sequence[Tensor], packing: Packing) -> Tensor:
     """The gradients of one group as float32 matrices, see :func:`packing_of`."""
-    weights, biases, weight_matrix, bias_matrix, axis, _, _ = packing
-    matrix = _stacked(gradients, weights, weight_matrix)
+    weights, biases, weight_matrix, bias_matrix, axis, _, _, transposed = packing
+    matrix = _stacked(gradients, weights, weight_matrix, transposed)
     if len(biases) > 0:
         matrix = ops.concat((matrix, _stacked(gradients, biases, bias_matrix)), axis)
     return matrix
@@ -95,11 +104,13 @@ def _unstacked(stack: Tensor, shape: tuple[int, ...], count: int) -> tuple[Tenso
 
 def unpack(packing: Packing, matrix: Tensor) -> tuple[Tensor, ...]:
     """Matrices as gradients, float32: those of the weights, then those of the biases."""
-    numbers, biases, weight_matrix, bias_matrix, axis, weight_shape, bias_shape = packing
-    count = len(numbers)
-    if len(biases) == 0:
-        return _unstacked(matrix, weight_shape, count)
-    width = weight_matrix[axis]
-    weights = part(matrix, 0, width, axis)
-    ends = part(matrix, width, bias_matrix[axis], axis)
-    return _unstacked(weights, weight_shape, count) + _unstacked(ends, bias_shape, count)
+    numbers, biases, weight_matrix, bias_matrix, axis, shape, bias_shape, transposed = packing
+    count, width = len(numbers), weight_matrix[axis]
+    weights = matrix if len(biases) == 0 else part(matrix, 0, width, axis)
+    if transposed:
+        weights = weights.transpose((0, 2, 1))
+    found = _unstacked(weights, shape, count)
+    if len(biases) > 0:
+        ends = part(matrix, width, bias_matrix[axis], axis)
+        found += _unstacked(ends, bias_shape, count)
+    return found

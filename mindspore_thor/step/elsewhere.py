@@ -134,8 +134,8 @@ class Elsewhere:
     def _ask(self, inputs: tuple[Any, ...]) -> dict[str, str]:
         """Name of the layer -> why it has the plain gradient."""
         optimizer = self._optimizer
-        # Statistics of a LayerNorm are its gradient's, whatever its own construct does.
-        kept = [x for x in optimizer.layers if x.base is nn.LayerNorm and x.own_construct]
+        # Nothing is captured of a LayerNorm: what counts is its gradient, whatever made it.
+        kept = [x for x in optimizer.layers if not x.type.hooked and x.own_construct]
         layers = [layer for layer in optimizer.layers if layer not in kept]
         found_elsewhere = {layer.name: layer.elsewhere for layer in kept if layer.elsewhere}
         if not layers:

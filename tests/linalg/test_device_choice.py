@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, ops
 
-from mindspore_thor.layers.rows import DenseRows
+from mindspore_thor.layers.types.dense import DenseRows
 from mindspore_thor.linalg import device, inverse
 from mindspore_thor.linalg.blocks import block_layout, split_matrix
 from mindspore_thor.linalg.inverse import RESIDUAL_LIMIT, inverse_by_products, inverse_each

@@ -13,7 +13,8 @@ from oracle.natural import Fngd, covered, per_sample, positions
 from oracle.nets import conv_net, mlp, small_conv_net, token_net
 
 from mindspore_thor import FNGD
-from mindspore_thor.layers.rows import ConvRows, DenseRows
+from mindspore_thor.layers.types.conv2d import ConvRows
+from mindspore_thor.layers.types.dense import DenseRows
 from mindspore_thor.linalg.patches import ConvGeometry
 from mindspore_thor.methods.fngd_gram import SampleGram, chunks, pairwise_is_cheaper
 from mindspore_thor.methods.fngd_weights import sample_weights

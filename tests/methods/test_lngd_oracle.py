@@ -19,7 +19,8 @@ from mindspore_thor import LNGD
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.curvature.state import LayerState, state
 from mindspore_thor.graph.kind import GraphKind
-from mindspore_thor.layers.rows import ConvRows, DenseRows
+from mindspore_thor.layers.types.conv2d import ConvRows
+from mindspore_thor.layers.types.dense import DenseRows
 from mindspore_thor.linalg.patches import ConvGeometry
 from mindspore_thor.linalg.random import squared_normal
 from mindspore_thor.methods.lngd_sample import LayerSample, LayerSampleSettings

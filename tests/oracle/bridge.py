@@ -15,6 +15,13 @@ class TokenMean(nn.Cell):
         return x.mean(1)
 
 
+class Line(nn.Cell):
+    """[N, C, 1, L] -> [N, C, L]; the oracle stays with images of height 1."""
+
+    def construct(self, x):
+        return x.squeeze(2)
+
+
 def _value(p: Parameter | None) -> np.ndarray | None:
     return None if p is None else p.asnumpy()
 
@@ -32,7 +39,7 @@ def translate(cell: nn.Cell) -> o.Layer:
     if isinstance(cell, nn.Dense):
         act = None if cell.activation is None else translate(cell.activation)
         return o.Dense(_value(cell.weight), _value(cell.bias) if cell.has_bias else None, act)
-    if isinstance(cell, nn.Conv2d):
+    if isinstance(cell, (nn.Conv1d, nn.Conv2d)):
         bias = _value(cell.bias) if cell.has_bias else None
         return o.Conv(_value(cell.weight), bias, cell.stride, _pad(cell), cell.dilation, cell.group)
     if isinstance(cell, nn.Embedding):
@@ -41,6 +48,8 @@ def translate(cell: nn.Cell) -> o.Layer:
         return o.LayerNorm(_value(cell.gamma), _value(cell.beta), cell.epsilon)
     if isinstance(cell, nn.BatchNorm2d):
         return o.BatchNorm(_value(cell.gamma), _value(cell.beta), cell.eps)
+    if isinstance(cell, Line):
+        return o.Relu(1.0)
     if isinstance(cell, nn.LeakyReLU):
         return o.Relu(float(cell.alpha))
     return {"ReLU": o.Relu, "Flatten": o.Flatten, "TokenMean": o.TokenMean}[type(cell).__name__]()

@@ -1,0 +1,1 @@
+"""One file per layer type; whatever ``LayerType`` a file defines is known by that alone."""

@@ -1,0 +1,101 @@
+"""``nn.Dense``, on rows and on tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import Tensor, nn, ops
+
+from mindspore_thor.graph.shared import Maker
+from mindspore_thor.graph.slices import part
+from mindspore_thor.layers.layer_type import LayerType
+from mindspore_thor.layers.rows import LinearRows
+
+
+class DenseRows(LinearRows):
+    """``nn.Dense``: rows are samples; tokens [N, S, d] are handled as ``token_mode`` says.
+
+    Args:
+        d_in: input features.
+        d_out: output features.
+        token_mode: ``"expand"`` treats the N*S tokens as samples with g = N*S*dL/ds;
+            ``"reduce"`` averages a and g over the tokens first; ``"share"`` keeps them as T
+            positions of N samples with g = N*dL/ds.
+    """
+
+    def __init__(self, d_in: int, d_out: int, token_mode: str = "expand") -> None:
+        super().__init__(d_in, d_out, (d_out, d_in))
+        self.token_mode = token_mode
+        self.matmul = ops.MatMul(transpose_b=True)
+
+    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The linear map, [..., d_in] -> [..., d_out]."""
+        shape = x.shape
+        if len(shape) == 2:
+            return self.matmul(x, weight)
+        flat = self.matmul(x.reshape((-1, self.d_in)), weight)
+        return flat.reshape(shape[:-1] + (self.d_out,))  # noqa: RUF005 (the graph parser knows no unpacking)
+
+    def _columns(self, rows: Tensor, features: int) -> Tensor:
+        if len(rows.shape) == 2 or self.token_mode == "expand":
+            return rows.reshape((-1, 1, features, 1))
+        rows = rows.reshape((rows.shape[0], -1, features))
+        if self.token_mode == "reduce":
+            return (rows.sum(1) * (1.0 / rows.shape[1])).reshape((-1, 1, features, 1))
+        return rows.transpose((0, 2, 1)).reshape((rows.shape[0], 1, features, -1))
+
+    def samples(self, x: Tensor) -> int:
+        """Number of samples N that the statistics average over."""
+        if len(x.shape) == 2 or self.token_mode != "expand":
+            return x.shape[0]
+        return x.size // self.d_in
+
+    def positions(self, dout: Tensor) -> int:
+        """Number of shared positions T."""
+        if len(dout.shape) == 2 or self.token_mode != "share":
+            return 1
+        return dout.size // (self.d_out * dout.shape[0])
+
+    def input_columns(self, x: Tensor) -> Tensor:
+        """A as [N, 1, d_in, T]."""
+        return self._columns(x, self.d_in)
+
+    def output_columns(self, dout: Tensor) -> Tensor:
+        """G as [N, 1, d_out, T], from the gradient of the mean loss."""
+        scale = dout.shape[0]
+        if self.token_mode != "share":
+            scale = dout.size // self.d_out
+        return self._columns(dout, self.d_out) * scale
+
+    def output_positions(self, out: Tensor) -> Tensor:
+        """Something of the output's shape as [N, 1, d_out, T], not scaled."""
+        return self._columns(out, self.d_out)
+
+    def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The input columns of features start..stop alone, [N, 1, stop - start, T]."""
+        return self._columns(part(x, start, stop - start, len(x.shape) - 1), stop - start)
+
+
+class CapturedDense(nn.Dense):
+    """``nn.Dense`` whose product sees the input before tokens are flattened."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        """See the class."""
+        x = self._thor_hook(x, self.weight)
+        shape = x.shape
+        # Bias and activation work on rows, as in nn.Dense: a PReLU's channel is the last axis.
+        x = x.reshape((-1, self.out_channels))
+        if self.has_bias:
+            x = self.bias_add(x, self.bias)
+        if self.activation_flag:
+            x = self.activation(x)
+        return x.reshape(shape)
+
+
+def _rows(make: Maker, cell: Any, token_mode: str) -> DenseRows:
+    return make(DenseRows, cell.weight.shape[1], cell.weight.shape[0], token_mode)
+
+
+DENSE = LayerType(
+    nn.Dense, _rows, operator="matmul", captured=CapturedDense, activation="activation"
+)
