@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import struct
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("GLOG_v", "3")
+if "MINDSPORE_THOR_CACHE" not in os.environ:
+    # Not the user's own compiled graphs; the workers and all commands of this run share these.
+    _GRAPHS = tempfile.mkdtemp(prefix="graphs-")
+    os.environ["MINDSPORE_THOR_CACHE"] = _GRAPHS
+    atexit.register(shutil.rmtree, _GRAPHS, ignore_errors=True)
 
 import mindspore as ms
 import numpy as np

@@ -12,6 +12,7 @@ from mindspore import dtype as mstype
 
 from mindspore_thor.data import Data, create_data
 from mindspore_thor.errors import UserError
+from mindspore_thor.graph.compile_cache import open_cache
 from mindspore_thor.optim import create_optimizer, optimizer_options
 from mindspore_thor.optim.checks import MAX_STEPS
 from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
@@ -156,7 +157,8 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
     steps = _updates_per_epoch(config, train_data.steps_per_epoch)
     optimizer, rate = build_optimizer(config, net, steps)
     loss = config.task.loss(config.train.label_smoothing)
-    step = TrainStep(net, loss, optimizer, config.train.accumulate)
+    cache = open_cache(config.train.compile_cache, config.train.compile_cache_limit)
+    step = TrainStep(net, loss, optimizer, config.train.accumulate, cache)
     step.set_train()
     return Session(config, train_data, eval_data, net, weight_names, optimizer, rate, step)
 

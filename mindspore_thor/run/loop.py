@@ -122,6 +122,7 @@ class Trainer:
         for images, labels in self._batches():
             self._pending.append(session.step(*self._task.inputs(images, labels)))
             position.step += 1
+            self._tell_compiled()
             self._stop.defer()  # before this there is nothing to save, and compiling takes long
             if len(self._pending) >= self._read_every or position.step == self._steps:
                 self._read_losses()
@@ -137,6 +138,12 @@ class Trainer:
                 break
         self._read_losses()
         self._progress.close()
+
+    def _tell_compiled(self) -> None:
+        store = self._session.step.store
+        news = store.news() if store is not None else ""
+        if news:
+            self._progress.message(news)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The rest of the epoch; where it cannot be read, what was trained before is saved."""

@@ -26,6 +26,7 @@ def option(
     above: float | None = None,
     choices: tuple[str, ...] = (),
     optional: bool = False,
+    switch: bool = False,
 ) -> Any:
     """Declare one field of a configuration section.
 
@@ -39,6 +40,7 @@ def option(
         above: The value must be greater than this.
         choices: The allowed texts.
         optional: Whether null is allowed.
+        switch: Whether true and false are allowed beside ``kind``.
 
     Returns:
         A dataclass field.
@@ -52,6 +54,7 @@ def option(
         "above": above,
         "choices": choices,
         "optional": optional,
+        "switch": switch,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -74,6 +77,8 @@ def checked(key: str, value: Any, metadata: Any, origin: str) -> Any:
     kind = metadata["kind"]
     if value is None and metadata["optional"]:
         return None
+    if metadata["switch"] and isinstance(value, bool):
+        return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**63 else math.inf
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -120,6 +125,8 @@ def _wanted(metadata: Any) -> str:
         text = " ".join([text, " and ".join(limits)]).strip()
     if metadata["kind"] is str and not metadata["choices"]:
         text += " that is not empty and has no NUL"
+    if metadata["switch"]:
+        text = f"true, false or {text}"
     return text + (" or null" if metadata["optional"] else "")
 
 

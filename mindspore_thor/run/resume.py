@@ -39,6 +39,8 @@ _FREE_KEYS = (
     "train.keep_checkpoints",
     "train.log_every",
     "train.max_skipped_updates",
+    "train.compile_cache",
+    "train.compile_cache_limit",
 )
 
 

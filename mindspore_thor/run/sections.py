@@ -99,6 +99,12 @@ class TrainConfig:
     max_skipped_updates: int = option(
         20, int, "non-finite updates in a row that stop the training", low=1, most=MAX_STEPS
     )
+    compile_cache: bool | str = option(
+        True, str, "keep compiled graphs: true: in the user's cache; false; a folder", switch=True
+    )
+    compile_cache_limit: int = option(
+        2000, int, "megabytes of kept graphs; those not used for longest go", low=1, most=10**6
+    )
     device_target: str | None = option(
         None, str, "null: MindSpore's default", choices=("CPU", "GPU", "Ascend"), optional=True
     )

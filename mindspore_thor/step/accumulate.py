@@ -8,6 +8,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
+from mindspore_thor.graph.compile_cache import StoredGraph
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.step.backward import Backward, StepGraph
@@ -99,7 +100,7 @@ class CollectStep(StepGraph):
         return self.optimizer.step_number()
 
 
-class UpdateStep(nn.Cell):
+class UpdateStep(StoredGraph):
     """The update with the mean gradients, or none where a micro-batch was not finite."""
 
     def __init__(self, sums: MicroBatches, guard: Guard, count: int) -> None:

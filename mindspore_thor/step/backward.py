@@ -9,13 +9,14 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
 from mindspore_thor.capture.attach import without_hooks
+from mindspore_thor.graph.compile_cache import StoredGraph
 from mindspore_thor.graph.kind import OWN, PLAIN, compiling
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
 from mindspore_thor.step.inputs import refuse_no_mean, refuse_several_outputs
 
 
-class StepGraph(nn.Cell):
+class StepGraph(StoredGraph):
     """A graph that a ``TrainStep`` compiles for itself.
 
     Nobody alters the statistics in it, so it need not guard them, as those in other people's

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 
 from mindspore_thor.curvature.group import SPECTRUM
+from mindspore_thor.graph.compile_cache import StoredGraph
 from mindspore_thor.graph.kind import ANY, OWN, PLAIN
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world
@@ -113,7 +114,7 @@ class CaptureStep(PlainStep):
         return loss, gradients[: self.count], finite
 
 
-class RefreshStep(nn.Cell):
+class RefreshStep(StoredGraph):
     """The inverses alone."""
 
     def __init__(self, guard: Guard) -> None:
@@ -138,7 +139,7 @@ class RetryStep(RefreshStep):
         return self.optimizer.step_number()
 
 
-class ApplyStep(nn.Cell):
+class ApplyStep(StoredGraph):
     """The update alone, for gradients that a backward pass returned."""
 
     def __init__(self, guard: Guard) -> None:

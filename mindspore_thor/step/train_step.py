@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.graph.compile_cache import Choice, open_cache
 from mindspore_thor.graph.messages import explained
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count
@@ -66,6 +67,9 @@ class TrainStep(nn.Cell):
         accumulate: micro-batches per update, see
             :class:`~mindspore_thor.step.accumulate.AccumulatedStep`. Every call is one of them;
             the last one updates. Not with data sinking.
+        compile_cache: where compiled graphs are kept for the next run: None for nowhere, True for
+            a private folder of the user's, or a path; see
+            :mod:`mindspore_thor.graph.compile_cache`. Not with data sinking, nor on several ranks.
 
     Inputs:
         The network's inputs, then the label for ``loss_fn``, by position; tuples, lists and dicts
@@ -91,6 +95,7 @@ class TrainStep(nn.Cell):
         loss_fn: nn.Cell | None,
         optimizer: nn.Optimizer,
         accumulate: int = 1,
+        compile_cache: Choice = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         for name, value, good in (
@@ -154,6 +159,9 @@ class TrainStep(nn.Cell):
         self._inputs = Inputs(net, loss_fn is not None, self.second_order or self.accumulates)
         self._path: Path = (0,)
         self._graphs = [cell for _, cell in self.cells_and_names() if isinstance(cell, _GRAPHS)]
+        self.store = open_cache(compile_cache)
+        for graph in self._graphs:
+            graph.store = self.store
         self._compiled = 0
         self._placed = Placement(self, self.get_parameters())
         self._net_parameters = frozenset(map(id, net.get_parameters()))

@@ -1,0 +1,412 @@
+"""Graphs that are kept between runs: the same bits, and never those of another setting."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import mindspore as ms
+import numpy as np
+import pytest
+import steps
+from mindspore import Parameter, Tensor, nn, ops
+from oracle.nets import mlp
+
+from mindspore_thor import KFAC, THOR, TrainStep
+from mindspore_thor.errors import UserError
+from mindspore_thor.graph import compile_cache
+from mindspore_thor.graph.compile_cache import key_of, open_cache
+from mindspore_thor.graph.fingerprint import Unknown
+from mindspore_thor.graph.kept import KeptGraphs
+from mindspore_thor.run.options import checked
+from mindspore_thor.run.sections import TrainConfig
+
+TESTS = Path(__file__).parents[1]
+FACTOR = 2.0
+
+
+class Wobbly(nn.Cell):
+    """Random in two ways: a seed that the cell holds, and one that is drawn while it compiles."""
+
+    def __init__(self, net: nn.Cell) -> None:
+        super().__init__()
+        self.net = net
+        self.dropout = nn.Dropout(p=0.3)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.dropout(self.net(self.dropout(x)), 0.2, True)
+
+
+def _train(folder: str) -> dict[str, Any]:
+    """A few steps of two methods -> counts, losses and weights."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_seed(7)
+    result: dict[str, Any] = {"loaded": [], "compiled": [], "bits": []}
+    for second_order in (True, False):
+        net, batches = steps.problem(5)
+        loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+        if second_order:
+            optimizer = steps.thor(net)
+        else:
+            optimizer = nn.Momentum(net.trainable_params(), 0.1, 0.9)
+            net = Wobbly(net)
+        step = TrainStep(net, loss, optimizer, compile_cache=folder)
+        losses = [float(step(Tensor(x), Tensor(y)).asnumpy()).hex() for x, y in batches]
+        assert step.store is not None and not step.store.problem
+        result["loaded"].append(step.store.loaded)
+        result["compiled"].append(step.store.compiled)
+        result["bits"] += losses
+        result["bits"] += [p.asnumpy().tobytes().hex() for p in step.get_parameters()]
+    return result
+
+
+def _trained_elsewhere(folder: Path) -> dict[str, Any]:
+    code = f"import json, test_compile_cache as t; print('result', json.dumps(t._train({str(folder)!r})))"
+    paths = [str(TESTS.parent), str(TESTS), str(TESTS / "graph")]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("result ")]
+    assert lines, done.stderr[-3000:]
+    return dict(json.loads(lines[-1][len("result ") :]))
+
+
+def test_kept_graphs_give_the_same_bits_and_damaged_ones_are_compiled_anew(tmp_path: Path) -> None:
+    cold = _trained_elsewhere(tmp_path)
+    kept = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    total = sum(cold["compiled"])
+    assert cold["loaded"] == [0, 0] and total == len(kept) and total >= 4
+    content = [path.read_bytes() for path in kept]
+    kept[0].write_bytes(content[0][:-5])
+    flipped = bytearray(content[1])
+    flipped[len(flipped) // 2] ^= 1
+    kept[1].write_bytes(flipped)
+    warm = _trained_elsewhere(tmp_path)
+    assert sum(warm["compiled"]) == 2 and sum(warm["loaded"]) == total - 2
+    assert warm["bits"] == cold["bits"]
+    # Mended under the same keys.
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+# ---- keys; nothing is compiled
+
+
+def _keys(step: TrainStep) -> list[str]:
+    x, labels = Tensor(np.zeros((4, 3), np.float32)), Tensor(np.zeros(4, np.int32))
+    return [key_of(graph, (x, labels)) for graph in step._graphs]
+
+
+def _all_differ(first: list[str], second: list[str]) -> bool:
+    assert len(first) == len(second)
+    return not set(first) & set(second)
+
+
+class Falling(nn.Cell):
+    def construct(self, step: Tensor) -> Tensor:
+        return 1.0 / (1.0 + step)
+
+
+OTHERS: dict[str, Any] = {
+    "damping": 0.031,
+    "momentum": 0.55,
+    "weight_decay": 0.07,
+    "factor_interval": 7,
+    "inverse_interval": 9,
+    "params": "all but the last",
+    "decay_filter": lambda parameter: len(parameter.shape) == 1,
+    "loss_scale": 4.0,
+    "clip_norm": 0.7,
+    "kl_clip": 0.3,
+    "token_mode": "reduce",
+    "max_failures": 3,
+    "inverse_share": "all",
+    "split_dim": 3,
+    "statistics_decay": 0.77,
+    "decay": 0.77,
+    "omega": (0.3, 0.6),
+    "trace_rule": False,
+    "batch_size": 5,
+}
+
+
+def _options(cls: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, parameter in cls.keywords().items():
+        if name in ("net", "learning_rate"):
+            continue
+        if name in OTHERS:
+            yield name, {name: OTHERS[name]}
+        elif isinstance(parameter.default, bool):
+            yield name, {name: not parameter.default}
+        elif isinstance(parameter.default, float):
+            yield name, {name: parameter.default * 0.9}
+        elif isinstance(parameter.default, int):
+            yield name, {name: parameter.default + 1}
+        else:
+            pytest.fail(f"another value for {cls.__name__}'s {name} is missing here")
+
+
+@pytest.mark.parametrize("cls", [THOR, KFAC])
+def test_every_option_of_an_optimizer_is_in_all_keys(cls: Any) -> None:
+    def keys(rate: Any = 0.1, **options: Any) -> list[str]:
+        net, *_ = mlp()
+        if "params" in options:
+            options["params"] = net.trainable_params()[:-1]
+        loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+        return _keys(TrainStep(net, loss, cls(net, rate, **options)))
+
+    plain = keys()
+    assert keys() == plain
+    assert keys(rate=0.2) == plain  # a parameter: read when the graph runs
+    assert _all_differ(keys(damping=Falling()), plain)
+    for name, options in _options(cls):
+        assert _all_differ(keys(**options), plain), name
+
+
+def test_every_option_of_the_step_is_in_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(loss: Any = None, **options: Any) -> TrainStep:
+        net, *_ = mlp()
+        loss = loss or nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+        return TrainStep(net, loss, steps.thor(net), **options)
+
+    plain = step()
+    keys = _keys(plain)
+    assert len(set(keys)) == len(keys)  # each graph of a step has its own
+    assert not set(_keys(step(accumulate=2))) & set(_keys(step(accumulate=3)))
+    assert _all_differ(keys, _keys(step(nn.CrossEntropyLoss(label_smoothing=0.1))))
+    assert _all_differ(
+        _keys(step(nn.CrossEntropyLoss())), _keys(step(nn.CrossEntropyLoss(label_smoothing=0.1)))
+    )
+    x, labels = np.zeros((4, 3), np.float32), np.zeros(4, np.int32)
+    others = [(x[:3], labels[:3]), (x.astype(np.float16), labels), (x, labels.astype(np.int64))]
+    for other in [*others, (x[None], labels), (x,)]:
+        assert key_of(plain.whole, tuple(map(Tensor, other))) not in keys
+    first, second = ((Tensor(x), Tensor(labels), value) for value in (1.5, 2.5))
+    assert key_of(plain.whole, first) != key_of(plain.whole, second)
+    tuples = [(Tensor(x), (Tensor(labels + i),)) for i in range(2)]
+    assert key_of(plain.whole, tuples[0]) != key_of(plain.whole, tuples[1])  # constants
+    mutable = [tuple(map(ms.mutable, pair[1:])) for pair in tuples]
+    assert key_of(plain.whole, mutable[0]) == key_of(plain.whole, mutable[1])
+    plain.net.set_train(False)
+    assert _all_differ(keys, _keys(plain))
+    plain.net.set_train(True)
+    plain.net[0].set_train(False)
+    assert _all_differ(keys, _keys(plain))
+    plain.net[0].set_train(True)
+    assert _keys(plain) == keys
+    for parameter in plain.get_parameters():
+        ops.assign(parameter, parameter + ops.ones_like(parameter))
+    assert _keys(plain) == keys  # values of parameters are read when the graph runs
+    monkeypatch.setenv("MS_DEV_ANYTHING", "1")
+    assert _all_differ(keys, _keys(plain))
+    monkeypatch.delenv("MS_DEV_ANYTHING")
+    seed = ms.get_seed()
+    monkeypatch.setattr(compile_cache._seeds, "_GLOBAL_SEED", (seed or 0) + 1)
+    assert _all_differ(keys, _keys(plain))
+    monkeypatch.undo()
+    monkeypatch.setattr("mindspore_thor.optim.base.RETRY_DAMPING", 3.0)
+    assert _all_differ(keys, _keys(plain))
+
+
+class Scaled(nn.Cell):
+    power = 2
+
+    def __init__(self, factor: Any = 1.0, width: int = 2, kind: Any = ms.float32) -> None:
+        super().__init__()
+        self.factor = factor
+        self.weight = Parameter(Tensor(np.ones(width), kind), name="weight")
+
+    def helper(self, x: Tensor) -> Tensor:
+        return x
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.helper(x) * self.weight.sum() * FACTOR**self.power
+
+
+class Subclass(Scaled):
+    power = 3
+
+
+class Replaced(Scaled):
+    def helper(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+def _with(change: Callable[[Scaled], Any]) -> Callable[[], nn.Cell]:
+    def make() -> nn.Cell:
+        cell = Scaled()
+        change(cell)
+        return cell
+
+    return make
+
+
+def _times(factor: float) -> Callable[[Tensor], Tensor]:
+    def scaled(x: Tensor) -> Tensor:
+        return x * factor
+
+    return scaled
+
+
+def _constant(value: float) -> Any:
+    @ops.constexpr
+    def constant() -> float:
+        return value
+
+    return constant
+
+
+def _frozen(cell: Scaled) -> None:
+    cell.weight.requires_grad = False
+
+
+NETS: list[Callable[[], nn.Cell]] = [
+    Scaled,
+    Subclass,
+    Replaced,
+    *(lambda value=value: Scaled(value) for value in (  # type: ignore[misc]
+        2.0, 2, "2.0", True, None, (1.0, 2.0), [1.0, 2.0], (1.0, (2.0,)), {"a": 1.0}, {"b": 1.0},
+        -0.0, 0.0, float("nan"), ms.float16, ms.float32,
+        np.float32(2.0), np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([1, 2]),
+    )),
+    *(lambda value=value: Scaled(Tensor(value)) for value in (  # type: ignore[misc]
+        np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([[1.0, 2.0]]), np.array([1, 2]),
+    )),
+    *(lambda value=value: Scaled(_times(value)) for value in (1.0, 2.0)),  # type: ignore[misc]
+    *(lambda value=value: Scaled(_constant(value)) for value in (1.0, 2.0)),  # type: ignore[misc]
+    *(lambda value=value: Scaled(ops.Softmax(value)) for value in (0, 1)),  # type: ignore[misc]
+    lambda: Scaled(nn.Dropout(p=0.1)),
+    lambda: Scaled(nn.Dropout(p=0.2)),
+    lambda: Scaled(width=3),
+    lambda: Scaled(kind=ms.float16),
+    _with(_frozen),
+    _with(lambda cell: setattr(cell.weight, "name", "other")),
+    _with(lambda cell: setattr(cell, "construct", _times(3.0))),
+    _with(lambda cell: cell.to_float(ms.float16)),
+    _with(lambda cell: cell.add_flags(anything=True)),
+    _with(lambda cell: cell.recompute()),
+    _with(lambda cell: cell.register_forward_hook(lambda *_: None)),
+    lambda: nn.SequentialCell(Scaled(), Scaled(width=3)),
+]  # fmt: skip
+
+
+def test_what_is_constant_in_a_net_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = (Tensor(np.zeros(2, np.float32)),)
+    keys = [key_of(make(), x) for make in NETS]
+    assert len(set(keys)) == len(keys), [keys.index(key) for key in keys]
+    seeds = [
+        i for i, make in enumerate(NETS) if isinstance(getattr(make(), "factor", 0), nn.Dropout)
+    ]
+    again = [key_of(make(), x) for make in NETS]
+    assert [a for i, a in enumerate(again) if i not in seeds] == [
+        key for i, key in enumerate(keys) if i not in seeds
+    ]
+    plain = keys[0]
+    shared = Scaled()
+    assert key_of(nn.SequentialCell(shared, shared), x) != key_of(nn.SequentialCell(shared), x)
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
+    changed = key_of(Scaled(), x)
+    monkeypatch.undo()
+    monkeypatch.setattr(Scaled, "power", 5)
+    assert len({plain, changed, key_of(Scaled(), x)}) == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(nn.Dense, "construct", Scaled.construct)
+    patched = key_of(nn.Dense(2, 2), x)
+    monkeypatch.undo()
+    assert patched != key_of(nn.Dense(2, 2), x)
+
+
+def _importing(x: Tensor) -> Tensor:
+    import math
+
+    return x * math.pi
+
+
+def _reading(x: Tensor) -> Tensor:
+    return x * float(os.environ["FACTOR"])
+
+
+class Opaque:
+    """Its class says nothing of what it holds."""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Opaque(), iter([1]), _importing, _reading, {Opaque()}, np.array([None]), (x for x in "a")],
+    ids=["object", "iterator", "import", "environment", "set", "array", "generator"],
+)
+def test_what_cannot_be_digested_has_no_key(value: Any) -> None:
+    with pytest.raises(Unknown):
+        key_of(Scaled(value), ())
+    with pytest.raises(Unknown):
+        key_of(Scaled(), (Scaled().weight,))
+
+
+# ---- the folder
+
+
+def test_an_entry_is_whole_or_not_there(tmp_path: Path) -> None:
+    kept = KeptGraphs(tmp_path / "graphs", 10**6)
+    assert (tmp_path / "graphs").stat().st_mode & 0o777 == 0o700
+    key, graph, note = "a" * 64, bytes(range(256)), [["seed", 1]]
+    kept.keep(key, graph, note)
+    assert kept.read(key) == (graph, note)
+    (path,) = kept.folder.iterdir()
+    whole = path.read_bytes()
+    flipped = [whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in range(0, len(whole), 7)]
+    for damaged in [whole[:n] for n in range(0, len(whole), 5)] + flipped + [whole + b"\0"]:
+        path.write_bytes(damaged)
+        assert kept.read(key) is None
+        assert not path.exists()
+    other = kept.folder / f"{'b' * 64}{path.suffix}"
+    other.write_bytes(whole)  # another key's
+    assert kept.read("b" * 64) is None
+
+
+def test_the_entries_not_used_for_longest_make_room(tmp_path: Path) -> None:
+    kept = KeptGraphs(tmp_path, 5000)
+    for age, name in enumerate("cba"):
+        kept.keep(name * 64, b"x" * 1000, None)
+        (path,) = (p for p in tmp_path.iterdir() if p.name.startswith(name))
+        os.utime(path, (1000 - age, 1000 - age))
+    assert kept.read("a" * 64) is not None  # the oldest, but used now
+    kept.keep("d" * 64, b"x" * 2500, None)
+    assert {path.name[0] for path in tmp_path.iterdir()} == {"c", "a", "d"}
+    kept.keep("e" * 64, b"x" * 6000, None)  # alone above the limit: not kept, nobody goes
+    assert {path.name[0] for path in tmp_path.iterdir()} == {"c", "a", "d"}
+
+
+def test_a_folder_that_is_not_private_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for bad in (shared, file, file / "below", str(tmp_path / ("x" * 300)), "a\0b", "", 3):
+        with pytest.raises(UserError) as caught:
+            open_cache(bad)  # type: ignore[arg-type]
+        assert len(str(caught.value)) <= 300
+    assert file.read_text() == "mine"
+    monkeypatch.setenv(compile_cache.VARIABLE, str(file))
+    cache = open_cache(True)  # nobody asked for that folder: no error, but said once
+    assert cache is not None and str(file) in cache.news() and not cache.news()
+    assert open_cache(None) is None and open_cache(False) is None
+
+
+def test_the_recipe_takes_a_switch_or_a_folder() -> None:
+    metadata = TrainConfig.__dataclass_fields__["compile_cache"].metadata
+    for good in (True, False, "some/folder"):
+        assert checked("train.compile_cache", good, metadata, "r.yaml") == good
+    for bad in (3, None, "", [True], 1.0):
+        with pytest.raises(UserError, match="true, false or text"):
+            checked("train.compile_cache", bad, metadata, "r.yaml")
