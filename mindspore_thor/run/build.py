@@ -10,9 +10,9 @@ import mindspore as ms
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
+from mindspore_thor.cache.compile_cache import open_cache
 from mindspore_thor.data import Data, create_data
 from mindspore_thor.errors import UserError
-from mindspore_thor.graph.compile_cache import open_cache
 from mindspore_thor.optim import create_optimizer, optimizer_options
 from mindspore_thor.optim.checks import MAX_STEPS
 from mindspore_thor.optim.schedules import EpochSchedule, create_schedule

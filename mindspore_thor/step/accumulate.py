@@ -6,9 +6,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 
+from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
-from mindspore_thor.graph.compile_cache import StoredGraph
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.step.backward import Backward, StepGraph

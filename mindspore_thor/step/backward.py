@@ -8,8 +8,8 @@ from typing import Any
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
+from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.capture.attach import without_hooks
-from mindspore_thor.graph.compile_cache import StoredGraph
 from mindspore_thor.graph.kind import OWN, PLAIN, compiling
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world

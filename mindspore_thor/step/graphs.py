@@ -5,8 +5,8 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 
+from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.curvature.group import SPECTRUM
-from mindspore_thor.graph.compile_cache import StoredGraph
 from mindspore_thor.graph.kind import ANY, OWN, PLAIN
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world

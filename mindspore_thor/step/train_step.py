@@ -7,8 +7,8 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn
 
+from mindspore_thor.cache.compile_cache import Choice, open_cache
 from mindspore_thor.errors import UserError
-from mindspore_thor.graph.compile_cache import Choice, open_cache
 from mindspore_thor.graph.messages import explained
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count
@@ -69,7 +69,7 @@ class TrainStep(nn.Cell):
             the last one updates. Not with data sinking.
         compile_cache: where compiled graphs are kept for the next run: None for nowhere, True for
             a private folder of the user's, or a path; see
-            :mod:`mindspore_thor.graph.compile_cache`. Not with data sinking, nor on several ranks.
+            :mod:`mindspore_thor.cache.compile_cache`. Not with data sinking, nor on several ranks.
 
     Inputs:
         The network's inputs, then the label for ``loss_fn``, by position; tuples, lists and dicts

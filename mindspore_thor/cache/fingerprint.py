@@ -28,7 +28,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore._c_expression import MetaFuncGraph_, typing
 
-from mindspore_thor.graph.sources import Unknown, file_digest, imports, names_in, owner
+from mindspore_thor.cache.sources import Unknown, file_digest, imports, names_in, owner
 
 _ROOMS = (
     "capture",

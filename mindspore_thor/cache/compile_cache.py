@@ -7,7 +7,7 @@ nothing. Its folder is read once in a process (MindSpore 2.10, by trying). So he
 and reads files:
 
 * A graph's key is SHA-256 over everything that the compiler takes for constant, see
-  :mod:`mindspore_thor.graph.fingerprint`: which graph of the step it is, the attributes and the
+  :mod:`mindspore_thor.cache.fingerprint`: which graph of the step it is, the attributes and the
   code of every cell in it, values of constant tensors, names, shapes and types of parameters, the
   inputs' shapes and types, MindSpore's context, its random seeds, versions, and the sources of this
   package. Values of parameters (weights, learning rate, all state) are no constants. Where the key
@@ -39,12 +39,12 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, nn
 from mindspore._c_expression import ms_ctx_param
 
+from mindspore_thor.cache.fingerprint import Fingerprint, Unknown
+from mindspore_thor.cache.kept import KeptGraphs
+from mindspore_thor.cache.sources import versions
+from mindspore_thor.cache.stage import ENABLE, PATH, UNCHECKED, Stage, the_stage
 from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.files import shown
-from mindspore_thor.graph.fingerprint import Fingerprint, Unknown
-from mindspore_thor.graph.kept import KeptGraphs
-from mindspore_thor.graph.sources import versions
-from mindspore_thor.graph.stage import ENABLE, PATH, UNCHECKED, Stage, the_stage
 from mindspore_thor.parallel.communication import world
 
 logger = logging.getLogger("mindspore_thor")

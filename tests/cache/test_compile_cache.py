@@ -18,11 +18,11 @@ from mindspore import Parameter, Tensor, nn, ops
 from oracle.nets import mlp
 
 from mindspore_thor import KFAC, THOR, TrainStep
+from mindspore_thor.cache import compile_cache
+from mindspore_thor.cache.compile_cache import key_of, open_cache
+from mindspore_thor.cache.fingerprint import Unknown
+from mindspore_thor.cache.kept import KeptGraphs
 from mindspore_thor.errors import UserError
-from mindspore_thor.graph import compile_cache
-from mindspore_thor.graph.compile_cache import key_of, open_cache
-from mindspore_thor.graph.fingerprint import Unknown
-from mindspore_thor.graph.kept import KeptGraphs
 from mindspore_thor.run.options import checked
 from mindspore_thor.run.sections import TrainConfig
 
@@ -66,8 +66,9 @@ def _train(folder: str) -> dict[str, Any]:
 
 
 def _trained_elsewhere(folder: Path) -> dict[str, Any]:
-    code = f"import json, test_compile_cache as t; print('result', json.dumps(t._train({str(folder)!r})))"
-    paths = [str(TESTS.parent), str(TESTS), str(TESTS / "graph")]
+    call = f"t._train({str(folder)!r})"
+    code = f"import json, test_compile_cache as t; print('result', json.dumps({call}))"
+    paths = [str(TESTS.parent), str(TESTS), str(TESTS / "cache")]
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},

@@ -1,0 +1,1 @@
+"""Compiled graphs that are kept between runs."""
