@@ -7,7 +7,7 @@ a few operators of the compiled graph, however many groups there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
@@ -16,14 +16,18 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.slices import part
 
-if TYPE_CHECKING:
-    from mindspore_thor.curvature.group import GroupCurvature
-
 # The columns of the counters: accepted, kept, failed in all, failed in a row.
 _ACCEPTED = Tensor([[1, 0, 0, 0]], ms.int32)
 _KEPT = Tensor([[0, 1, 0, 0]], ms.int32)
 _FAILED = Tensor([[0, 0, 1, 1]], ms.int32)
 _ROW = Tensor([[0, 0, 0, 1]], ms.int32)
+
+
+class Layers(Protocol):
+    """What is asked of a group here: how many layers it has, and whether the rule judges them."""
+
+    layers: int
+    selective: bool
 
 
 def counted(counts: Tensor, accepted: Tensor, kept: Tensor, failed: Tensor) -> Tensor:
@@ -43,7 +47,7 @@ class Outcomes(nn.Cell):
             where every refresh is made.
     """
 
-    def __init__(self, name: str, groups: Sequence[GroupCurvature], rule: Any = None) -> None:
+    def __init__(self, name: str, groups: Sequence[Layers], rule: Any = None) -> None:
         super().__init__(auto_prefix=False)
         layers = [group.layers for group in groups]
         n = sum(layers)

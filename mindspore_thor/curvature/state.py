@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from mindspore import Parameter, Tensor, ops
-
-if TYPE_CHECKING:
-    from mindspore_thor.curvature.group import GroupCurvature
 
 
 def state(value: np.ndarray, name: str) -> Parameter:
@@ -54,11 +51,11 @@ class LayerState:
     returns a tensor with the leading axis L returns the layer's part; all else is the group's.
 
     Args:
-        group: the group.
+        group: the group, a :class:`~mindspore_thor.curvature.group.GroupCurvature`.
         layer: number of the layer in it.
     """
 
-    def __init__(self, group: GroupCurvature, layer: int) -> None:
+    def __init__(self, group: Any, layer: int) -> None:
         self.group = group
         self.layer = layer
 
