@@ -23,9 +23,10 @@ from mindspore_thor.optim.checks import (
     check_number,
     check_share_of_old,
 )
+from mindspore_thor.optim.each_group import hand
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.keywords import check_keywords, keywords_of
-from mindspore_thor.optim.layerwise import LayerwiseOptimizer, hand
+from mindspore_thor.optim.layerwise import LayerwiseOptimizer
 from mindspore_thor.optim.schedules import check_damping
 from mindspore_thor.parallel.assignment import Share, check_share
 from mindspore_thor.runtime import prepare_target

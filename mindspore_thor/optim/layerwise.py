@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.capture.attach import attach, detach, owner_of, owns_bias
 from mindspore_thor.capture.hooks import GUARD
-from mindspore_thor.curvature.group import META, GroupCurvature
+from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.curvature.state import LayerState
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.shared import one_of_each
-from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import joined, pick
 from mindspore_thor.layers.coverage import CoveredLayer, find_layers
 from mindspore_thor.layers.layer_type import Form
 from mindspore_thor.linalg.sums import total
+from mindspore_thor.optim.each_group import (
+    call,
+    directed,
+    hand,
+    inner,
+    like,
+    product,
+    squared_rates,
+    stacked,
+    times,
+    times_each,
+    uses_of,
+)
 from mindspore_thor.optim.packing import pack, packing_of, unpack
 from mindspore_thor.optim.report import LayerReport, report_of
 from mindspore_thor.parallel.assignment import Share
@@ -30,62 +42,6 @@ ALTERED = (
     "(by a loss scale, clipping or averaging): train with mindspore_thor.TrainStep(net, loss_fn, "
     "optimizer), whose optimizer has loss_scale and clip_norm, and which has accumulate"
 )
-
-
-_MAP = ops.Map()
-
-# What ops.Map calls: loops over groups are no loops of Python, which the compiler unrolls into
-# nested functions.
-
-
-def _direction(damping: Tensor, direction: Callable[..., Any], matrix: Tensor) -> Tensor:
-    return direction(matrix, damping)
-
-
-def _inner(layers: int, left: Tensor, right: Tensor) -> Tensor:
-    return (left * right).reshape((layers, -1)).sum(1)
-
-
-def _squared_rates(lr: tuple[Tensor, ...], weights: tuple[int, ...]) -> Tensor:
-    rates = ops.stack(_MAP(ops.partial(pick, lr), weights)).reshape((-1,))
-    return rates * rates
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    return left * right
-
-
-def _called(function: Callable[..., Any]) -> Tensor:
-    return function()
-
-
-def _times_each(factors: Tensor, matrix: Tensor, start: int, layers: int) -> Tensor:
-    """Matrices [L * maps, ...] times their layers' factors, which begin at ``start``."""
-    factor = part(factors, start, layers).reshape((layers, 1))
-    return (matrix.reshape((layers, -1)) * factor).reshape(matrix.shape)
-
-
-def _times(factor: Tensor, matrix: Tensor) -> Tensor:
-    return matrix * factor
-
-
-def _fresh(statistics: Sequence[Tensor], numbers: tuple[int, ...]) -> Tensor:
-    rows = _MAP(ops.partial(pick, statistics), numbers)
-    return rows[0].expand_dims(0) if len(numbers) == 1 else ops.stack(rows)
-
-
-def _uses(fresh: Tensor) -> Tensor:
-    return part(fresh, fresh.shape[1] - META, 1, 1).reshape((-1,))
-
-
-def hand(take: Callable[..., Any], value: Tensor) -> bool:
-    """``take(value)``; with a result, without which it would compile to a call of Python."""
-    take(value)
-    return True
-
-
-def _like(value: Tensor, gradient: Tensor) -> Tensor:
-    return ops.cast(value, gradient.dtype)
 
 
 class LayerwiseOptimizer(nn.Optimizer):
@@ -288,9 +244,9 @@ class LayerwiseOptimizer(nn.Optimizer):
         """
         if self.probe_count == 0:
             return False
-        fresh = self.map(ops.partial(_fresh, statistics), self.probe_numbers)
+        fresh = self.map(ops.partial(stacked, statistics), self.probe_numbers)
         if self.graph.guarded:
-            fresh = self.map(ops.partial(_times, 1.0 / GUARD), fresh)
+            fresh = self.map(ops.partial(times, 1.0 / GUARD), fresh)
             self.refuse_altered(fresh)
         self.map(hand, self.collect_each, fresh)
         return True  # see GroupCurvature.collect
@@ -300,7 +256,7 @@ class LayerwiseOptimizer(nn.Optimizer):
 
         Every use of a layer counts one in them: what was scaled or clipped is no whole number.
         """
-        uses = joined(self.map(_uses, fresh))
+        uses = joined(self.map(uses_of, fresh))
         away = ops.abs(uses - ops.maximum(ops.round(uses), 1.0))
         if ops.logical_and(uses > 0, away > 1e-5 * uses).any():
             raise ValueError(ALTERED)
@@ -312,7 +268,7 @@ class LayerwiseOptimizer(nn.Optimizer):
             return gradients
         plain = self.matrices(gradients)
         damping = self.current_damping()
-        found = self.map(ops.partial(_direction, damping), self.direction_each, plain)
+        found = self.map(ops.partial(directed, damping), self.direction_each, plain)
         if self.kl_clip is not None:
             found = self.clipped(found, plain, lr)
         flat: tuple[Tensor, ...] = ()
@@ -320,7 +276,7 @@ class LayerwiseOptimizer(nn.Optimizer):
             flat += group
         # One flat tuple: the compiler's time grows steeply with nested ones.
         found = self.map(ops.partial(pick, flat + gradients), self.places)
-        return self.map(_like, found, gradients)
+        return self.map(like, found, gradients)
 
     def matrices(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The gradients of every group, see :func:`mindspore_thor.optim.packing.packing_of`."""
@@ -342,19 +298,19 @@ class LayerwiseOptimizer(nn.Optimizer):
         Returns:
             Matrices of the same shapes.
         """
-        products = self.map(_inner, self.group_layers, matrices, plain)
+        products = self.map(inner, self.group_layers, matrices, plain)
         if self.is_group_lr:
-            rates = self.map(ops.partial(_squared_rates, lr), self.group_weights)
-            overlaps = joined(self.map(_product, rates, products))
+            rates = self.map(ops.partial(squared_rates, lr), self.group_weights)
+            overlaps = joined(self.map(product, rates, products))
         else:
             overlaps = lr * lr * joined(products)
-        ready = joined(self.map(_called, self.ready_each))
+        ready = joined(self.map(call, self.ready_each))
         if self.some_plain:
             ready = ops.logical_and(ready, self.directed_layers)
         overlap = total(ops.where(ready, overlaps, 0.0))
         nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
         factors = ops.where(ready, nu, 1.0)
-        scale = ops.partial(_times_each, factors)
+        scale = ops.partial(times_each, factors)
         return self.map(scale, matrices, self.group_starts, self.group_layers)
 
     # -- on the host --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -12,6 +13,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from oracle.bridge import Line, randomise
 from oracle.optimizers import Thor
 from oracle.training import cross_entropy
+from places import ROOT
 from steps import assert_close
 
 from mindspore_thor import THOR, TrainStep, UserError
@@ -66,6 +68,16 @@ IN_OUT = register_layer_type(
         bias_operator="add",
     )
 )
+
+
+def test_the_guide_shows_this_code() -> None:
+    guide = (ROOT / "docs" / "add_a_layer_type.md").read_text()
+    example = guide.split("```python\n")[2].split("```")[0]
+    lines = [line.split("  #")[0].rstrip() for line in example.splitlines()]
+    own = set(Path(__file__).read_text().splitlines())
+    assert "class InOutRows(LinearRows):" in lines
+    assert [line for line in lines if line not in own] == []
+
 
 # -- what every linear type has to fulfil ---------------------------------------------------------
 
