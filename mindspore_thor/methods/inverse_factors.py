@@ -121,18 +121,19 @@ class InverseFactors(KroneckerCurvature):
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """The blocks of A and of G with each factor's damping.
 
-        The product of the two dampings, x or in the mode ``"paper"`` its square, has a floor: see
-        :data:`~mindspore_thor.methods.kronecker.SMALLEST_PRODUCT`.
+        The product of the two dampings, x, has a floor, see
+        :data:`~mindspore_thor.methods.kronecker.SMALLEST_PRODUCT`. Not in the mode ``"paper"``,
+        where it is x^2 and the floor would reach dampings that people use; inversions that float32
+        cannot do fail there, and are counted.
         """
         a = part(self.statistics, 0, self.end_a, 1)
         g = part(self.statistics, self.end_a, self.end_g - self.end_a, 1)
         trace_a, trace_g = self.traces()
         trace_a, trace_g = trace_a.reshape((-1,)), trace_g.reshape((-1,))
-        floor = SMALLEST_PRODUCT * leading(a, trace_a) * leading(g, trace_g)
-        if self.damping_mode == "paper":
-            floor = ops.sqrt(floor)
         share = ops.gather(damping / self.shared_positions(), self.layer_of_map, 0)
-        share = ops.maximum(share, floor)
+        if self.damping_mode != "paper":
+            floor = SMALLEST_PRODUCT * leading(a, trace_a) * leading(g, trace_g)
+            share = ops.maximum(share, floor)
         means = trace_a / self.right.dim, trace_g / self.left.dim
         damping_a, damping_g = factor_damping(self.damping_mode, share, *means)
         damping_a = ops.gather(damping_a, self.map_of_a, 0)

@@ -22,12 +22,12 @@ from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.moments import block_moments
 
-SMALLEST_PRODUCT = 1e-6
+SMALLEST_PRODUCT = 1e-7
 """Of the dampings of two inverted factors, as a share of the product of their leading eigenvalues.
 
 Chosen: where both factors are singular, rounding leaves some 1e-7 of the gradient, and the two
-inverses divide it by the dampings' product. That is then at most about a tenth of the shortest
-step that the curvature can ask for. Each inverse by itself would still be sound.
+inverses divide it by the dampings' product. That is then about the shortest step that the curvature
+can ask for, at most. Each inverse by itself would still be sound.
 """
 
 _SMALLEST_TRACE = 1e-30
