@@ -215,12 +215,13 @@ def _describe(
     make: Maker,
 ) -> CoveredLayer:
     weight = _weight_of(cell, entry)
-    if not hasattr(cell, entry.operator):
+    own = entry.own_construct(cell)
+    used = entry.hooked and (own or entry.captured is None)
+    if used and not hasattr(cell, entry.operator):
         raise UserError(
             f"layer type {entry.cell.__name__}: its layers have no operator {entry.operator[:40]!r}"
         )
     bias = getattr(cell, entry.bias, None) if entry.bias else None
     rows = None if entry.rows is None else entry.rows(make, cell, token_mode)
     bias_index = index.get(id(bias), -1) if bias is not None else -1
-    own = entry.own_construct(cell)
     return CoveredLayer(name, cell, entry, rows, index[id(weight)], bias_index, own)

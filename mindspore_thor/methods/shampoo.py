@@ -120,7 +120,7 @@ class GradientRoots(GroupCurvature):
 class Shampoo(SecondOrder):
     """L^-1/4 D R^-1/4 with L and R summed up from the gradients, in blocks.
 
-    Dense and Conv2d weights are matrices [d_out, d_in * kh * kw], one per group of a convolution;
+    Weights of linear layers are matrices [d_out, d_in * kh * kw], one per group of a convolution;
     biases, embeddings and everything else have the plain gradient. Nothing is captured in the
     backward pass: all statistics come from the gradient.
 

@@ -146,8 +146,9 @@ DAMPING_MODES = ("sqrt", "paper", "pi")
 class THOR(SecondOrder):
     """W <- W - lr (G + d_G I)^-1 D (A + d_A I)^-1 with block-diagonal factors and the trace rule.
 
-    Dense and Conv2d (with padding, stride, dilation and groups) have Kronecker factors; Embedding
-    a diagonal A; LayerNorm an elementwise rule; biases and everything else the plain gradient.
+    Linear layers (Dense, Conv1d, Conv2d with padding, stride, dilation and groups, Conv3d) have
+    Kronecker factors; Embedding a diagonal A; LayerNorm an elementwise rule; biases and everything
+    else the plain gradient.
     Factors are not averaged over time (methods section 1.1).
 
     Args:
