@@ -200,6 +200,8 @@ class Fingerprint:
         elif isinstance(value, enum.Enum):
             self._put("enum", kind.__qualname__, value.name)
             self.add(value.value)
+        elif where == "version" and hasattr(kind, "__members__"):  # of MindSpore's own making
+            self._put("enum", kind.__qualname__, value.name)
         elif isinstance(value, PurePath):
             self._put("path", str(value))
         elif isinstance(value, types.CodeType):
@@ -261,8 +263,10 @@ class Fingerprint:
             passing = _OF_GRADIENTS
         for name in sorted(held.keys() - passing):
             entry = held[name]
-            if name.startswith("_lazy_") and not entry:
-                continue  # MindSpore makes empty ones while it works
+            if name.startswith("_lazy_"):  # hooks, under numbers that count all of the process
+                if not entry:
+                    continue  # MindSpore makes empty ones while it works
+                entry = list(entry.values()) if isinstance(entry, dict) else entry
             self._put(name)
             self.add(entry, name)
 
