@@ -353,14 +353,27 @@ def _reading(x: Tensor) -> Tensor:
     return x * float(os.environ["FACTOR"])
 
 
+def _drawing(x: Tensor) -> Tensor:
+    return x * float(np.random.rand())
+
+
 class Opaque:
     """Its class says nothing of what it holds."""
 
 
 @pytest.mark.parametrize(
     "value",
-    [Opaque(), iter([1]), _importing, _reading, {Opaque()}, np.array([None]), (x for x in "a")],
-    ids=["object", "iterator", "import", "environment", "set", "array", "generator"],
+    [
+        Opaque(),
+        iter([1]),
+        _importing,
+        _reading,
+        _drawing,
+        {Opaque()},
+        np.array([None]),
+        (x for x in "a"),
+    ],
+    ids=["object", "iterator", "import", "environment", "random", "set", "array", "generator"],
 )
 def test_what_cannot_be_digested_has_no_key(value: Any) -> None:
     with pytest.raises(Unknown):
