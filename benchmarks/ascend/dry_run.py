@@ -152,10 +152,17 @@ def dry_run(setting: Setting, cases: Sequence[Case], folder: Path, rank: int = 0
 
 
 def ratio(graph: Compiled, found: Sequence[Compiled]) -> str:
-    """A graph's kernels over those of SGD's step on its model; "-" where one is not there."""
+    """A graph's kernels over those of SGD's step on its model; "-" where one is not there.
+
+    A plain pass counts with the update that follows it, as SGD's step does.
+    """
+    model, method, kind = graph.case
+    same = {other.case.kind: other for other in found if other.case[:2] == (model, method)}
+    parts = [graph, *([same["update"]] if kind == "plain" and "update" in same else [])]
     for base in found:
-        if base.case[:2] == (graph.case.model, BASELINE) and base.error == graph.error == "":
-            return f"{graph.on_device() / base.on_device():.2f}" if base.on_device() else "-"
+        if base.case[:2] == (model, BASELINE) and not any(g.error != "" for g in [base, *parts]):
+            kernels = sum(part.on_device() for part in parts)
+            return f"{kernels / base.on_device():.2f}" if base.on_device() else "-"
     return "-"
 
 

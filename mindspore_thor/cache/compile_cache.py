@@ -1,6 +1,6 @@
 """Compiled graphs that are kept between runs, each under a digest of all that is constant in it.
 
-MindSpore has a cache of its own (``MS_COMPILER_CACHEENABLE``). It loads what it wrote bit for bit,
+MindSpore has a cache of its own (``MS_COMPILER_CACHE_ENABLE``). It loads what it wrote bit for bit,
 but it asks only whether the source files are the same, and tells the graphs of a process apart by
 the order in which they are compiled: a run with another damping trains with the old one, and says
 nothing. Its folder is read once in a process (MindSpore 2.10, by trying). So here it only writes

@@ -30,16 +30,8 @@ from mindspore._c_expression import MetaFuncGraph_, typing
 
 from mindspore_thor.cache.sources import Unknown, file_digest, imports, names_in, owner
 
-_ROOMS = (
-    "capture",
-    "curvature",
-    "graph",
-    "layers",
-    "linalg",
-    "methods",
-    "optim",
-    "parallel",
-    "step",
+_ROOMS = frozenset(
+    ("capture", "curvature", "graph", "layers", "linalg", "methods", "optim", "parallel", "step")
 )
 """The parts of this package whose code enters graphs."""
 
@@ -70,6 +62,10 @@ _OPEN_ENDED = frozenset(
     ("globals", "eval", "exec", "__import__", "import_module", "open", "environ", "getenv")
 )
 """What a function may reach things with that nothing shows beforehand."""
+
+_CHANGING = frozenset(("random", "secrets", "time", "datetime", "uuid"))
+"""Modules whose functions return something else at every call."""
+
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range, slice)
 _BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 
@@ -200,6 +196,8 @@ class Fingerprint:
         elif isinstance(value, enum.Enum):
             self._put("enum", kind.__qualname__, value.name)
             self.add(value.value)
+        elif where == "version" and hasattr(kind, "__members__"):  # of MindSpore's own making
+            self._put("enum", kind.__qualname__, value.name)
         elif isinstance(value, PurePath):
             self._put("path", str(value))
         elif isinstance(value, types.CodeType):
@@ -261,8 +259,10 @@ class Fingerprint:
             passing = _OF_GRADIENTS
         for name in sorted(held.keys() - passing):
             entry = held[name]
-            if name.startswith("_lazy_") and not entry:
-                continue  # MindSpore makes empty ones while it works
+            if name.startswith("_lazy_"):  # hooks, under numbers that count all of the process
+                if not entry:
+                    continue  # MindSpore makes empty ones while it works
+                entry = list(entry.values()) if isinstance(entry, dict) else entry
             self._put(name)
             self.add(entry, name)
 
@@ -337,7 +337,10 @@ class Fingerprint:
         self._source(value)
         self._code(value.__code__)
         names = names_in(value.__code__)
-        if names & _OPEN_ENDED or imports(value.__code__):
+        used = {value.__globals__[name] for name in names if _is_module(value.__globals__, name)}
+        changing = {module.__name__ for module in used} & _CHANGING
+        changing |= {"random"} & names if np in used else set()
+        if names & (_OPEN_ENDED | _PASSING) or changing or imports(value.__code__):
             raise Unknown(f"{value.__qualname__}, which looks things up by itself")
         for name in sorted(names & value.__globals__.keys()):
             entry = value.__globals__[name]
@@ -384,3 +387,7 @@ class Fingerprint:
 
     def _place(self) -> str:
         return ".".join(filter(None, self._way))[-120:] or "at the top"
+
+
+def _is_module(names: dict[str, Any], name: str) -> bool:
+    return isinstance(names.get(name), types.ModuleType)

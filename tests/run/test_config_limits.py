@@ -56,7 +56,8 @@ def check_sound(config: Config) -> None:
         for item in dataclasses.fields(section):
             value = getattr(section, item.name)
             if value is not None:
-                assert type(value) is item.metadata["kind"], item.name
+                switched = item.metadata["switch"] and isinstance(value, bool)
+                assert switched or type(value) is item.metadata["kind"], item.name
             if isinstance(value, float):
                 assert math.isfinite(value)
             if isinstance(value, int):
