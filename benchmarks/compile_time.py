@@ -43,6 +43,7 @@ from mindspore_thor.command_line import (
     whole_number,
 )
 from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.program import run_program
 from mindspore_thor.step.train_step import TrainStep
 from models import create_model
 
