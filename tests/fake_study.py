@@ -39,7 +39,8 @@ FAKE_TRAIN = """
 import argparse, json, os, pathlib, signal, sys, time
 import yaml
 parser = argparse.ArgumentParser()
-for name in ("config_path", "train.seed", "data_path", "output_dir", "resume_ckpt"):
+names = ("config_path", "train.seed", "data_path", "output_dir", "resume_ckpt")
+for name in (*names, "train.compile_cache"):
     parser.add_argument("--" + name)
 given = vars(parser.parse_args())
 here = pathlib.Path(__file__).parent
