@@ -101,9 +101,9 @@ def step_table(machine: Machine) -> str:
             )
             products = busiest / machine.flops
             exchange = seconds("inverse") if plan.workers > 1 else 0.0
-            factor = seconds("factor") + seconds("update") - seconds("plain")
+            factor = seconds("factor") - seconds("plain")
             inverse = (products + exchange) / every_inverse
-            cells = (seconds("plain"), factor, products, exchange)
+            cells = (seconds("plain") + seconds("update"), factor, products, exchange)
             lines.append(
                 f"| {ranks} | {share} | {' | '.join(f'{1e3 * cell:.2f}' for cell in cells)} | "
                 f"{1e3 * (factor / every_factor + inverse):.4f} | {1e3 * inverse:.4f} |"

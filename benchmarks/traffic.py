@@ -40,14 +40,13 @@ def traffic(step: TrainStep) -> dict[str, list[int]]:
     gradients = message_bytes([1, *packed_lengths(fused, [()] * len(fused))])
     # What a layer sends by itself, in the middle of the backward pass.
     single = [_FLOAT * n for curvature in optimizer.curvatures for n in curvature.exchanged()]
-    found = {"plain": single + gradients + running}
+    found = {"plain": single + gradients}
     if optimizer.measures_first:
         tensors, specs = tensors[len(weights) :], specs[len(weights) :]
     pairs = [(tensor, spec) for tensor, spec in zip(tensors, specs) if spec is not None]
     lengths = packed_lengths([tensor for tensor, _ in pairs], [spec for _, spec in pairs])
     found["factor"] = message_bytes([1, *lengths])
-    if not optimizer.measures_first:
-        found["update"] = running
+    found["update"] = running
     batches = optimizer.refresher.batches
     if batches:
         found["inverse"] = message_bytes(travelling_lengths(batches))

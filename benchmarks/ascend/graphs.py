@@ -16,8 +16,8 @@ MARK = "[graph]"
 """How the lines begin that compiling writes among MindSpore's log."""
 
 KINDS = ("plain", "factor", "update", "inverse", "retry", "whole", "step")
-"""What a step may consist of: the ordinary step; the pass that collects statistics; the update
-behind such a pass; the inverses; those that failed once more; all of it in one graph (sinking);
+"""What a step may consist of: the ordinary pass; that which collects statistics; the update behind
+either; the inverses; those that failed once more; all of it in one graph (sinking);
 the only graph that a first-order method has."""
 
 CONTROL = "host"
@@ -62,10 +62,9 @@ def kinds_of(method: str) -> tuple[str, ...]:
     """The graphs that a method's steps consist of, without those for failures and for sinking."""
     if method in FIRST_ORDER:
         return ("step",)
-    # FNGD solves within its backward pass and Eva inverts nothing; LNGD's statistics come from a
-    # pass before the step.
-    missing = {"fngd": "inverse", "eva": "inverse", "lngd": "update"}.get(method.split("_")[0])
-    return tuple(kind for kind in KINDS[:4] if kind != missing)
+    # FNGD solves within its backward pass and Eva inverts nothing.
+    derives = method.split("_")[0] not in ("fngd", "eva")
+    return tuple(kind for kind in KINDS[:4] if kind != "inverse" or derives)
 
 
 def required() -> tuple[Case, ...]:

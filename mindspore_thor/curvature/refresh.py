@@ -153,7 +153,8 @@ def _install(
     layers: int,
     solutions: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
-    return install(part(good, first, layers), damping, solutions)
+    # Compared last: Ascend slices no booleans.
+    return install(part(good, first, layers) > 0, damping, solutions)
 
 
 def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> bool:
@@ -321,7 +322,7 @@ class Refresh(nn.Cell):
         failures = ops.matmul(self.owned, failed.reshape((self.matrix_count, 1)))
         sound = ops.cast(failures.reshape((self.layer_count,)) < 0.5, ms.int32)
         found = self.map(ops.partial(_solutions, solved), self.pieces)
-        install = ops.partial(_install, damping, decisions * sound > 0)
+        install = ops.partial(_install, damping, decisions * sound)
         values = self.map(install, self.install, self.firsts, self.layers, found)
         # All is read before anything is written: that keeps the graph's chain of effects short.
         self.map(_store, self.derived, values)

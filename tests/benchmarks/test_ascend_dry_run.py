@@ -37,7 +37,7 @@ CONTROL_CASE = f"resnet20:fngd:{CONTROL}"
 COVERING = {
     Setting("O0", 1): ("resnet20:fngd:plain", CONTROL_CASE, "resnet20:lngd:inverse"),
     Setting("O0", 8): ("resnet20:thor:factor",),
-    Setting("O1", 1): ("resnet20:thor:plain", "resnet20:thor:inverse"),
+    Setting("O1", 1): ("resnet20:thor:plain", "resnet20:thor:update", "resnet20:thor:inverse"),
     Setting("O1", 8): ("resnet50:thor:plain",),
 }
 
@@ -71,7 +71,7 @@ def check(setting: Setting, graph: Compiled) -> None:
     expected = sent(graph.case) if setting.ranks > 1 else 0
     assert graph.operator("AllReduce") == expected, graph.case
     assert (graph.of_type("akg") > 0) == (setting.level == "O1")
-    if graph.case.kind in ("plain", "update"):
+    if graph.case.kind == "update":
         # Momentum, decay and update of every weight: plain operators, which O1 fuses.
         assert graph.operator("ApplyMomentum") == 0
         if setting.level == "O1":
