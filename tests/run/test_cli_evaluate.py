@@ -74,3 +74,9 @@ def test_the_training_mode_comes_back() -> None:
 def test_a_stop_request_ends_it_early() -> None:
     logits, labels = np.eye(6, dtype=np.float32), np.arange(6)
     assert Evaluator(Echo(), batches(logits, labels, 3))(lambda: True) is None
+
+
+def test_the_memory_of_an_evaluation_is_that_of_its_samples() -> None:
+    """A batch size beyond the set costs nothing."""
+    logits, labels = np.eye(6, dtype=np.float32), np.arange(6)
+    assert Evaluator(Echo(), batches(logits, labels, 10**12))() == counted(logits, labels)

@@ -12,15 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from test_scripts import Runner
 
 import models
 import train
 from mindspore_thor import files
 from mindspore_thor.errors import UserError
-from mindspore_thor.files import held, remove_leftovers, shown, write_file
+from mindspore_thor.files import held, shown
 from mindspore_thor.run import curves, loop, run_folder
 from mindspore_thor.run.build import Session, build_session
 from mindspore_thor.run.checkpoint import Position, read_state, save_checkpoint
@@ -359,26 +357,6 @@ def test_with_the_newest_checkpoint_damaged_an_earlier_one_goes_on(
     assert_same_end(tmp_path, whole)
 
 
-def test_leftovers_of_killed_runs_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    ours = [".mlp-1_4.ckpt.0123456789abcdef.part", ".config.yaml.00000000000000ff.part"]
-    others = [".x.part", "a.0123456789abcdef.part", ".config.yaml", ".x.0123456789ABCDEF.part"]
-    for name in (*ours, *others):
-        (tmp_path / name).write_text("x")
-    remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-    # These are the names that a write really uses.
-    seen: list[str] = []
-
-    def chunks() -> Iterator[bytes]:
-        seen.extend(path.name for path in tmp_path.iterdir())
-        yield b"content"
-        remove_leftovers(tmp_path)
-
-    with pytest.raises(UserError, match="No such file"):
-        write_file(tmp_path / "config.yaml", chunks(), 7)
-    assert len(seen) == len(others) + 1
-
-
 def test_modes_follow_the_umask(runs: Runs, tmp_path: Path) -> None:
     for mask in (0o077, 0o002, 0o027):
         folder = tmp_path / f"{mask:o}"
@@ -398,47 +376,3 @@ def test_modes_follow_the_umask(runs: Runs, tmp_path: Path) -> None:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
         assert len(modes) == 5
         assert set(modes.values()) == {0o666 & ~mask}, modes
-
-
-def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("precious")
-    target = tmp_path / "run" / "config.yaml"
-    target.parent.mkdir()
-    target.symlink_to(victim)
-    write_file(target, [b"new"], 3)
-    assert target.read_bytes() == b"new" and not target.is_symlink()
-    # Even where the name could be guessed.
-    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "0" * 2 * count)
-    planted = target.with_name(f".config.yaml.{'0' * 16}.part")
-    planted.symlink_to(victim)
-    with pytest.raises(UserError, match="File exists"):
-        write_file(target, [b"newer"], 5)
-    assert victim.read_text() == "precious" and target.read_bytes() == b"new"
-
-
-def test_quoted_text_is_short_and_printable() -> None:
-    assert shown("plain/path.ckpt") == "plain/path.ckpt"
-    long = "a" * 500 + "/name.ckpt"
-    assert len(shown(long)) == 100 and shown(long).endswith("/name.ckpt")
-    hostile = shown("a\nb\x1b[0m\u202e\0" + "\ud800")
-    assert hostile.isprintable() and hostile.startswith("a\\nb")
-
-
-def test_the_memory_of_an_evaluation_is_that_of_its_samples() -> None:
-    """A batch size beyond the set costs nothing."""
-    from test_cli_evaluate import Echo, batches, counted
-
-    logits, labels = np.eye(6, dtype=np.float32), np.arange(6)
-    assert Evaluator(Echo(), batches(logits, labels, 10**12))() == counted(logits, labels)
-
-
-def test_scripts_of_one_second_choose_two_folders(tmp_path: Path) -> None:
-    runner = Runner(tmp_path)
-    runner.environment["BASH_FUNC_date%%"] = "() { echo 20260101-000000; }"
-    for script, count in (("run_standalone_train.sh", 0), ("run_distribute_train.sh", 1)):
-        for _ in range(2):
-            assert runner(script, *["2"] * count).returncode == 0
-    folders = [call[call.index("--output_dir") + 1] for call in runner.calls()[::2]]
-    assert len(set(folders)) == 4
-    assert all("thor-20260101-000000-" in folder for folder in folders)
