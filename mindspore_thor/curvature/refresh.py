@@ -17,7 +17,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.outcomes import Outcomes
 from mindspore_thor.graph.slices import part
-from mindspore_thor.graph.tuples import joined
+from mindspore_thor.graph.tuples import call, joined
 from mindspore_thor.linalg.inverse import solution_width, solve_each
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
@@ -108,10 +108,6 @@ def travelling_lengths(batches: Sequence[Batch]) -> list[int]:
 
 
 # What ops.Map calls: the arguments that all groups share come first, by ops.partial.
-
-
-def _called(function: Callable[..., Any]) -> Tensor:
-    return function()
 
 
 def _pose(damping: Tensor, function: Callable[..., Any]) -> Any:
@@ -260,7 +256,7 @@ class Refresh(nn.Cell):
 
     def judge(self, damping: Tensor) -> tuple[Tensor, Tensor]:
         """Which layers have something to refresh, int32 [n], and what the trace rule judges."""
-        wanted = self.extended(joined(self.map(_called, self.wanted)), 0)
+        wanted = self.extended(joined(self.map(call, self.wanted)), 0)
         if not self.outcomes.ruled:
             return wanted, wanted
         candidates = joined(self.map(ops.partial(_pose, damping), self.candidates))

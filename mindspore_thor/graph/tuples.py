@@ -1,10 +1,16 @@
-"""Tuples of tensors, in functions for ``ops.Map``."""
+"""What ``ops.Map`` calls wherever there are tuples of tensors or of functions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Callable
 
 from mindspore import Tensor, ops
+
+
+def call(function: Callable[..., Any]) -> Any:
+    """``function()``."""
+    return function()
 
 
 def pick(values: Sequence[Tensor], i: int) -> Tensor:

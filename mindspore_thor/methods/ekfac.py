@@ -125,6 +125,11 @@ class CorrectedFactors(EigenFactors):
         """S, [L, maps, d_out, d_in(+1)]."""
         return self.measured(self.statistics).reshape((self.layers, *self.shape))
 
+    def largest(self, spectrum: Tensor) -> Tensor:
+        """The largest entries of S, [L, maps, 1, 1]."""
+        # One axis at a time: MindSpore's CPU kernels are slow with several.
+        return spectrum.max(3, keepdims=True).max(2, keepdims=True)
+
     def unresolved(self, spectrum: Tensor, largest: Tensor) -> Tensor:
         """Where S cannot be told from the squares of rounding errors, or the factors from zero."""
         # A second moment is a square, and so is what rounding makes of one that is zero.

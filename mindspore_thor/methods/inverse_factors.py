@@ -12,12 +12,11 @@ from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockProduct
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.methods.kronecker import (
-    SMALLEST_PRODUCT,
     KroneckerCurvature,
     diagonal,
     identity_blocks,
-    leading,
     repeats,
+    smallest_damping,
 )
 from mindspore_thor.methods.trace_rule import TraceRule
 
@@ -102,7 +101,7 @@ class InverseFactors(KroneckerCurvature):
         return self.inverse_a, self.inverse_g
 
     def traces(self) -> tuple[Tensor, Tensor]:
-        """Tr A and tr G, [L, maps]."""
+        """The traces of A and of G, [L, maps]."""
         a = ops.gather(self.statistics, self.diagonal_a, 1).reshape(self.trace_shape).sum(2)
         return a, ops.gather(self.statistics, self.diagonal_g, 1).reshape(self.trace_shape).sum(2)
 
@@ -132,8 +131,7 @@ class InverseFactors(KroneckerCurvature):
         trace_a, trace_g = trace_a.reshape((-1,)), trace_g.reshape((-1,))
         share = ops.gather(damping / self.shared_positions(), self.layer_of_map, 0)
         if self.damping_mode != "paper":
-            floor = SMALLEST_PRODUCT * leading(a, trace_a) * leading(g, trace_g)
-            share = ops.maximum(share, floor)
+            share = ops.maximum(share, smallest_damping(a, trace_a, g, trace_g))
         means = trace_a / self.right.dim, trace_g / self.left.dim
         damping_a, damping_g = factor_damping(self.damping_mode, share, *means)
         damping_a = ops.gather(damping_a, self.map_of_a, 0)

@@ -123,6 +123,11 @@ class EigenFactors(KroneckerCurvature):
         """T dg da^T, [L, maps, d_out, d_in(+1)]."""
         return self.values_g.expand_dims(3) * self.values_a.expand_dims(2)
 
+    def largest(self, spectrum: Tensor) -> Tensor:
+        """The largest entries of the spectrum, [L, maps, 1, 1]: here those of its two vectors."""
+        values = self.values_g.max(2, keepdims=True) * self.values_a.max(2, keepdims=True)
+        return values.expand_dims(3)
+
     def unresolved(self, spectrum: Tensor, largest: Tensor) -> Tensor:
         """Which entries of the spectrum are zero for all that float32 can tell, boolean.
 
@@ -140,8 +145,7 @@ class EigenFactors(KroneckerCurvature):
         q_g = self.vectors_g.reshape((-1, d_out, d_out))
         inner = ops.bmm(_TRANSPOSED_FIRST(q_g, matrix), q_a)
         spectrum = self.spectrum()
-        # One axis at a time: MindSpore's CPU kernels are slow with several.
-        largest = spectrum.max(3, keepdims=True).max(2, keepdims=True)
+        largest = self.largest(spectrum)
         floor = ops.where(self.unresolved(spectrum, largest), SMALLEST_DAMPING * largest, 0.0)
         inner = inner / ops.maximum(spectrum + damping, floor).reshape(inner.shape)
         return ops.bmm(q_g, _TRANSPOSED_SECOND(inner, q_a))

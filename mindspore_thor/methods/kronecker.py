@@ -180,16 +180,18 @@ def leading(matrices: Tensor, traces: Tensor) -> Tensor:
     return ops.where(known, (flat * shares).sum(1), ops.zeros_like(traces))
 
 
-def smallest_damping(a: Tensor, g: Tensor) -> Tensor:
+def smallest_damping(a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor) -> Tensor:
     """The least product of the two factors' dampings per map that float32 can bear, [n].
 
     See :data:`SMALLEST_PRODUCT`.
 
     Args:
-        a: blocks of one factor, [n, blocks, size, size].
-        g: blocks of the other.
+        a: entries of one factor of all maps, as in :func:`leading`.
+        trace_a: its traces, [n].
+        g: entries of the other.
+        trace_g: its traces, [n].
     """
-    return SMALLEST_PRODUCT * leading(a, trace(a)) * leading(g, trace(g))
+    return SMALLEST_PRODUCT * leading(a, trace_a) * leading(g, trace_g)
 
 
 def diagonal(start: int, blocks: int, size: int) -> Tensor:

@@ -134,7 +134,7 @@ class TraceFactors(KroneckerCurvature):
         delta, phi, psi = normalised_moments(self.statistics, self.layout)
         scale = ops.sqrt(delta)
         phi, psi = scale * phi, scale * psi
-        root = ops.sqrt(ops.maximum(damping, smallest_damping(phi, psi)))
+        root = ops.sqrt(ops.maximum(damping, smallest_damping(phi, trace(phi), psi, trace(psi))))
         return stack(phi), per_block(root, phi), stack(psi), per_block(root, psi)
 
     def install(

@@ -17,11 +17,6 @@ from mindspore_thor.graph.tuples import pick
 _MAP = ops.Map()
 
 
-def call(function: Callable[..., Any]) -> Tensor:
-    """``function()``."""
-    return function()
-
-
 def hand(take: Callable[..., Any], value: Tensor) -> bool:
     """``take(value)``; with a result, without which it would compile to a call of Python."""
     take(value)

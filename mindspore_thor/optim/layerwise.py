@@ -15,12 +15,11 @@ from mindspore_thor.curvature.state import LayerState
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.shared import one_of_each
-from mindspore_thor.graph.tuples import joined, pick
+from mindspore_thor.graph.tuples import call, joined, pick
 from mindspore_thor.layers.coverage import CoveredLayer, find_layers
 from mindspore_thor.layers.layer_type import Form
 from mindspore_thor.linalg.sums import total
 from mindspore_thor.optim.each_group import (
-    call,
     directed,
     hand,
     inner,
