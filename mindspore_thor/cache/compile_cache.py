@@ -99,7 +99,9 @@ def surroundings() -> tuple[Any, ...]:
 
 
 def _seed_state() -> list[list[Any]]:
-    kernels = [[*key, value] for key, value in sorted(_seeds._KERNEL_SEED.items(), key=repr)]
+    # A count that stands at its own start is as good as one that is not there.
+    held = {key: value for key, value in _seeds._KERNEL_SEED.items() if value != key[1]}
+    kernels = [[*key, value] for key, value in sorted(held.items(), key=repr)]
     return [[ms.get_seed()], *kernels]
 
 
