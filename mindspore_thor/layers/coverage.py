@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from mindspore import Parameter, nn
@@ -29,6 +29,9 @@ class LayerRow:
         accepted: inverses computed so far.
         kept: refreshes that kept the previous inverse.
         stopped: whether the layer's curvature is frozen for good.
+        rule: what moves its parameters: the method's name, "plain" or "AdamW"; where they differ,
+            each with its name.
+        parameters: names of its own trainable parameters.
     """
 
     layer: str
@@ -38,6 +41,8 @@ class LayerRow:
     accepted: int = 0
     kept: int = 0
     stopped: bool = False
+    rule: str = ""
+    parameters: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass
@@ -141,7 +146,8 @@ def find_layers(
     rows: list[LayerRow] = []
     for name, cell in cells:
         label = name or type(cell).__name__
-        row = LayerRow(label, type(cell).__name__, False)
+        names = tuple(p.name for p in _own_parameters(cell))
+        row = LayerRow(label, type(cell).__name__, False, parameters=names)
         rows.append(row)
         entry = layer_type_of(cell)
         row.reason = _why_not(cell, entry, supported, index, owners)

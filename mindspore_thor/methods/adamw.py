@@ -13,10 +13,10 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.optim.adam import adam_direction, adam_settings, as_tuple, bias_corrections
 from mindspore_thor.optim.checks import (
     check_learning_rate,
     check_loss_scale,
-    check_number,
     check_share_of_old,
 )
 from mindspore_thor.optim.first_order import decay_groups
@@ -50,13 +50,12 @@ class AdamW(nn.Optimizer):
     ) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             check_share_of_old(name, value)
-        check_number("epsilon", epsilon, 0.0, open_low=True)
         check_loss_scale(loss_scale)
         super().__init__(learning_rate, params, weight_decay, loss_scale=1.0)
         self.loss_scale = float(loss_scale)
         self.inverse_scale = 1.0 / self.loss_scale
         self.weights = self._parameters
-        self.beta1, self.beta2, self.epsilon = float(beta1), float(beta2), float(epsilon)
+        self.settings = as_tuple(adam_settings((beta1, beta2), epsilon))
         self.first = self.weights.clone(prefix="adamw.first", init="zeros")
         self.second = self.weights.clone(prefix="adamw.second", init="zeros")
 
@@ -66,17 +65,14 @@ class AdamW(nn.Optimizer):
         decay = self.get_weight_decay()
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         step = ops.cast(self.global_step.reshape(()), ms.float32)
-        correction1 = 1.0 - ops.pow(self.beta1, step)
-        correction2 = 1.0 - ops.pow(self.beta2, step)
+        corrections = bias_corrections(self.settings, step)
         for i in range(len(self.weights)):
             gradient = gradients[i] * self.inverse_scale
-            first = self.beta1 * self.first[i] + (1.0 - self.beta1) * gradient
-            second = self.beta2 * self.second[i] + (1.0 - self.beta2) * gradient * gradient
-            direction = (first / correction1) / (ops.sqrt(second / correction2) + self.epsilon)
+            direction = adam_direction(
+                self.settings, corrections, self.first[i], self.second[i], gradient
+            )
             if self.decay_flags[i]:
                 direction = direction + (decay[i] if self.is_group else decay) * self.weights[i]
-            ops.assign(self.first[i], first)
-            ops.assign(self.second[i], second)
             ops.assign_sub(self.weights[i], (lr[i] if self.is_group_lr else lr) * direction)
         return step
 

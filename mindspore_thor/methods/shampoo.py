@@ -17,10 +17,8 @@ from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matri
 from mindspore_thor.linalg.inverse import FOURTH_ROOT
 from mindspore_thor.methods.kronecker import stack
 from mindspore_thor.optim.base import SecondOrder
-from mindspore_thor.optim.checks import check_choice, check_count, check_number
+from mindspore_thor.optim.checks import check_count, check_number
 from mindspore_thor.optim.intervals import IntervalLike
-
-_SMALLEST_NORM = 1e-30
 
 
 class GradientRoots(GroupCurvature):
@@ -37,15 +35,13 @@ class GradientRoots(GroupCurvature):
         layers: L.
         rows: the layers' geometry.
         max_dim: largest side of a block.
-        graft: whether V gets the norm of D, for the layer as a whole.
     """
 
     solver = FOURTH_ROOT  # two sides, each to the power -1/4
 
-    def __init__(self, name: str, layers: int, rows: Rows, max_dim: int, graft: bool) -> None:
+    def __init__(self, name: str, layers: int, rows: Rows, max_dim: int) -> None:
         super().__init__(name, layers, 0)
         self.rows = rows
-        self.graft = graft
         self.left = block_layout(rows.d_out, max_dim)
         self.right = block_layout(rows.d_in, max_dim)
         blocks = rows.groups * self.left.blocks * self.right.blocks
@@ -108,13 +104,7 @@ class GradientRoots(GroupCurvature):
         """The product with both stored roots, block by block."""
         blocks = split_matrix(matrix, self.left, self.right)
         blocks = ops.bmm(ops.bmm(stack(self.root_left), blocks), stack(self.root_right))
-        result = merge_matrix(blocks, self.left, self.right)
-        if self.graft:
-            flat, plain = result.reshape((self.layers, -1)), matrix.reshape((self.layers, -1))
-            norm = ops.maximum(ops.sqrt((flat * flat).sum(1)), _SMALLEST_NORM)
-            scale = ops.sqrt((plain * plain).sum(1)) / norm
-            result = (flat * scale.reshape((-1, 1))).reshape(result.shape)
-        return result
+        return merge_matrix(blocks, self.left, self.right)
 
 
 class Shampoo(SecondOrder):
@@ -134,7 +124,7 @@ class Shampoo(SecondOrder):
         inverse_interval: steps between two computations of the roots.
         max_preconditioner_dim: larger dimensions are split into blocks of this size, the last one
             ragged; every block of the matrix has its own L and R.
-        grafting: None, or "sgd" to give each layer's V the norm of its gradient.
+        grafting: None, or "sgd" or "adamw": the rule whose step's norm each layer's V gets.
         kl_clip: V is scaled by min(1, sqrt(kl_clip / (lr^2 sum <V, D>))); None (default) for no
             clipping.
         **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
@@ -160,9 +150,6 @@ class Shampoo(SecondOrder):
         **options: Any,
     ) -> None:
         self._max_dim = check_count("max_preconditioner_dim", max_preconditioner_dim)
-        self._graft = grafting is not None
-        if grafting is not None:
-            check_choice("grafting", grafting, ("sgd",))
         super().__init__(
             net,
             learning_rate,
@@ -173,10 +160,11 @@ class Shampoo(SecondOrder):
             factor_interval=factor_interval,
             inverse_interval=inverse_interval,
             kl_clip=kl_clip,
+            grafting=grafting,
             **options,
         )
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """Sums and roots for every block of the layer's matrix."""
         rows = layers[0].linear
-        return GradientRoots(name, len(layers), rows, self._max_dim, self._graft)
+        return GradientRoots(name, len(layers), rows, self._max_dim)

@@ -14,7 +14,7 @@ from mindspore_thor.curvature.group import FACTORS, SPECTRUM
 from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
-from mindspore_thor.linalg.device import momentum_step
+from mindspore_thor.optim.adam import adam_settings
 from mindspore_thor.optim.checks import (
     check_choice,
     check_count,
@@ -26,8 +26,8 @@ from mindspore_thor.optim.checks import (
 from mindspore_thor.optim.each_group import hand
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.keywords import check_keywords, keywords_of
-from mindspore_thor.optim.layerwise import LayerwiseOptimizer
 from mindspore_thor.optim.schedules import check_damping
+from mindspore_thor.optim.update import ADAMW, SGD, UpdatingOptimizer
 from mindspore_thor.parallel.assignment import Share, check_share
 from mindspore_thor.runtime import prepare_target
 
@@ -37,7 +37,7 @@ RETRY_DAMPING = 10.0
 
 _CONSTANTS = (
     *("momentum", "damping", "clip_norm", "kl_clip", "loss_scale", "weight_decay"),
-    *("factor_interval", "inverse_interval"),
+    *("factor_interval", "inverse_interval", "grafting"),
 )
 
 NEVER = 2**31 - 1
@@ -49,31 +49,7 @@ def default_decay_filter(parameter: Parameter) -> bool:
     return len(parameter.shape) > 1
 
 
-# What ops.Map calls, see layerwise.py. What has an effect returns something all the same: without a
-# result a function compiles to a call of the Python interpreter.
-
-
-def _scale(factor: float, gradient: Tensor) -> Tensor:
-    return gradient * factor
-
-
-def _move(
-    how: tuple[float, bool], rate: Any, weight: Parameter, moment: Parameter, step: Tensor
-) -> bool:
-    momentum, rate_inside = how
-    if rate_inside:
-        momentum_step(weight, moment, 1.0, step * ops.cast(rate, step.dtype), momentum)
-    else:
-        momentum_step(weight, moment, rate, step, momentum)
-    return True
-
-
-def _descend(rate: Any, weight: Parameter, step: Tensor) -> bool:
-    ops.assign_sub(weight, rate * step)
-    return True
-
-
-class SecondOrder(LayerwiseOptimizer):
+class SecondOrder(UpdatingOptimizer):
     """Base of the optimizers that precondition gradients layer by layer.
 
     A subclass says which layer types it covers and builds one curvature per group of layers.
@@ -110,6 +86,18 @@ class SecondOrder(LayerwiseOptimizer):
         max_failures: failed inversions of one layer in a row before training stops.
         inverse_share: with several ranks, on how many of them each matrix is inverted: "one", "all"
             or a number that divides the ranks (see :mod:`mindspore_thor.parallel.assignment`).
+        rest: the rule of all parameters that the method does not cover: None for the plain gradient
+            (momentum and rate as the others), "adamw" for AdamW steps.
+        rest_learning_rate: AdamW's rate: number, list or MindSpore schedule; None for
+            ``learning_rate``, parameter groups' own ones included.
+        rest_betas: AdamW's, for ``rest`` and for ``grafting``.
+        rest_epsilon: likewise.
+        rest_weight_decay: AdamW's decoupled decay, of the parameters that decay; None for
+            ``weight_decay``.
+        grafting: None, or the rule whose step's norm each covered layer's direction gets: "sgd" or
+            "adamw". ``learning_rate`` is then that rule's, and the method's default ``kl_clip``,
+            another way to choose lengths, is off; one that is given is applied afterwards. With
+            "adamw" one will want ``rest="adamw"`` as well.
 
     Raises:
         UserError: for values out of range.
@@ -119,12 +107,6 @@ class SecondOrder(LayerwiseOptimizer):
     observes: bool = False  # whether statistics are made of the gradients themselves
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
     measures_first: bool = False  # whether statistics come from a pass before the step
-    rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
-    stages: tuple[str, ...] = ("precondition", "decay", "centralize", "clip")
-    """What makes a step of gradients, in order: names of methods (gradients, rate) -> gradients.
-
-    A method that wants another order, or another stage among them, says so here.
-    """
     needs_samples: bool = False  # whether somebody has yet to tell the batch size
     needs_whole_batch: str = ""  # why gradients cannot be accumulated over micro-batches
     without: tuple[str, ...] = ()
@@ -160,6 +142,12 @@ class SecondOrder(LayerwiseOptimizer):
         token_mode: str = "expand",
         max_failures: int = 10,
         inverse_share: Share = "one",
+        rest: str | None = None,
+        rest_learning_rate: Any = None,
+        rest_betas: tuple[float, float] = (0.9, 0.999),
+        rest_epsilon: float = 1e-8,
+        rest_weight_decay: float | None = None,
+        grafting: str | None = None,
     ) -> None:
         if not isinstance(net, nn.Cell):
             raise UserError(
@@ -174,6 +162,17 @@ class SecondOrder(LayerwiseOptimizer):
         if kl_clip is not None:
             check_number("kl_clip", kl_clip, 0.0, open_low=True)
         check_count("max_failures", max_failures)
+        if grafting is not None:
+            check_choice("grafting", grafting, (SGD, ADAMW))
+        adam = adam_settings(rest_betas, rest_epsilon, "rest_")
+        if rest is not None:
+            check_choice("rest", rest, (ADAMW,))
+        elif rest_learning_rate is not None or rest_weight_decay is not None:
+            raise UserError(
+                "rest_learning_rate and rest_weight_decay are AdamW's: give rest='adamw', too"
+            )
+        if rest_weight_decay is not None:
+            check_number("rest_weight_decay", rest_weight_decay, 0.0)
         self._inverse_share = check_share(inverse_share)
         prepare_target()
         check_learning_rate(learning_rate)
@@ -192,10 +191,11 @@ class SecondOrder(LayerwiseOptimizer):
             self.decay_flags = tuple(bool(decay_filter(p)) for p in self.weights)
         self.momentum = momentum
         self.clip_norm = clip_norm
+        if grafting is not None and kl_clip == self.keywords()["kl_clip"].default:
+            kl_clip = None
         self.kl_clip = kl_clip
+        self.grafting = grafting
         self.max_failures = max_failures
-        if momentum > 0:
-            self.moments = self.weights.clone(prefix=f"{label}.moments", init="zeros")
         self.scheduled_damping = isinstance(damping, nn.Cell)
         check_damping(damping)
         if not isinstance(damping, nn.Cell):
@@ -211,7 +211,7 @@ class SecondOrder(LayerwiseOptimizer):
         self.next_inverse = state(first_inverse, f"{scope}.next_inverse")
         self.samples = state(np.ones((), np.int32), f"{scope}.samples")
         self.graph = GraphKind()
-        self.stage_list = tuple(getattr(self, name) for name in self.stages)
+        self._prepare_update(label, rest, rest_learning_rate, rest_weight_decay, adam)
         self._cover(net, label, self.own_token_mode or token_mode)
         self._made = True
 
@@ -289,56 +289,6 @@ class SecondOrder(LayerwiseOptimizer):
         if self.refresher.failed():
             self.retry()
         return True  # see GroupCurvature.collect
-
-    def unscale(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
-        if self.loss_scale == 1.0:
-            return gradients
-        return self.map(ops.partial(_scale, self.inverse_scale), gradients)
-
-    def update(self, gradients: tuple[Tensor, ...]) -> bool:
-        """Gradients -> new weights, by the stages in their order; then count the step."""
-        lr = self.get_lr()
-        gradients = self.unscale(gradients)
-        for stage in self.stage_list:
-            gradients = stage(gradients, lr)
-        self.move(gradients, lr)
-        self.advance()
-        return True  # see GroupCurvature.collect
-
-    def precondition(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
-        """Stage: the method's directions of the covered layers, with its KL clip."""
-        return self.direction(gradients, lr)
-
-    def decay(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
-        """Stage: weight decay, added to the direction."""
-        return self.decay_weight(gradients)
-
-    def centralize(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
-        """Stage: gradient centralization, where parameter groups ask for it."""
-        return self.gradients_centralization(gradients)
-
-    def clip(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
-        """Stage: the global norm is at most ``clip_norm``."""
-        if self.clip_norm is None:
-            return gradients
-        return ops.clip_by_global_norm(gradients, self.clip_norm)
-
-    def move(self, gradients: tuple[Tensor, ...], lr: Any) -> bool:
-        """Momentum and the learning rate: what the stages have made becomes the step."""
-        if self.momentum > 0:
-            how = (self.momentum, self.rate_inside_momentum)
-            if self.is_group_lr:
-                move = ops.partial(_move, how)
-                self.map(move, lr, self.weights, self.moments, gradients)
-            else:
-                move = ops.partial(_move, how, lr)
-                self.map(move, self.weights, self.moments, gradients)
-        elif self.is_group_lr:
-            self.map(_descend, lr, self.weights, gradients)
-        else:
-            self.map(ops.partial(_descend, lr), self.weights, gradients)
-        return True
 
     def advance(self) -> bool:
         """Count the step and say whether the next one collects statistics."""

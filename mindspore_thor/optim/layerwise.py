@@ -15,24 +15,18 @@ from mindspore_thor.curvature.state import LayerState
 from mindspore_thor.errors import TrainingError
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.shared import one_of_each
-from mindspore_thor.graph.tuples import call, joined, pick
+from mindspore_thor.graph.tuples import joined
 from mindspore_thor.layers.coverage import CoveredLayer, find_layers
 from mindspore_thor.layers.layer_type import Form
-from mindspore_thor.linalg.sums import total
 from mindspore_thor.optim.each_group import (
-    directed,
     hand,
-    inner,
-    like,
-    product,
-    squared_rates,
     stacked,
     times,
-    times_each,
     uses_of,
 )
-from mindspore_thor.optim.packing import pack, packing_of, unpack
-from mindspore_thor.optim.report import LayerReport, report_of
+from mindspore_thor.optim.packing import packing_of
+from mindspore_thor.optim.report import PLAIN, LayerReport, report_of
+from mindspore_thor.optim.rest import Rest
 from mindspore_thor.parallel.assignment import Share
 from mindspore_thor.parallel.communication import Symmetric
 
@@ -57,7 +51,7 @@ class LayerwiseOptimizer(nn.Optimizer):
     graph: GraphKind
     inverse_scale: float
     max_failures: int
-    kl_clip: float | None
+    rest: Rest | None
     _inverse_share: Share
 
     def _cover(self, net: nn.Cell, label: str, token_mode: str) -> None:
@@ -107,6 +101,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         self.group_weights = tuple(packing.weights for packing in self.packings)
         self._gather_probes(groups)
         self.map = ops.Map()
+        self.coverable = sorted({i for layer in layers for i in self._coverable(layer)})
         self.keep_plain({layer.name: layer.elsewhere for layer in layers if layer.elsewhere})
 
     def keep_plain(self, elsewhere: dict[str, str]) -> None:
@@ -133,9 +128,20 @@ class LayerwiseOptimizer(nn.Optimizer):
             if i not in plain:
                 places[i] = position
         self.places = tuple(places)
+        self.preconditioned = frozenset(
+            i
+            for layer in self.layers
+            if layer.name not in elsewhere
+            for i in self._coverable(layer)
+        )
         members = [name for names in self._members for name in names]
         self.directed_layers = Tensor([name not in elsewhere for name in members])
         self.some_plain = bool(plain)
+        self.divide()
+
+    def divide(self) -> None:
+        """Follow a change of ``preconditioned``."""
+        raise TypeError(f"{type(self).__name__} does not say what moves the parameters")
 
     def _take_over(self, net: nn.Cell) -> None:
         """Remove hooks that are not needed any more, and those of layers that are ours now.
@@ -193,6 +199,10 @@ class LayerwiseOptimizer(nn.Optimizer):
         """Whether the method changes the gradient of a layer's bias, too."""
         direct = self._places[self.layer_names.index(layer.name)][0].direct
         return owns_bias(layer) if direct else self.packs_bias(layer)
+
+    def _coverable(self, layer: CoveredLayer) -> tuple[int, ...]:
+        """Which parameters of a layer the method moves, as indices."""
+        return (layer.weight, layer.bias) if self.directs_bias(layer) else (layer.weight,)
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """The curvature of layers that are equal but for their names; every method has its own."""
@@ -261,69 +271,24 @@ class LayerwiseOptimizer(nn.Optimizer):
             raise ValueError(ALTERED)
         return True
 
-    def direction(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
-        """Preconditioned gradients, in the parameters' order and shapes."""
-        if len(self.packings) == 0:
-            return gradients
-        plain = self.matrices(gradients)
-        damping = self.current_damping()
-        found = self.map(ops.partial(directed, damping), self.direction_each, plain)
-        if self.kl_clip is not None:
-            found = self.clipped(found, plain, lr)
-        flat: tuple[Tensor, ...] = ()
-        for group in self.map(unpack, self.packings, found):
-            flat += group
-        # One flat tuple: the compiler's time grows steeply with nested ones.
-        found = self.map(ops.partial(pick, flat + gradients), self.places)
-        return self.map(like, found, gradients)
-
-    def matrices(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The gradients of every group, see :func:`mindspore_thor.optim.packing.packing_of`."""
-        return self.map(ops.partial(pack, gradients), self.packings)
-
-    def clipped(
-        self, matrices: tuple[Tensor, ...], plain: tuple[Tensor, ...], lr: Any
-    ) -> tuple[Tensor, ...]:
-        """V times min(1, sqrt(kl_clip / (lr^2 sum <V, D>))), KFAC's clip.
-
-        Layers that keep the plain gradient have no part in it: they are not in the sum, and stay as
-        they are.
-
-        Args:
-            matrices: V of every group.
-            plain: D, the gradients, likewise.
-            lr: the learning rate, or one for every parameter.
-
-        Returns:
-            Matrices of the same shapes.
-        """
-        products = self.map(inner, self.group_layers, matrices, plain)
-        if self.is_group_lr:
-            rates = self.map(ops.partial(squared_rates, lr), self.group_weights)
-            overlaps = joined(self.map(product, rates, products))
-        else:
-            overlaps = lr * lr * joined(products)
-        ready = joined(self.map(call, self.ready_each))
-        if self.some_plain:
-            ready = ops.logical_and(ready, self.directed_layers)
-        overlap = total(ops.where(ready, overlaps, 0.0))
-        nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
-        factors = ops.where(ready, nu, 1.0)
-        scale = ops.partial(times_each, factors)
-        return self.map(scale, matrices, self.group_starts, self.group_layers)
-
     # -- on the host --------------------------------------------------------------------------
 
     def layer_report(self) -> LayerReport:
-        """One row per weight-bearing layer; ``str()`` of it is a table.
+        """Which rule moves what: one row per layer with weights.
 
         Returns:
-            Rows with ``layer``, ``type``, ``covered``, ``reason`` (why not), and the counters
-            ``accepted``, ``kept`` and ``stopped`` of the trace rule.
+            Rows with ``layer``, ``type``, ``rule``, ``covered``, ``reason`` (why not), and the
+            counters ``accepted``, ``kept`` and ``stopped`` of the trace rule. ``str()`` sums them
+            up by type, ``table()`` shows them all, ``rules`` says it for every parameter.
         """
         begun = int(self.global_step.asnumpy()[0]) > 0
         states = dict(zip(self.layer_names, self.curvatures))
-        return report_of(self._rows, states, self.elsewhere, begun)
+        method, rest = type(self).__name__, PLAIN if self.rest is None else "AdamW"
+        rules = {
+            weight.name: method if i in self.preconditioned else rest
+            for i, weight in enumerate(self.weights)
+        }
+        return report_of(self._rows, states, self.elsewhere, begun, method, rules, rest)
 
     @property
     def failed_inversions(self) -> int:

@@ -69,6 +69,15 @@ def packing_of(
     return Packing(weights, biases, weight_matrix, bias_matrix, axis, shape, bias_shape, transposed)
 
 
+def matrices_shape(packing: Packing) -> tuple[int, ...]:
+    """The shape of a group's matrices."""
+    shape = list(packing.weight_matrix)
+    shape[0] = len(packing.weights) * int(np.prod(packing.weight_shape)) // (shape[1] * shape[2])
+    if packing.biases:
+        shape[packing.axis] += packing.bias_matrix[packing.axis]
+    return tuple(shape)
+
+
 def _stacked(
     gradients: Sequence[Tensor],
     numbers: tuple[int, ...],

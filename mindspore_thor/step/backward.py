@@ -32,7 +32,7 @@ class StepGraph(StoredGraph):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile, and let the hooks of the network know what for."""
-        own, hooked = None, []
+        own, hooked = None, list[nn.Cell]()
         if isinstance(self.optimizer, SecondOrder):
             own = self.optimizer.graph
             hooked = self.optimizer.hooked if self.kind == PLAIN else []

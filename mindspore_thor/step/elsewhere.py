@@ -112,6 +112,8 @@ class Elsewhere:
         optimizer.keep_plain(seems)
         if seems or (layers and suspicious(net, loss_fn, held, [layer.cell for layer in layers])):
             self._found = None  # the first batch will tell
+            if optimizer.rest is not None:
+                optimizer.rest.make_room(optimizer.coverable)
 
     def settle(self, inputs: tuple[Any, ...], steps: Sequence[nn.Cell]) -> None:
         """Let the optimizer know, before a step is compiled.

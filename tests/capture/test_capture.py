@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -76,10 +78,25 @@ def test_report_rows_and_table(trained) -> None:
     assert "plain gradient" in report[2].reason
     assert [row.accepted + row.kept for row in report] == [2 * (k != "BatchNorm2d") for k in kinds]
     assert not any(row.stopped for row in report)
-    lines = str(report).splitlines()
-    assert len(lines) == len(report) + 3  # head, rule, sum
-    assert "6 of 7" in lines[-1]
-    assert lines[0].split() == ["layer", "type", "covered", "accepted", "kept", "stopped", "reason"]
+    lines = report.table().splitlines()
+    assert len(lines) == len(report) + 2  # head, rule
+    head = ["layer", "type", "moved", "by", "accepted", "kept", "stopped", "reason"]
+    assert lines[0].split() == head
+    assert lines[4].split()[:3] == ["3", "BatchNorm2d", "plain"]
+    # Layers that fare alike are one line; one by itself is named.
+    title, *lines, _ = str(report).splitlines()
+    assert title == "THOR preconditions 6 of 7 layers with weights"
+    found = {tuple(re.split("  +", line.strip())[:3]) for line in lines}
+    assert found == {
+        ("2", "Conv2d", "weight THOR, bias plain"),
+        ("3", "Conv2d", "THOR"),
+        ("1", "BatchNorm2d", "plain"),
+        ("1", "Dense", "weight THOR, bias plain"),
+    }
+    assert any(line.endswith("(3)") for line in lines)
+    names = [p.name for p in trained[1].weights]
+    bias = {name: "plain" for name in names if name.endswith(("bias", "gamma", "beta"))}
+    assert report.rules == {name: bias.get(name, "THOR") for name in names}
 
 
 def test_optimizer_state_has_unique_names_apart_from_the_nets() -> None:

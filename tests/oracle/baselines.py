@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -20,7 +19,7 @@ def average(old: Array | None, new: Array, decay: float) -> Array:
 
 
 class Baseline(Base, ABC):
-    """The KL clip around a ``direct(layer, state, matrix, lam)``."""
+    """Directions by a ``direct(layer, state, matrix, lam)``."""
 
     homogeneous = True
 
@@ -33,25 +32,25 @@ class Baseline(Base, ABC):
     def bias_of(self, layer: Layer) -> bool:
         return self.homogeneous and "bias" in layer.p
 
+    def covered(self, layer: Layer) -> tuple[str, ...]:
+        if not isinstance(layer, (Dense, Conv)):
+            return ()
+        return tuple(layer.p) if self.bias_of(layer) else ("weight",)
+
     @abstractmethod
     def direct(self, state: State, matrix: Array, lam: float) -> Array:
         """The preconditioned matrix, [groups, d_out, d_in(+1)]."""
 
     def precondition(self, lam: float, lr: float) -> dict[str, Array]:
-        out, overlap, covered = {}, 0.0, []
+        out = {}
         for i, layer in enumerate(self.net.layers):
             d = dict(layer.d)
             if isinstance(layer, (Dense, Conv)):
                 bias = self.bias_of(layer)
                 m = c.matrix(layer, bias)
                 v = self.direct(self.states[id(layer)], m, lam)
-                overlap += (v * m).sum()
                 d = _into(layer, v, bias)
-                covered += [f"{i}.{k}" for k in d if bias or k == "weight"]
             out.update({f"{i}.{k}": v for k, v in d.items()})
-        if self.kl is not None:
-            nu = min(1.0, math.sqrt(self.kl / (lr**2 * overlap)))
-            out.update({name: nu * out[name] for name in covered})
         return out
 
 
@@ -128,11 +127,10 @@ class Shampoo(Baseline):
         *,
         epsilon: float = 1e-4,
         max_preconditioner_dim: int = 128,
-        grafting: str | None = None,
         **base,
     ) -> None:
         super().__init__(net, damping=epsilon, **base)
-        self.size, self.grafting = max_preconditioner_dim, grafting
+        self.size = max_preconditioner_dim
 
     def blocks(self, m: Array) -> dict[tuple[int, int, int], Array]:
         s = self.size
@@ -163,8 +161,6 @@ class Shampoo(Baseline):
         for (k, i, j), d in self.blocks(matrix).items():
             left, right = state.inverse[k, i, j]
             out[k, i : i + d.shape[0], j : j + d.shape[1]] = left @ d @ right
-        if self.grafting == "sgd":
-            out *= np.linalg.norm(matrix) / np.linalg.norm(out)
         return out
 
 

@@ -73,6 +73,9 @@ class Fngd(Base):
         )
         self.store: dict[tuple[int, int], Array] = {}
 
+    def covered(self, layer: Layer) -> tuple[str, ...]:
+        return tuple(layer.p) if isinstance(layer, (Dense, Conv)) else ()
+
     def coefficients(self, u: Array) -> Array:
         k = u @ u.T
         lam = self.alpha * np.linalg.norm(k)
@@ -149,6 +152,8 @@ def slope_after(net: Net, i: int) -> float | None:
 class Lngd(Base):
     """Layer-wise directions and rates from the explicit per-sample gradients."""
 
+    rate_inside = True
+
     def __init__(
         self,
         net: Net,
@@ -168,6 +173,9 @@ class Lngd(Base):
         self.factors: dict[int, tuple[Array, Array]] = {}
         self.inverses: dict[int, tuple[Array, Array]] = {}
         self.rates_of: dict[int, float] = {}
+
+    def covered(self, layer: Layer) -> tuple[str, ...]:
+        return tuple(layer.p) if isinstance(layer, (Dense, Conv)) else ()
 
     def measure(self, i: int, layer: Dense | Conv) -> None:
         a, g = positions(layer)
@@ -216,10 +224,5 @@ class Lngd(Base):
         for i, layer in mine:
             parts = split(layer, self.update_of(i, layer))
             direction.update({f"{i}.{key}": value for key, value in parts.items()})
-        for name, (layer, key) in self.net.named().items():
-            decay = self.weight_decay if layer.p[key].ndim > 1 else 0.0
-            whole = direction[name] + decay * layer.p[key]
-            self.velocity[name] = self.momentum * self.velocity[name] + lr * whole
-            layer.p[key] -= self.velocity[name]
-        self.k += 1
+        self.apply(direction, lr)
         return loss

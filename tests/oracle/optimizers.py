@@ -33,8 +33,26 @@ class State:
         self.stopped = False
 
 
+class Adam:
+    """Kingma & Ba 2015, Algorithm 1, without the rate: m^ / (sqrt(v^) + epsilon)."""
+
+    def __init__(self, beta1: float, beta2: float, epsilon: float) -> None:
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.moments: dict[str, tuple] = {}
+
+    def __call__(self, name: str, g: Array, step: int) -> Array:
+        m, v = self.moments.get(name, (0.0, 0.0))
+        m, v = self.beta1 * m + (1 - self.beta1) * g, self.beta2 * v + (1 - self.beta2) * g * g
+        self.moments[name] = (m, v)
+        root = np.sqrt(v / (1 - self.beta2**step)) + self.epsilon
+        return m / (1 - self.beta1**step) / root
+
+
 class Base:
-    """Momentum, decay, learning rate, intervals."""
+    """Momentum, decay, learning rate, intervals, the rest's rule and grafting."""
+
+    rate_inside = False  # of the momentum
+    kl: float | None = None
 
     def __init__(
         self,
@@ -49,8 +67,17 @@ class Base:
         rates: dict[str, float] | None = None,
         decays: dict[str, float] | None = None,
         token_mode: str = "expand",
+        rest: str | None = None,
+        rest_learning_rate: float | list | Callable[[int], float] | None = None,
+        rest_weight_decay: float | None = None,
+        rest_betas: tuple[float, float] = (0.9, 0.999),
+        rest_epsilon: float = 1e-8,
+        grafting: str | None = None,
     ) -> None:
         self.net = net
+        self.rest, self.rest_lr, self.rest_decay = rest, rest_learning_rate, rest_weight_decay
+        self.adam = Adam(*rest_betas, rest_epsilon)
+        self.grafting = grafting
         self.lr = lr
         self.damping = damping
         self.momentum, self.weight_decay = momentum, weight_decay
@@ -73,6 +100,21 @@ class Base:
     def refresh(self, layer: Layer, state: State, lam: float) -> None: ...
     def precondition(self, lam: float, lr: float) -> dict[str, Array]: ...
 
+    def covered(self, layer: Layer) -> tuple[str, ...]:
+        """What the method moves of a layer."""
+        return ("weight",) if isinstance(layer, (Dense, Conv)) else ()
+
+    def graft(self, direction: dict[str, Array], lengths: dict[str, Array]) -> None:
+        """Every layer's direction gets the norm of the other rule's step."""
+        for i, layer in enumerate(self.net.layers):
+            names = [f"{i}.{key}" for key in self.covered(layer)]
+            own, other = (
+                math.sqrt(sum((found[name] ** 2).sum() for name in names))
+                for found in (direction, lengths)
+            )
+            for name in names:
+                direction[name] = direction[name] * (other / own)
+
     def step(self, x: Array, labels: Array) -> float:
         loss = self.net.loss(x, labels)
         lam, lr = self.now(self.damping), self.now(self.lr)
@@ -86,8 +128,33 @@ class Base:
                 if not self.states[id(layer)].stopped:
                     self.refresh(layer, self.states[id(layer)], lam)
             self.next_inverse = self.k + every(self.inverse_interval, self.k)
-        named = self.net.named()
-        direction = self.precondition(lam, lr)
+        self.apply(self.precondition(lam, lr), lr)
+        return loss
+
+    def apply(self, direction: dict[str, Array], lr: float) -> None:
+        """Everything behind the direction."""
+        named, plain = self.net.named(), self.net.gradients()
+        covered = [f"{i}.{k}" for i, x in enumerate(self.net.layers) for k in self.covered(x)]
+        if self.grafting == "sgd":
+            self.graft(direction, plain)
+        elif self.grafting == "adamw":
+            self.graft(direction, {n: self.adam(n, plain[n], self.k + 1) for n in covered})
+        if self.kl is not None:
+            overlap = sum((direction[name] * plain[name]).sum() for name in covered)
+            nu = min(1.0, math.sqrt(self.kl / (lr**2 * overlap)))
+            direction.update({name: nu * direction[name] for name in covered})
+        if self.rest == "adamw":
+            for name in named.keys() - set(covered):
+                layer, key = named.pop(name)
+                decay = self.weight_decay if self.rest_decay is None else self.rest_decay
+                decay = decay if layer.p[key].ndim > 1 else 0.0
+                if self.decays is not None and self.rest_decay is None:
+                    decay = self.decays[name]
+                rate = self.rates[name] if self.rates else lr
+                rate = rate if self.rest_lr is None else self.now(self.rest_lr)
+                step = self.adam(name, plain[name], self.k + 1)
+                layer.p[key] -= rate * (step + decay * layer.p[key])
+            direction = {name: direction[name] for name in named}
         for name, (layer, key) in named.items():
             decay = self.weight_decay if layer.p[key].ndim > 1 else 0.0
             if self.decays is not None:
@@ -97,10 +164,11 @@ class Base:
             norm = math.sqrt(sum((d**2).sum() for d in direction.values()))
             direction = {n: d * min(1.0, self.clip_norm / norm) for n, d in direction.items()}
         for name, (layer, key) in named.items():
-            self.velocity[name] = self.momentum * self.velocity[name] + direction[name]
-            layer.p[key] -= (self.rates[name] if self.rates else lr) * self.velocity[name]
+            rate = self.rates[name] if self.rates else lr
+            inside, outside = (rate, 1.0) if self.rate_inside else (1.0, rate)
+            self.velocity[name] = self.momentum * self.velocity[name] + inside * direction[name]
+            layer.p[key] -= outside * self.velocity[name]
         self.k += 1
-        return loss
 
 
 def _into(layer: Layer, v: Array, homogeneous: bool) -> dict[str, Array]:
@@ -129,6 +197,11 @@ class Thor(Base):
         super().__init__(net, **base)
         self.split, self.mode, (self.w1, self.w2) = split_dim, damping_mode, trace_thresholds
         self.include, self.form, self.compare = trace_include_damping, trace_form, trace_baseline
+
+    def covered(self, layer: Layer) -> tuple[str, ...]:
+        if isinstance(layer, Embedding):
+            return ("embedding_table",)
+        return tuple(layer.p) if isinstance(layer, LayerNorm) else super().covered(layer)
 
     def collect(self, layer: Layer, state: State) -> None:
         if isinstance(layer, (Dense, Conv)):
@@ -188,6 +261,11 @@ class Kfac(Base):
     ) -> None:
         super().__init__(net, **base)
         self.decay, self.kl, self.method, self.mode = factor_decay, kl_clip, method, damping_mode
+        if self.grafting is not None:
+            self.kl = None
+
+    def covered(self, layer: Layer) -> tuple[str, ...]:
+        return tuple(layer.p) if isinstance(layer, (Dense, Conv)) else ()
 
     def collect(self, layer: Layer, state: State) -> None:
         if not isinstance(layer, (Dense, Conv)):
@@ -209,8 +287,7 @@ class Kfac(Base):
             state.inverse = c.inverses(*state.fresh, lam, self.mode, None)
 
     def precondition(self, lam: float, lr: float) -> dict[str, Array]:
-        out, overlap = {}, 0.0
-        covered = []
+        out = {}
         for i, layer in enumerate(self.net.layers):
             d, state = dict(layer.d), self.states[id(layer)]
             if isinstance(layer, (Dense, Conv)):
@@ -220,13 +297,8 @@ class Kfac(Base):
                     v = c.eigen_precondition(m, *state.inverse, lam)
                 else:
                     v = state.inverse[1] @ m @ state.inverse[0]
-                overlap += (v * m).sum()
                 d = _into(layer, v, bias)
-                covered += [f"{i}.{k}" for k in d]
             out.update({f"{i}.{k}": v for k, v in d.items()})
-        if self.kl is not None:
-            nu = min(1.0, math.sqrt(self.kl / (lr**2 * overlap)))
-            out.update({name: nu * out[name] for name in covered})
         return out
 
 
@@ -241,17 +313,11 @@ class AdamW(Base):
     """Loshchilov & Hutter 2019, Algorithm 2, without decay; ``damping`` is its epsilon."""
 
     def __init__(self, net: Net, *, damping: float = 1e-8, **base) -> None:
-        super().__init__(net, damping=damping, **base)
-        self.moments = {name: (0.0, 0.0) for name in net.weights()}
+        super().__init__(net, damping=damping, rest_epsilon=damping, **base)
 
     def step(self, x: Array, labels: Array) -> float:
         loss, lr = self.net.loss(x, labels), self.now(self.lr)
         self.k += 1
         for name, (layer, key) in self.net.named().items():
-            m, v = self.moments[name]
-            g = layer.d[key]
-            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-            self.moments[name] = (m, v)
-            root = np.sqrt(v / (1 - 0.999**self.k)) + self.now(self.damping)
-            layer.p[key] -= lr * m / (1 - 0.9**self.k) / root
+            layer.p[key] -= lr * self.adam(name, layer.d[key], self.k)
         return loss

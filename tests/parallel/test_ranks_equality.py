@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 # whose input is scaled by 1 + 2e-7 differs from itself by half after 20 steps with intervals of 2
 # and 4, and by 1e-5 with intervals of 1.
 # Errors are relative to the largest change of the weight in question.
-TOLERANCES = {"sgd": 1e-5, "adamw": 1e-3, "shampoo": 5e-3}
+TOLERANCES = {"sgd": 1e-5, "adamw": 1e-3, "shampoo": 5e-3, "grafted": 1e-3}
 DEFAULT_TOLERANCE = 2e-4
 
 
@@ -121,6 +121,7 @@ ORACLES: dict[str, Callable[..., Base]] = {
     "tkfac": Tkfac,
     "eva": Eva,
     "shampoo": Shampoo,
+    "grafted": Thor,
 }
 
 

@@ -38,6 +38,7 @@ METHODS = {
     "tkfac": ("tkfac", INTERVALS),
     "eva": ("eva", {"factor_interval": 2}),
     "shampoo": ("shampoo", {**INTERVALS, "max_preconditioner_dim": 8}),
+    "grafted": ("thor", {**INTERVALS, "split_dim": 8, "rest": "adamw", "grafting": "adamw"}),
     "fngd": ("fngd", {"share": "none"}),
     "lngd": ("lngd", {**INTERVALS, "weight_decay": 0.01}),
     "norm": ("sgd", {}),

@@ -1,0 +1,78 @@
+"""Adam's direction (Kingma & Ba 2015), as AdamW, the rest rule and grafting use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mindspore import Parameter, Tensor, ops
+
+from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.optim.checks import check_number, check_share_of_old
+
+
+class AdamSettings(NamedTuple):
+    """Weights of the old first and second moment, and what is added to the second one's root."""
+
+    beta1: float
+    beta2: float
+    epsilon: float
+
+
+def adam_settings(betas: Any, epsilon: Any, prefix: str = "") -> AdamSettings:
+    """Check and return the settings.
+
+    Args:
+        betas: two numbers in [0, 1).
+        epsilon: a number above 0.
+        prefix: of the keywords' names in messages.
+
+    Raises:
+        UserError: for anything else.
+    """
+    name = f"{prefix}betas"
+    if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
+        raise UserError(f"{name}={quoted(betas)}: give two numbers in [0, 1)")
+    beta1, beta2 = (check_share_of_old(name, beta) for beta in betas)
+    return AdamSettings(beta1, beta2, check_number(f"{prefix}epsilon", epsilon, 0.0, open_low=True))
+
+
+def as_tuple(settings: AdamSettings) -> tuple[float, float, float]:
+    """For graphs, whose parser takes a named tuple's fields only."""
+    return settings.beta1, settings.beta2, settings.epsilon
+
+
+def bias_corrections(settings: tuple[float, float, float], step: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - beta^t of both moments.
+
+    Args:
+        settings: see :class:`AdamSettings`.
+        step: t, float32 scalar, 1 in the first step.
+    """
+    return 1.0 - ops.pow(settings[0], step), 1.0 - ops.pow(settings[1], step)
+
+
+def adam_direction(
+    settings: tuple[float, float, float],
+    corrections: tuple[Tensor, Tensor],
+    first: Parameter,
+    second: Parameter,
+    gradient: Tensor,
+) -> Tensor:
+    """Let a gradient enter the moments; m^ / (sqrt(v^) + eps), of the moments' shape and type.
+
+    Args:
+        settings: see :class:`AdamSettings`.
+        corrections: from :func:`bias_corrections`.
+        first: m, any shape.
+        second: v, of the same shape.
+        gradient: of the same shape.
+    """
+    beta1, beta2, epsilon = settings
+    gradient = ops.cast(gradient, first.dtype)
+    new_first = beta1 * first + (1.0 - beta1) * gradient
+    new_second = beta2 * second + (1.0 - beta2) * gradient * gradient
+    direction = (new_first / corrections[0]) / (ops.sqrt(new_second / corrections[1]) + epsilon)
+    ops.assign(first, new_first)
+    ops.assign(second, new_second)
+    return direction

@@ -1,0 +1,38 @@
+"""Grafting: a layer's direction gets the length of another rule's step.
+
+V <- V ||S||_F / ||V||_F for each layer, S what SGD or AdamW would step (Anil et al. 2020, as in
+Distributed Shampoo); the learning rate is then that rule's own.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, ops
+
+_SMALLEST = 1e-38
+
+
+def _layer_norms(layers: int, matrix: Tensor) -> Tensor:
+    """Frobenius norms of the layers' matrices [L * maps, ...], [L, 1]; no over- or underflow."""
+    flat = ops.cast(matrix.reshape((layers, -1)), ms.float32)
+    top = ops.abs(flat).max(1).reshape((-1, 1))
+    flat = flat / ops.maximum(top, _SMALLEST)
+    return top * ops.sqrt((flat * flat).sum(1)).reshape((-1, 1))
+
+
+def with_length_of(layers: int, matrix: Tensor, step: Tensor) -> Tensor:
+    """Matrices with the lengths of others.
+
+    Args:
+        layers: L.
+        matrix: V, [L * maps, rows, columns].
+        step: S, of the same shape.
+
+    Returns:
+        V ||S|| / ||V|| per layer; zero where S is zero, V where V is.
+    """
+    own = _layer_norms(layers, matrix)
+    factor = _layer_norms(layers, step) / ops.maximum(own, _SMALLEST)
+    # An infinite factor times a zero would be no number.
+    factor = ops.where(own > 0, factor, ops.ones_like(factor))
+    return (matrix.reshape((layers, -1)) * factor).reshape(matrix.shape)

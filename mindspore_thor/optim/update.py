@@ -1,0 +1,252 @@
+"""From gradients to new weights: directions, the stages around them, momentum, the rest's rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, ops
+
+from mindspore_thor.curvature.state import state
+from mindspore_thor.graph.tuples import call, joined, pick
+from mindspore_thor.linalg.device import momentum_step
+from mindspore_thor.linalg.sums import total
+from mindspore_thor.optim.adam import AdamSettings, adam_direction, as_tuple, bias_corrections
+from mindspore_thor.optim.each_group import (
+    directed,
+    inner,
+    like,
+    product,
+    squared_rates,
+    times_each,
+)
+from mindspore_thor.optim.grafting import with_length_of
+from mindspore_thor.optim.layerwise import LayerwiseOptimizer
+from mindspore_thor.optim.packing import matrices_shape, pack, unpack
+from mindspore_thor.optim.rest import Rest
+
+SGD, ADAMW = "sgd", "adamw"
+"""Rules of others that a method may follow."""
+
+# What ops.Map calls, see layerwise.py. What has an effect returns something all the same: without a
+# result a function compiles to a call of the Python interpreter.
+
+
+def _scale(factor: float, gradient: Tensor) -> Tensor:
+    return gradient * factor
+
+
+def _move(
+    how: tuple[float, bool], rate: Any, weight: Parameter, moment: Parameter, step: Tensor
+) -> bool:
+    momentum, rate_inside = how
+    if rate_inside:
+        momentum_step(weight, moment, 1.0, step * ops.cast(rate, step.dtype), momentum)
+    else:
+        momentum_step(weight, moment, rate, step, momentum)
+    return True
+
+
+def _descend(rate: Any, weight: Parameter, step: Tensor) -> bool:
+    ops.assign_sub(weight, rate * step)
+    return True
+
+
+class UpdatingOptimizer(LayerwiseOptimizer):
+    """What an optimizer does with the gradients of a step and the curvature that it has.
+
+    A subclass's ``__init__`` sets what is declared below, and calls ``_prepare_update`` before
+    ``_cover``.
+    """
+
+    rate_inside_momentum: bool = False  # m <- mu m + lr d, w <- w - m; else m <- mu m + d
+    stages: tuple[str, ...] = ("precondition", "decay", "centralize", "clip")
+    """What makes a step of gradients, in order: names of methods (gradients, rate) -> gradients.
+
+    A method that wants another order, or another stage among them, says so here.
+    """
+    decay_flags: tuple[bool, ...]
+    momentum: float
+    clip_norm: float | None
+    kl_clip: float | None
+    loss_scale: float
+    inverse_scale: float
+    grafting: str | None
+
+    def _prepare_update(
+        self, label: str, rest: str | None, rate: Any, decay: float | None, adam: AdamSettings
+    ) -> None:
+        self._label = label
+        self.adam = as_tuple(adam)
+        self.grafts_adamw = self.grafting == ADAMW
+        self.stage_list = tuple(getattr(self, name) for name in self.stages)
+        self.rest = None if rest is None else Rest(label, self.weights, rate, adam, decay)
+        self.decaying = tuple(self.decay_flags)
+        self._moment_of: dict[int, Parameter] = {}
+
+    def _cover(self, net: Any, label: str, token_mode: str) -> None:
+        super()._cover(net, label, token_mode)
+        if self.grafts_adamw and self.packings:
+            self.graft_first = self._moments_of_groups("graft_first")
+            self.graft_second = self._moments_of_groups("graft_second")
+
+    def _moments_of_groups(self, kind: str) -> ParameterTuple:
+        return ParameterTuple(
+            [
+                state(
+                    np.zeros(matrices_shape(packing), np.float32),
+                    f"{self._label}.{kind}.{self.weights[packing.weights[0]].name}",
+                )
+                for packing in self.packings
+            ]
+        )
+
+    def divide(self) -> None:
+        """Part the parameters between the method and the rest, as the layers' uses are now known.
+
+        It holds for the graphs that are compiled from now on.
+        """
+        held = list(range(len(self.weights)))
+        if self.rest is not None:
+            held = [i for i in held if i in self.preconditioned]
+            rest = [i for i in range(len(self.weights)) if i not in self.preconditioned]
+            self.rest.take(rest, self.decaying)
+            self.decay_flags = tuple(
+                decays and i in self.preconditioned for i, decays in enumerate(self.decaying)
+            )
+        self.kept_numbers = tuple(held)
+        self.kept_count = len(self.kept_numbers)
+        self.kept = ParameterTuple([self.weights[i] for i in held])
+        if self.momentum > 0:
+            if not self._moment_of:
+                self._make_moments()
+            self.moving = ParameterTuple([self._moment_of[i] for i in held])
+
+    def _make_moments(self) -> None:
+        # Also of layers that are plain as far as anybody knows yet.
+        held = range(len(self.weights)) if self.rest is None else self.coverable
+        weights = ParameterTuple([self.weights[i] for i in held])
+        self.moments = weights.clone(prefix=f"{self._label}.moments", init="zeros")
+        self._moment_of = dict(zip(held, self.moments))
+
+    # -- inside compiled graphs ---------------------------------------------------------------
+
+    def unscale(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Undo the loss scale on gradients; statistics are unscaled where they are captured."""
+        if self.loss_scale == 1.0:
+            return gradients
+        return self.map(ops.partial(_scale, self.inverse_scale), gradients)
+
+    def update(self, gradients: tuple[Tensor, ...]) -> bool:
+        """Gradients -> new weights, by the stages in their order; then count the step."""
+        lr = self.get_lr()
+        gradients = self.unscale(gradients)
+        if self.rest is not None:
+            gradients = self.rest.move(gradients, lr, self.get_weight_decay(), self.global_step)
+        for stage in self.stage_list:
+            gradients = stage(gradients, lr)
+        self.move(gradients, lr)
+        self.advance()
+        return True  # see GroupCurvature.collect
+
+    def precondition(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Stage: the method's directions of the covered layers, with its KL clip."""
+        return self.direction(gradients, lr)
+
+    def decay(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Stage: weight decay, added to the direction."""
+        return self.decay_weight(gradients)
+
+    def centralize(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Stage: gradient centralization, where parameter groups ask for it."""
+        return self.gradients_centralization(gradients)
+
+    def clip(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Stage: the global norm is at most ``clip_norm``."""
+        if self.clip_norm is None:
+            return gradients
+        return ops.clip_by_global_norm(gradients, self.clip_norm)
+
+    def move(self, gradients: tuple[Tensor, ...], lr: Any) -> bool:
+        """Momentum and the learning rate: what the stages have made becomes the step."""
+        if self.rest is not None:
+            if self.kept_count == 0:
+                return True
+            gradients = self.map(ops.partial(pick, gradients), self.kept_numbers)
+            if self.is_group_lr:
+                lr = self.map(ops.partial(pick, lr), self.kept_numbers)
+        if self.momentum > 0:
+            how = (self.momentum, self.rate_inside_momentum)
+            if self.is_group_lr:
+                self.map(ops.partial(_move, how), lr, self.kept, self.moving, gradients)
+            else:
+                self.map(ops.partial(_move, how, lr), self.kept, self.moving, gradients)
+        elif self.is_group_lr:
+            self.map(_descend, lr, self.kept, gradients)
+        else:
+            self.map(ops.partial(_descend, lr), self.kept, gradients)
+        return True
+
+    def direction(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Preconditioned gradients, in the parameters' order and shapes."""
+        if len(self.packings) == 0:
+            return gradients
+        plain = self.matrices(gradients)
+        damping = self.current_damping()
+        found = self.map(ops.partial(directed, damping), self.direction_each, plain)
+        if self.grafting is not None:
+            found = self.map(with_length_of, self.group_layers, found, self.steps_of(plain))
+        if self.kl_clip is not None:
+            found = self.clipped(found, plain, lr)
+        flat: tuple[Tensor, ...] = ()
+        for group in self.map(unpack, self.packings, found):
+            flat += group
+        # One flat tuple: the compiler's time grows steeply with nested ones.
+        found = self.map(ops.partial(pick, flat + gradients), self.places)
+        return self.map(like, found, gradients)
+
+    def steps_of(self, matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the rule that is grafted would step, for every group's gradients."""
+        if not self.grafts_adamw:
+            return matrices
+        step = ops.cast(self.global_step.reshape(()), ms.float32) + 1.0
+        corrections = bias_corrections(self.adam, step)
+        adam = ops.partial(adam_direction, self.adam, corrections)
+        return self.map(adam, self.graft_first, self.graft_second, matrices)
+
+    def matrices(self, gradients: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The gradients of every group, see :func:`mindspore_thor.optim.packing.packing_of`."""
+        return self.map(ops.partial(pack, gradients), self.packings)
+
+    def clipped(
+        self, matrices: tuple[Tensor, ...], plain: tuple[Tensor, ...], lr: Any
+    ) -> tuple[Tensor, ...]:
+        """V times min(1, sqrt(kl_clip / (lr^2 sum <V, D>))), KFAC's clip.
+
+        Layers that keep the plain gradient have no part in it: they are not in the sum, and stay as
+        they are.
+
+        Args:
+            matrices: V of every group.
+            plain: D, the gradients, likewise.
+            lr: the learning rate, or one for every parameter.
+
+        Returns:
+            Matrices of the same shapes.
+        """
+        products = self.map(inner, self.group_layers, matrices, plain)
+        if self.is_group_lr:
+            rates = self.map(ops.partial(squared_rates, lr), self.group_weights)
+            overlaps = joined(self.map(product, rates, products))
+        else:
+            overlaps = lr * lr * joined(products)
+        ready = joined(self.map(call, self.ready_each))
+        if self.some_plain:
+            ready = ops.logical_and(ready, self.directed_layers)
+        overlap = total(ops.where(ready, overlaps, 0.0))
+        nu = ops.minimum(1.0, ops.sqrt(self.kl_clip / ops.maximum(overlap, 1e-30)))
+        factors = ops.where(ready, nu, 1.0)
+        scale = ops.partial(times_each, factors)
+        return self.map(scale, matrices, self.group_starts, self.group_layers)

@@ -1,0 +1,220 @@
+"""``rest="adamw"`` and ``grafting`` against the float64 oracle and what follows from them."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+import steps
+from mindspore import Tensor, nn
+from oracle.baselines import Eva as EvaOracle
+from oracle.baselines import Shampoo as ShampooOracle
+from oracle.bridge import oracle_net
+from oracle.natural import Fngd as FngdOracle
+from oracle.natural import Lngd as LngdOracle
+from oracle.nets import batches, mlp, small_conv_net, token_net
+from oracle.optimizers import AdamW as AdamWOracle
+from oracle.optimizers import Kfac as KfacOracle
+from oracle.optimizers import Thor as ThorOracle
+from oracle.training import compare, cross_entropy
+from steps import Outer, assert_close
+
+from mindspore_thor import FNGD, KFAC, LNGD, THOR, Eva, Shampoo, TrainStep
+from mindspore_thor.errors import UserError
+
+REST = {"rest": "adamw", "rest_learning_rate": 0.02}
+OF = {
+    THOR: ThorOracle,
+    KFAC: KfacOracle,
+    Shampoo: ShampooOracle,
+    Eva: EvaOracle,
+    FNGD: FngdOracle,
+    LNGD: LngdOracle,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (KFAC, {**REST, "rest_weight_decay": 0.3, "clip_norm": 0.05, "loss_scale": 64.0}),
+        (Shampoo, {"rest": "adamw", "lr": [0.05, 0.03, 0.02, 0.01], "momentum": 0.0}),
+        (Eva, {**REST, "rest_learning_rate": [0.04, 0.01], "grafting": "adamw", "lr": 0.01}),
+        (FNGD, {**REST, "steps_per_epoch": 2, "alpha": 0.3}),
+        (LNGD, {**REST, "gradients": "true"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_rest_takes_adamw_steps(kind, options) -> None:
+    """Biases and BatchNorm, or tables and LayerNorm: with rates, decay and betas of their own."""
+    problem = token_net() if kind in (Shampoo, Eva) else small_conv_net()
+    options = {"lr": 0.05, "momentum": 0.8, "weight_decay": 0.03, **options}
+    options = {"rest_betas": (0.8, 0.95), "rest_epsilon": 1e-4, **options}
+    errors, _, step = steps.run(kind, OF[kind], problem, 4, **options)
+    assert_close(errors, 1e-3 if kind in (FNGD, LNGD) else 2e-4)
+    rest = step.optimizer.rest
+    assert 0 < rest.count < len(step.optimizer.weights)
+    # What AdamW moves has no momentum besides.
+    assert len(step.optimizer.moments if options["momentum"] else ()) in (
+        0,
+        len(step.optimizer.weights) - rest.count,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (THOR, {"grafting": "sgd", "split_dim": 5}),
+        (THOR, {"grafting": "adamw", **REST, "lr": 0.01, "split_dim": None}),
+        (KFAC, {"grafting": "sgd", "factor_interval": 2, "inverse_interval": 3}),
+        (Shampoo, {"grafting": "adamw", "lr": 0.01, "max_preconditioner_dim": 4}),
+        (Eva, {"grafting": "sgd", "kl_clip": 0.002}),
+    ],
+    ids=lambda value: getattr(value, "__name__", "") or value.get("grafting", ""),
+)
+def test_grafted_directions(kind, options) -> None:
+    """Every layer's V has the norm of the other rule's step; a given KL clip comes afterwards."""
+    options = {"lr": 0.05, "momentum": 0.8, "weight_decay": 0.03, **options}
+    errors, _, _ = steps.run(kind, OF[kind], token_net(), 5, **options)
+    assert_close(errors, 3e-4)
+
+
+def _lengths(net: nn.Cell, before: dict[str, np.ndarray]) -> dict[str, float]:
+    return {
+        p.name: float(np.linalg.norm(p.asnumpy().astype(np.float64) - before[p.name]))
+        for p in net.trainable_params()
+    }
+
+
+class Scaled(nn.Cell):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.loss = cross_entropy()
+
+    def construct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(logits, labels) * self.scale
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25], ids=["usual", "squares are zero in float32"])
+def test_the_length_is_sgds(scale) -> None:
+    """Without momentum and decay a step of rate 1 is as long as the gradient."""
+    net, x, labels = small_conv_net()
+    reference = oracle_net(net)
+    reference.loss(x, labels)
+    expected = [np.linalg.norm(gradient) for gradient in reference.gradients().values()]
+    before = {p.name: p.asnumpy().astype(np.float64) for p in net.trainable_params()}
+    optimizer = THOR(net, 1.0 / scale, damping=0.03, momentum=0.0, grafting="sgd")
+    TrainStep(net, Scaled(scale), optimizer)(Tensor(x), Tensor(labels))
+    np.testing.assert_allclose(list(_lengths(net, before).values()), expected, rtol=1e-4)
+
+
+def test_plain_layers_grafted_on_sgd_are_sgd() -> None:
+    """A layer without statistics, or without a gradient, is moved as SGD would, to the bit."""
+    net, x, labels = mlp()
+    other = mlp()[0]
+    optimizer = THOR(net, 0.1, grafting="sgd", factor_interval=10, inverse_interval=10)
+    optimizer.next_factor.set_data(Tensor(5, ms.int32))
+    optimizer.next_inverse.set_data(Tensor(5, ms.int32))
+    step = TrainStep(net, cross_entropy(), optimizer)
+    plain = TrainStep(
+        other, cross_entropy(), nn.Momentum(other.trainable_params(), 0.1, momentum=0.9)
+    )
+    for pair in batches(x, labels, 3):
+        steps.train(step, [pair])
+        steps.train(plain, [pair])
+    steps.same(steps.weights(net), steps.weights(other))
+
+
+def test_grafted_on_adamw_without_curvature_is_adamw_in_length() -> None:
+    """1 x d matrices with a plain direction: the step along the gradient has AdamW's norm."""
+    net, x, labels = mlp()
+    reference = oracle_net(net)
+    oracle = AdamWOracle(reference, lr=0.01)
+    before = reference.weights()
+    oracle.step(x, labels)
+    expected = [np.linalg.norm(w - before[name]) for name, w in reference.weights().items()]
+    kept = {p.name: p.asnumpy().astype(np.float64) for p in net.trainable_params()}
+    optimizer = THOR(net, 0.01, momentum=0.0, grafting="adamw", rest="adamw")
+    TrainStep(net, cross_entropy(), optimizer)(Tensor(x), Tensor(labels))
+    np.testing.assert_allclose(list(_lengths(net, kept).values()), expected, rtol=1e-4)
+
+
+def test_one_graph_and_separate_graphs_agree_and_resume() -> None:
+    """AdamW's moments and the grafted ones are state: a copy of it goes on to the bit."""
+    options = {**REST, "grafting": "adamw", "factor_interval": 2, "inverse_interval": 3}
+
+    def made() -> tuple[nn.Cell, TrainStep]:
+        net = small_conv_net()[0]
+        return net, TrainStep(net, cross_entropy(), KFAC(net, 0.01, **options))
+
+    _, x, labels = small_conv_net()
+    data = batches(x, labels, 6)
+    net, step = made()
+    steps.train(step, data[:3])
+    kept = {name: p.asnumpy().copy() for name, p in step.parameters_dict().items()}
+    steps.train(step, data[3:])
+    other, again = made()
+    for name, p in again.parameters_dict().items():
+        p.set_data(Tensor(kept[name]))
+    steps.train(again, data[3:])
+    steps.same(steps.weights(net), steps.weights(other))
+    third, whole = made()
+    steps.train(Outer(whole), data)
+    steps.same(steps.weights(net), steps.weights(third), 1e-5)
+
+
+def test_the_rates_of_both_may_be_set_between_steps() -> None:
+    net, x, labels = mlp()
+    optimizer = THOR(net, 0.1, rest="adamw", rest_learning_rate=0.02, momentum=0.0)
+    step = TrainStep(net, cross_entropy(), optimizer)
+    steps.train(step, [(x, labels)])
+    optimizer.rest.learning_rate.set_data(Tensor(0.0, ms.float32))
+    bias, weight = net[0].bias.asnumpy().copy(), net[0].weight.asnumpy().copy()
+    steps.train(step, [(x, labels)])
+    np.testing.assert_array_equal(net[0].bias.asnumpy(), bias)
+    assert np.abs(net[0].weight.asnumpy() - weight).max() > 0
+
+
+def test_parameter_groups_keep_their_own_rates_and_decays() -> None:
+    """Two groups of half the layers each; the rest follows its group where it has no own rate."""
+    net, x, labels = mlp()
+    first, second = net[0].trainable_params(), net[1].trainable_params()
+    groups = [
+        {"params": first, "lr": 0.05, "weight_decay": 0.1},
+        {"params": second, "lr": 0.02},
+        {"order_params": net.trainable_params()},
+    ]
+    rates = dict(zip(oracle_net(net).weights(), [0.05, 0.05, 0.02, 0.02]))
+    decays = dict(zip(oracle_net(net).weights(), [0.1, 0.1, 0.0, 0.0]))
+    errors, _, _ = compare(
+        net,
+        batches(x, labels, 3),
+        lambda n: TrainStep(
+            n,
+            cross_entropy(),
+            THOR(n, 0.02, params=groups, rest="adamw", momentum=0.7, split_dim=4),
+        ),
+        lambda o: ThorOracle(
+            o, lr=0.02, rates=rates, decays=decays, rest="adamw", momentum=0.7, split_dim=4
+        ),
+    )
+    assert_close(errors, 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rest": "adam"}, "adamw"),
+        ({"grafting": "lion"}, "sgd, adamw"),
+        ({"rest_learning_rate": 0.1}, "rest='adamw'"),
+        ({"rest_weight_decay": 0.1}, "rest='adamw'"),
+        ({"rest": "adamw", "rest_betas": (0.9, 1.0)}, "rest_betas"),
+        ({"rest": "adamw", "rest_betas": 0.9}, "two numbers"),
+        ({"rest": "adamw", "rest_epsilon": 0.0}, "rest_epsilon"),
+        ({"rest": "adamw", "rest_weight_decay": -0.1}, "rest_weight_decay"),
+        ({"rest": "adamw", "rest_learning_rate": []}, "empty"),
+    ],
+)
+def test_bad_values_are_refused_by_name(options, words) -> None:
+    with pytest.raises(UserError, match=words):
+        THOR(mlp()[0], 0.1, **options)
