@@ -159,6 +159,7 @@ class CompileCache:
         folder: made where it is missing; nobody else may be able to write into it. None for the
             user's own one; what is wrong with that is a ``problem``, no error.
         limit: megabytes that all graphs may take together; those not used for longest go first.
+        off: why nothing is to be kept; empty for a cache that keeps.
 
     Attributes:
         loaded: graphs that came from the folder.
@@ -166,6 +167,7 @@ class CompileCache:
         seconds: how long both took.
         off: why this run keeps no graphs; empty where it does.
         problem: why the folder cannot be used; empty where it can.
+        tell: called with a line before a graph is compiled, which may take minutes.
 
     Raises:
         UserError: for a given folder that others can write into, or that cannot be made.
@@ -173,12 +175,15 @@ class CompileCache:
 
     digested_as_nothing = True
 
-    def __init__(self, folder: Path | None, limit: float = LIMIT) -> None:
+    def __init__(self, folder: Path | None, limit: float = LIMIT, off: str = "") -> None:
+        self.tell: Callable[[str], None] | None = None
         self.loaded = self.compiled = 0
         self.seconds = 0.0
-        self.off = self.problem = ""
+        self.off, self.problem = off, ""
         self._told = (0, 0, 0.0, "")
-        if ms.get_context("device_target") != "CPU":
+        if self.off:
+            pass
+        elif ms.get_context("device_target") != "CPU":
             self.off = "kept graphs were only tried on CPU"
         elif world()[1] > 1:
             self.off = "a job of several processes compiles its graphs anew"
@@ -203,7 +208,7 @@ class CompileCache:
         blocked = self.kept is None or self.problem or _used_by_others()
         stage = None if blocked else the_stage()
         if self.kept is None or stage is None or not stage.free():
-            compile_it()
+            self._compile_untouched(graph, compile_it)
             return
         visit = _Visit(self, self.kept, graph, inputs, stage)
         try:
@@ -218,6 +223,19 @@ class CompileCache:
             stage.release(visit.began > 0)
         self.kept.forget(visit.key)  # MindSpore does not take it
         compile_it()
+
+    def _compile_untouched(self, graph: nn.Cell, compile_it: Callable[[], None]) -> None:
+        began, known = time.monotonic(), len(graph.compile_cache)
+        self.announce(graph)
+        compile_it()
+        if len(graph.compile_cache) > known:
+            self.compiled += 1
+            self.seconds += time.monotonic() - began
+
+    def announce(self, graph: nn.Cell) -> None:
+        """Say that a graph is going to be compiled."""
+        if self.tell is not None and not graph.compile_cache:
+            self.tell(f"compiling {getattr(graph, 'title', StoredGraph.title)} ...")
 
     def news(self) -> str:
         """Return a line about what was compiled since the last call; empty for nothing."""
@@ -258,8 +276,11 @@ class _Visit:
                 self.laid = True
         except Exception as reason:  # of the user's objects, or the system's
             logger.info("%s is not kept: %s", type(self._graph).__name__, shown(reason, 200))
+            self._cache.announce(self._graph)
             return False
         self.key = key
+        if not self.laid:
+            self._cache.announce(self._graph)
         return True
 
     def finish(self) -> None:
@@ -328,8 +349,10 @@ class StoredGraph(nn.Cell):
 
     Attributes:
         store: where; None for nowhere.
+        title: what it computes, for the line that says it is compiled.
     """
 
+    title = "a graph"
     store: CompileCache | None = None
 
     def compile(self, *args: Any, **kwargs: Any) -> None:

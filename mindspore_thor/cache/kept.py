@@ -107,12 +107,13 @@ def _make_private(folder: Path) -> None:
         if hasattr(os, "getuid") and found.st_uid != os.getuid():
             problem = "belongs to another user"
         elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            problem = "can be written by others (chmod 700 mends that)"
+            problem = "can be written by others"
         elif not os.access(folder, os.W_OK | os.X_OK):
             problem = "cannot be written"
     except (OSError, ValueError) as error:
         problem = f"cannot be made ({getattr(error, 'strerror', None) or error})"
     if problem:
         raise UserError(
-            f"folder for compiled graphs {shown(folder, 90)} {problem}: give another one, or false"
+            f"folder for compiled graphs {shown(folder, 90)} {problem}: give one that is yours "
+            "alone (mode 700), or false"
         )

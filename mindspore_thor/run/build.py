@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
-from mindspore_thor.cache.compile_cache import open_cache
+from mindspore_thor.cache.compile_cache import CompileCache, open_cache
 from mindspore_thor.data import Data, create_data
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
@@ -158,6 +158,8 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
     optimizer, rate = build_optimizer(config, net, steps)
     loss = config.task.loss(config.train.label_smoothing)
     cache = open_cache(config.train.compile_cache, config.train.compile_cache_limit)
+    if cache is None:  # one that keeps nothing says what is being compiled all the same
+        cache = CompileCache(None, off="train.compile_cache is false")
     step = TrainStep(net, loss, optimizer, config.train.accumulate, cache)
     step.set_train()
     return Session(config, train_data, eval_data, net, weight_names, optimizer, rate, step)

@@ -66,6 +66,8 @@ class Trainer:
             quiet=folder is None,
         )
         self._evaluate = Evaluator(session.net, session.eval_data, self._task)
+        if session.step.store is not None:
+            session.step.store.tell = self._progress.message
         self._pending: list[Tensor] = []
         # Reading the loss waits for the device. That is harmless on a CPU: check every update.
         on_cpu = ms.get_context("device_target") == "CPU"

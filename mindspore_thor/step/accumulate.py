@@ -69,6 +69,8 @@ class MicroBatches(nn.Cell):
 class AddStep(StepGraph):
     """Backward pass of one micro-batch."""
 
+    title = "the backward pass of a micro-batch"
+
     def __init__(self, backward: Backward, sums: MicroBatches, optimizer: nn.Optimizer) -> None:
         super().__init__(auto_prefix=False)
         self.optimizer = optimizer
@@ -87,6 +89,8 @@ class AddStep(StepGraph):
 class CollectStep(StepGraph):
     """The mean statistics enter the optimizer where all micro-batches were finite."""
 
+    title = "the collection of the statistics"
+
     def __init__(self, sums: MicroBatches, optimizer: SecondOrder) -> None:
         super().__init__(auto_prefix=False)
         self.sums = sums
@@ -102,6 +106,8 @@ class CollectStep(StepGraph):
 
 class UpdateStep(StoredGraph):
     """The update with the mean gradients, or none where a micro-batch was not finite."""
+
+    title = "the update"
 
     def __init__(self, sums: MicroBatches, guard: Guard, count: int) -> None:
         super().__init__(auto_prefix=False)

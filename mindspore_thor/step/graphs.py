@@ -26,6 +26,7 @@ class WholeStep(StepGraph):
     """
 
     kind = ANY
+    title = "the step"
 
     def __init__(
         self, backward: Backward, guard: Guard, samples: Parameter | None, update_only: bool
@@ -83,6 +84,7 @@ class PlainStep(StepGraph):
     """
 
     kind = PLAIN
+    title = "the backward pass"
     optimizer: SecondOrder
 
     def __init__(self, backward: Backward, optimizer: SecondOrder) -> None:
@@ -104,6 +106,7 @@ class CaptureStep(PlainStep):
     """Backward pass with statistics; they enter the optimizer where all is finite."""
 
     kind = OWN
+    title = "the backward pass with statistics"
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """A batch -> loss, gradients of the weights, whether all is finite."""
@@ -116,6 +119,8 @@ class CaptureStep(PlainStep):
 
 class RefreshStep(StoredGraph):
     """The inverses alone."""
+
+    title = "the refresh of what is derived from the statistics"
 
     def __init__(self, guard: Guard) -> None:
         super().__init__(auto_prefix=False)
@@ -133,6 +138,8 @@ class RefreshStep(StoredGraph):
 class RetryStep(RefreshStep):
     """The inverses that failed, with more damping."""
 
+    title = "the second attempt at a refresh"
+
     def construct(self) -> Tensor:
         """Refresh the failed layers."""
         self.optimizer.retry()
@@ -141,6 +148,8 @@ class RetryStep(RefreshStep):
 
 class ApplyStep(StoredGraph):
     """The update alone, for gradients that a backward pass returned."""
+
+    title = "the update"
 
     def __init__(self, guard: Guard) -> None:
         super().__init__(auto_prefix=False)

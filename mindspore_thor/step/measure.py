@@ -17,6 +17,8 @@ class MeasureStep(StepGraph):
         guard: undoes what the pass leaves behind in BatchNorm.
     """
 
+    title = "the measuring pass"
+
     def __init__(self, backward: Backward, guard: Guard) -> None:
         super().__init__(auto_prefix=False)
         self.backward = backward

@@ -41,7 +41,7 @@ def _train(folder: str) -> dict[str, Any]:
     """A few steps of two methods -> counts, losses and weights."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(7)
-    result: dict[str, Any] = {"loaded": [], "compiled": [], "bits": []}
+    result: dict[str, Any] = {"loaded": [], "compiled": [], "bits": [], "told": []}
     alive = []  # MindSpore compiles a step anew when the one before it is collected meanwhile
     for second_order in (True, False):
         net, batches = steps.problem(5)
@@ -53,8 +53,10 @@ def _train(folder: str) -> dict[str, Any]:
             net = Wobbly(net)
         step = TrainStep(net, loss, optimizer, compile_cache=folder)
         alive.append(step)
+        assert step.store is not None
+        step.store.tell = result["told"].append
         losses = [float(step(Tensor(x), Tensor(y)).asnumpy()).hex() for x, y in batches]
-        assert step.store is not None and not step.store.problem
+        assert not step.store.problem
         result["loaded"].append(step.store.loaded)
         result["compiled"].append(step.store.compiled)
         result["bits"] += losses
@@ -85,16 +87,30 @@ def test_kept_graphs_give_the_same_bits_and_damaged_ones_are_compiled_anew(tmp_p
     kept = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
     total = sum(cold["compiled"])
     assert cold["loaded"] == [0, 0] and total == len(kept) and total >= 4
+    assert len(cold["told"]) == total and "compiling the update ..." in cold["told"]
     content = [path.read_bytes() for path in kept]
     kept[0].write_bytes(content[0][:-5])
     flipped = bytearray(content[1])
     flipped[len(flipped) // 2] ^= 1
     kept[1].write_bytes(flipped)
     warm = _trained_elsewhere(tmp_path)
-    assert sum(warm["compiled"]) == 2 and sum(warm["loaded"]) == total - 2
+    assert sum(warm["compiled"]) == 2 == len(warm["told"]) and sum(warm["loaded"]) == total - 2
     assert warm["bits"] == cold["bits"]
     # Mended under the same keys.
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_what_is_not_kept_is_told_and_counted_too() -> None:
+    net, batches = steps.problem(3)
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    cache = compile_cache.CompileCache(None, off="not wanted")
+    told: list[str] = []
+    cache.tell = told.append
+    step = TrainStep(net, loss, nn.Momentum(net.trainable_params(), 0.1, 0.9), 1, cache)
+    steps.train(step, batches)
+    assert told == ["compiling the step ..."]
+    assert (cache.compiled, cache.loaded) == (1, 0)
+    assert cache.news().startswith("graphs: 1 compiled, ") and not cache.news()
 
 
 # ---- the folder

@@ -58,6 +58,11 @@ OTHERS: dict[str, Any] = {
     "trace_baseline": "previous",
     "batch_size": 5,
     "method": "inverse",
+    "rest": "adamw",
+    "rest_learning_rate": 0.05,
+    "rest_betas": (0.8, 0.95),
+    "rest_weight_decay": 0.2,
+    "grafting": "sgd",
 }
 
 RUN_TIME = ("batch_size",)
@@ -97,8 +102,13 @@ def test_every_option_of_an_optimizer_is_in_all_keys(cls: Any) -> None:
     for name, options in _options(cls):
         if name in RUN_TIME:
             assert keys(**options) == plain
+        elif name.startswith("rest_"):
+            assert _all_differ(keys(rest="adamw", **options), keys(rest="adamw")), name
         else:
             assert _all_differ(keys(**options), plain), name
+    rests = [keys(rest="adamw", rest_learning_rate=rate) for rate in (0.05, 0.06, [0.05, 0.06])]
+    assert rests[0] == rests[1] and _all_differ(rests[0], rests[2])
+    assert _all_differ(keys(grafting="sgd"), keys(grafting="adamw"))
 
 
 def test_every_option_of_the_step_is_in_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
