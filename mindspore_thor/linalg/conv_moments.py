@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_thor.graph.slices import every, part
-from mindspore_thor.linalg.blocks import BlockLayout
+from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 from mindspore_thor.linalg.device import operand, rescaled, wide
 from mindspore_thor.linalg.moments import gathers_rows
 from mindspore_thor.linalg.patches import ConvGeometry, resolve_padding
@@ -30,13 +30,19 @@ class RowPlan(NamedTuple):
     """Which input channels every block needs.
 
     Block b covers the patch entries from ``offsets[b]`` of its ``width`` channels on; ``channels``
-    lists those of all blocks, of all groups. ``whole`` says that blocks and channels coincide.
+    lists those of all blocks, of all groups. ``whole`` says that blocks and channels coincide,
+    ``once`` that one matrix over all channels of a group is computed, and the blocks cut out of it.
     """
 
     width: int
     channels: tuple[int, ...]
     offsets: tuple[int, ...]
     whole: bool
+    once: bool
+
+
+_GATHERING = 1.5
+"""What blocks that share channels cost beside their products: the channels are copied first."""
 
 
 def row_plan(geometry: ConvGeometry, layout: BlockLayout) -> RowPlan | None:
@@ -56,6 +62,11 @@ def row_plan(geometry: ConvGeometry, layout: BlockLayout) -> RowPlan | None:
         -(-min((block + 1) * layout.size, layout.dim) // taps) for block in range(layout.blocks)
     ]
     width = max(end - start for start, end in zip(starts, ends))
+    # Few blocks that end within channels, the last one short: the whole is less work than they are.
+    aligned = layout.size % taps == 0
+    once = not aligned and count**2 <= _GATHERING * layout.blocks * width**2
+    if once and kh * (count * kw) ** 2 < layout.blocks * layout.size**2:
+        return RowPlan(count, (), (0,), True, True)
     if kh * (width * kw) ** 2 >= layout.size**2:
         return None
     offsets = tuple(block * layout.size - start * taps for block, start in enumerate(starts))
@@ -67,7 +78,7 @@ def row_plan(geometry: ConvGeometry, layout: BlockLayout) -> RowPlan | None:
         for k in range(width)
     )
     whole = not any(offsets) and layout.padded == layout.dim and width * taps == layout.size
-    return RowPlan(width, channels, offsets, whole)
+    return RowPlan(width, channels, offsets, whole, False)
 
 
 def conv_moments(x: Tensor, geometry: ConvGeometry, layout: BlockLayout, plan: RowPlan) -> Tensor:
@@ -89,7 +100,7 @@ def conv_moments(x: Tensor, geometry: ConvGeometry, layout: BlockLayout, plan: R
     top, bottom, left, right = resolve_padding(geometry, height, width)
     kh, kw = geometry.kernel
     out_height = height + top + bottom - geometry.dilation[0] * (kh - 1)
-    batch = geometry.groups * layout.blocks
+    batch = geometry.groups if plan.once else geometry.groups * layout.blocks
     columns = _width_taps(x, geometry, left, right)
     out_width = columns.shape[-1]
     columns = columns.reshape((n, batch, plan.width * kw, height * out_width))
@@ -101,7 +112,9 @@ def conv_moments(x: Tensor, geometry: ConvGeometry, layout: BlockLayout, plan: R
     size = plan.width * kh * kw
     half = half.reshape((batch, size, size))
     blocks = (half + half.transpose((0, 2, 1))) * (1.0 / (n * out_height * out_width))
-    if not plan.whole:
+    if plan.once:
+        blocks = _diagonal(blocks, layout)
+    elif not plan.whole:
         blocks = _cut(blocks, plan, layout, geometry.groups)
     return blocks.reshape((geometry.groups, layout.blocks, layout.size, layout.size))
 
@@ -206,6 +219,20 @@ def _over_batch(rows: Tensor, width: int, first: int, count: int, shift: int) ->
     if shift > 0:
         right = part(rows, (first + shift) * width, count * width, 2).reshape((batch, -1, size))
     return wide(_INNER(left, right)).reshape((-1,))
+
+
+def _diagonal(whole: Tensor, layout: BlockLayout) -> Tensor:
+    """The diagonal blocks of [groups, dim, dim], the last one padded with zeros."""
+    if layout.blocks == 1:
+        return whole
+    padding = layout.padded - layout.dim
+    whole = pad_axis(pad_axis(whole, 1, padding), 2, padding)
+    starts = tuple(range(0, layout.padded, layout.size))
+    return ops.stack(_MAP(ops.partial(_block, whole, layout.size), starts), 1)
+
+
+def _block(whole: Tensor, size: int, start: int) -> Tensor:
+    return part(part(whole, start, size, 1), start, size, 2)
 
 
 def _cut(blocks: Tensor, plan: RowPlan, layout: BlockLayout, groups: int) -> Tensor:

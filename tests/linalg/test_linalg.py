@@ -139,9 +139,9 @@ def test_conv_moments_are_those_of_the_patches(
 class Branch(nn.Cell):
     """Moments inside a branch on a tensor, as a capture has them."""
 
-    def __init__(self, geometry: ConvGeometry, width: int) -> None:
+    def __init__(self, geometry: ConvGeometry, width: int, split: int | None) -> None:
         super().__init__()
-        self.geometry, self.layout = geometry, block_layout(9 * width, None)
+        self.geometry, self.layout = geometry, block_layout(9 * width, split)
         self.plan = row_plan(geometry, self.layout)
 
     def construct(self, x: Tensor, flag: Tensor) -> Tensor:
@@ -153,9 +153,12 @@ class Branch(nn.Cell):
         return result
 
 
-@pytest.mark.parametrize(("width", "size", "gathered"), [(8, 2, True), (2, 9, False)])
-def test_conv_moments_compile_both_ways(width, size, gathered) -> None:
-    """Small images, whose columns are gathered over the batch, and large ones."""
+@pytest.mark.parametrize(
+    ("width", "size", "gathered", "split"),
+    [(8, 2, True, None), (2, 9, False, None), (4, 9, False, 20), (4, 9, False, 18)],
+)
+def test_conv_moments_compile_both_ways(width, size, gathered, split) -> None:
+    """Small images, whose columns are gathered over the batch, and large ones; cut out or not."""
     ms.set_context(mode=ms.GRAPH_MODE)
     assert gathers_rows(size * size, 3 * width) is gathered
     x = normal(5, 3, width, size, size)
@@ -164,7 +167,10 @@ def test_conv_moments_compile_both_ways(width, size, gathered) -> None:
     patches = Conv(weight, None, (1, 1), (1, 1, 1, 1), (1, 1), 1).patches(x.astype(np.float64))
     columns = patches[:, 0].transpose(1, 0, 2).reshape(9 * width, -1)
     expected = columns @ columns.T / columns.shape[1]
-    got = Branch(geometry, width)(Tensor(x), Tensor(1, ms.int32)).asnumpy()[0, 0]
+    branch = Branch(geometry, width, split)
+    assert branch.plan.once is (split == 20)
+    got = branch(Tensor(x), Tensor(1, ms.int32)).asnumpy()[0]
+    expected = padded_blocks(expected, branch.layout.size)
     np.testing.assert_allclose(got, expected, atol=2e-6 * np.abs(expected).max())
 
 
@@ -174,6 +180,9 @@ def test_rows_are_shared_where_that_saves_work() -> None:
     assert row_plan(square, block_layout(144, 72)).whole
     cut = row_plan(square, block_layout(576, 128))
     assert not cut.whole and cut.offsets == (0, 2, 4, 6, 8) and cut.width == 15
+    # Where few blocks share channels the whole is computed once, and they are cut out of it.
+    once = row_plan(square, block_layout(144, 128))
+    assert once.once and once.width == 16 and not cut.once
     assert row_plan(square, block_layout(576, None)).channels == tuple(range(64))
     assert row_plan(square, block_layout(576, 4)) is None
     strided = ConvGeometry((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 1)
