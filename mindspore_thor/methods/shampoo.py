@@ -20,6 +20,8 @@ from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count, check_number
 from mindspore_thor.optim.intervals import IntervalLike
 
+_MAX = ops.ReduceMax()  # PyNative mode's Tensor.max(axis) also returns where it is
+
 
 class GradientRoots(GroupCurvature):
     """V = L^-1/4 D R^-1/4 on every block of the gradient matrix.
@@ -71,11 +73,11 @@ class GradientRoots(GroupCurvature):
     def seen(self) -> Tensor:
         """Which blocks had a gradient that was not zero, boolean [L, blocks]."""
         # The largest entry of D D^T is on its diagonal. Not "> 0": a sum of NaN must be seen.
-        return self.sum_left.reshape(self.sums_shape).max(2) != 0
+        return _MAX(self.sum_left.reshape(self.sums_shape), 2) != 0
 
     def wanted(self) -> Tensor:
         """The layers of which any block had a gradient."""
-        return ops.cast(self.seen(), ms.int32).max(1)
+        return _MAX(ops.cast(self.seen(), ms.int32), 1)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R without epsilon, and epsilon."""

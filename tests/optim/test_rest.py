@@ -163,6 +163,38 @@ def test_one_graph_and_separate_graphs_agree_and_resume() -> None:
     steps.same(steps.weights(net), steps.weights(third), 1e-5)
 
 
+@pytest.mark.parametrize("kind", [KFAC, Shampoo, FNGD])
+def test_other_training_cells_do_the_same(kind) -> None:
+    """MindSpore's own cell, in graph and PyNative mode; and two halves of every batch."""
+    options = {**REST, **({"batch_size": 8, "share": "none"} if kind is FNGD else {})}
+    options.update({} if kind is FNGD else {"grafting": "adamw"})
+    _, x, labels = small_conv_net()
+    data = batches(x, labels, 3)
+    net = small_conv_net()[0]
+    steps.train(TrainStep(net, cross_entropy(), kind(net, 0.01, **options)), data)
+    for mode in (ms.GRAPH_MODE, ms.PYNATIVE_MODE):
+        ms.set_context(mode=mode)
+        other = small_conv_net()[0]
+        cell = nn.TrainOneStepCell(
+            nn.WithLossCell(other, cross_entropy()), kind(other, 0.01, **options)
+        ).set_train()
+        steps.train(cell, data)
+        steps.same(steps.weights(net), steps.weights(other), 2e-5)
+
+
+def test_micro_batches_move_the_rest_once() -> None:
+    """Without BatchNorm the mean over two halves is the whole batch."""
+    net, x, labels = mlp()
+    data = batches(x, labels, 3)
+    options = {**REST, "grafting": "adamw"}
+    steps.train(TrainStep(net, cross_entropy(), THOR(net, 0.01, **options)), data)
+    other = mlp()[0]
+    halves = [(x[i : i + 4], y[i : i + 4]) for x, y in data for i in (0, 4)]
+    step = TrainStep(other, cross_entropy(), THOR(other, 0.01, **options), accumulate=2)
+    steps.train(step, halves)
+    steps.same(steps.weights(net), steps.weights(other), 2e-5)
+
+
 def test_the_rates_of_both_may_be_set_between_steps() -> None:
     net, x, labels = mlp()
     optimizer = THOR(net, 0.1, rest="adamw", rest_learning_rate=0.02, momentum=0.0)
