@@ -30,7 +30,7 @@ from mindspore_thor.parallel.assignment import Share, assign
 from mindspore_thor.program import run_program
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
-RECIPE = Path(__file__).resolve().parent.parent / "models/resnet/resnet50_imagenet_thor.yaml"
+RECIPE = Path(__file__).resolve().parent.parent / "models/resnet/resnet50_imagenet.yaml"
 BEGIN, END = "<!-- begin: python benchmarks/scaling.py -->", "<!-- end -->"
 MODEL, RANKS = "resnet50", (8, 128, 256)
 METHODS = {"sgd": "SGD", "thor": "THOR", "fngd": "FNGD", "lngd": "LNGD"}
@@ -64,7 +64,8 @@ def inverse_flops(sizes: Sequence[int], steps: int = STEPS) -> float:
 
 def intervals() -> tuple[int, int]:
     """Factor and inverse interval of the published recipe with batch 256."""
-    options = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["optimizer"]
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    options = recipe["methods"]["thor"]["optimizer"]
     return int(options["factor_interval"]), int(options["inverse_interval"])
 
 
@@ -122,7 +123,8 @@ def assumptions(machine: Machine) -> str:
             f"float32 operations each, at {machine.flops / 1e12:g} TFLOP/s on the busiest rank.",
             "- None of these three figures was measured: they are orders of magnitude.",
             f"- Averages: factors every {every_factor} and inverses every {every_inverse} steps "
-            f"(`models/resnet/{RECIPE.name}`); the trace rule, which skips some, is left out.",
+            f"(THOR in `models/resnet/{RECIPE.name}`); the trace rule, which skips some, is left "
+            "out.",
             "- float32 everywhere; symmetric matrices travel as triangles; MB are 10^6 bytes that "
             "enter an AllReduce (a ring sends 2 (p - 1) / p times as many per rank).",
         )

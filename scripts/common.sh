@@ -153,23 +153,30 @@ read_positional() {
 
 # plan_training DATASET CONFIG RESUME: sets train_arguments and eval_arguments for these and for the
 # overrides; eval_arguments name the run folder, which is chosen here unless --output_dir says it.
+# They are empty where nothing will be trained.
 plan_training() {
-  local dataset=$1 resume=$3 argument previous="" output=""
-  local config=${2:-"$REPO_ROOT/models/resnet/resnet20_fashion_mnist_sample_thor.yaml"}
+  local dataset=$1 resume=$3 argument previous="" output="" method="" trains=1
+  local config=${2:-"$REPO_ROOT/models/resnet/resnet20_fashion_mnist_sample.yaml"}
   for argument in ${overrides[@]+"${overrides[@]}"}; do
-    case "$argument" in
-      --output_dir=*) output=${argument#--output_dir=} ;;
-      *) [ "$previous" != "--output_dir" ] || output=$argument ;;
+    case "$previous:$argument" in
+      --output_dir:*) output=$argument ;;
+      --method:*) method=$argument ;;
+      *:--output_dir=*) output=${argument#--output_dir=} ;;
+      *:--method=*) method=${argument#--method=} ;;
+      *:--print_config) trains="" ;;
     esac
     previous=$argument
   done
+  case "$method" in
+    */*) method="" ;; # train.py will refuse it; a folder's name it cannot be
+  esac
   train_arguments=(--config_path "$config")
   [ -z "$dataset" ] || train_arguments+=(--data_path "$dataset")
   [ -z "$resume" ] || train_arguments+=(--resume_ckpt "$resume")
   if [ -z "$output" ]; then
     if [ -z "$resume" ]; then
       # The process number tells it from that of a script started in the same second.
-      output="runs/$(basename -- "$config" .yaml)-$(date +%Y%m%d-%H%M%S)-$$"
+      output="runs/$(basename -- "$config" .yaml)${method:+_$method}-$(date +%Y%m%d-%H%M%S)-$$"
       train_arguments+=(--output_dir "$output")
     elif [ -d "$resume" ]; then
       output=$resume
@@ -179,6 +186,8 @@ plan_training() {
   fi
   train_arguments+=(${overrides[@]+"${overrides[@]}"})
   # The run folder holds the resolved configuration, with every override in it.
+  eval_arguments=()
+  [ -n "$trains" ] || return 0
   eval_arguments=(--checkpoint_file_path "$output")
   [ -z "$dataset" ] || eval_arguments+=(--data_path "$dataset")
 }
@@ -255,6 +264,7 @@ run_distributed() {
   run_python "$REPO_ROOT/scripts/launch.py" ${dry:+"$dry"} ${launch[@]+"${launch[@]}"} \
     "${positional[0]}" "$REPO_ROOT/train.py" "${train_arguments[@]}" || exit
   [ -z "$dry" ] || return 0
+  [ "${#eval_arguments[@]}" -gt 0 ] || return 0
   # Of several servers only the one with rank 0 has written a run folder.
   case "${positional[0]}" in
     *[!0-9]*) [ -e "${eval_arguments[1]}" ] || return 0 ;;

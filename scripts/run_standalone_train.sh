@@ -4,8 +4,8 @@
 #   bash scripts/run_standalone_train.sh [DATASET_PATH] [CONFIG_PATH] [RESUME_CKPT] [--any.key value]
 #
 # Without arguments: ResNet-20 with THOR on the bundled Fashion-MNIST sample. An empty argument ("")
-# stands for its default. Results go to a fresh folder below ./runs unless --output_dir says where;
-# a resumed run continues in its own folder.
+# stands for its default; --method NAME chooses one of the recipe's methods. Results go to a fresh
+# folder below ./runs unless --output_dir says where; a resumed run continues in its own folder.
 set -u
 # shellcheck source=scripts/common.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -27,4 +27,4 @@ plan_training "${positional[0]:-}" "${positional[1]:-}" "${positional[2]:-}"
 
 choose_python || exit
 run_python "$REPO_ROOT/train.py" "${train_arguments[@]}" || exit
-run_python "$REPO_ROOT/eval.py" "${eval_arguments[@]}"
+[ "${#eval_arguments[@]}" -eq 0 ] || run_python "$REPO_ROOT/eval.py" "${eval_arguments[@]}"

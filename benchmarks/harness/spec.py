@@ -8,7 +8,7 @@ from typing import Any
 
 from mindspore_thor.errors import UserError
 from mindspore_thor.run.task import TASKS, Task
-from mindspore_thor.run.yaml_files import Settings, read_settings
+from mindspore_thor.run.yaml_files import Settings, parse_tree, read_text
 from mindspore_thor.run.yaml_text import dump_yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -153,7 +153,7 @@ def load_study(path: Path) -> Study:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such study; give one of benchmarks/studies/*.yaml")
-    tree = read_settings(path).tree
+    tree = parse_tree(read_text(path, str(path)), str(path))
     for key in tree:
         if key not in _KNOWN_KEYS:
             raise UserError(f"{path}: unknown key {key!r}; known are {', '.join(_KNOWN_KEYS)}")

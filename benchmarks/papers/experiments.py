@@ -41,8 +41,9 @@ learning_rate: {schedule: constant, value: 0.03}
 """
 
 
-def _session(recipe: Path, *flags: str) -> Session:
-    return build_session(load_config(recipe, models, parse_overrides(list(flags))), models)
+def _session(recipe: Path, *flags: str, method: str | None = None) -> Session:
+    config = load_config(recipe, models, parse_overrides(list(flags)), method)
+    return build_session(config, models)
 
 
 def _session_of(text: str, *flags: str) -> Session:
@@ -54,8 +55,8 @@ def _session_of(text: str, *flags: str) -> Session:
 
 def _resnet20(method: str, *flags: str) -> Session:
     """ResNet-20 at half width on the bundled sample, by the method's own recipe."""
-    recipe = ROOT / "models" / "resnet" / f"resnet20_fashion_mnist_sample_{method}.yaml"
-    return _session(recipe, "--model.width", "0.5", *flags)
+    recipe = ROOT / "models" / "resnet" / "resnet20_fashion_mnist_sample.yaml"
+    return _session(recipe, "--model.width", "0.5", *flags, method=method)
 
 
 def _train(session: Session, epochs: int) -> Iterator[tuple[int, float]]:

@@ -19,6 +19,7 @@ from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import join_ranks
 from mindspore_thor.run.config import ChoiceConfig, Config, ModelCatalogue
+from mindspore_thor.run.sections import REST_RATE
 from mindspore_thor.runtime import prepare_target
 from mindspore_thor.step.train_step import TrainStep
 
@@ -203,6 +204,8 @@ def build_optimizer(
     options = {key: _tuples(value) for key, value in config.optimizer.options.items()}
     if config.damping is not None:
         options["damping"] = _schedule(config.damping, steps_per_epoch, config)
+    if config.rest_learning_rate is not None:
+        options[REST_RATE] = _schedule(config.rest_learning_rate, steps_per_epoch, config)
     options = {**_from_run(config, steps_per_epoch), **options, **_loss_scale(config)}
     return create_optimizer(config.optimizer.name, net, rate, **options), rate
 

@@ -35,14 +35,11 @@ from mindspore_thor.run.checkpoint import (
     read_state,
     state_file_of,
 )
-from mindspore_thor.run.config import (
-    ModelCatalogue,
-    load_config,
-    parse_overrides,
-)
+from mindspore_thor.run.config import ModelCatalogue, Recipe, load_recipe, parse_overrides
 from mindspore_thor.run.evaluate import Evaluator
 from mindspore_thor.run.help_text import describe_keys
 from mindspore_thor.run.loop import Trainer
+from mindspore_thor.run.print_config import annotated_yaml
 from mindspore_thor.run.ranks import check_same_start
 from mindspore_thor.run.resume import restore
 from mindspore_thor.run.run_folder import (
@@ -100,8 +97,6 @@ def guarded(work: Callable[[], int]) -> int:
     try:
         if serve_as_scheduler():
             return 0
-        if NOTICE:
-            print(NOTICE, flush=True)
         return work()
     except TrainingError as error:
         report_error(error)
@@ -124,6 +119,12 @@ def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config_path", type=path_argument, help="recipe, e.g. models/resnet/*.yaml"
+    )
+    parser.add_argument("--method", help="which of the recipe's methods [thor, or the only one]")
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print the resolved configuration, itself a recipe, and leave",
     )
     parser.add_argument(
         "--data_path", type=path_text, help="folder of the data set; same as --data.path"
@@ -155,6 +156,33 @@ def read_arguments(
     return arguments, overrides
 
 
+def chosen_recipe(
+    arguments: argparse.Namespace, path: Path, overrides: Settings, models: ModelCatalogue
+) -> Recipe:
+    """Read the recipe of a command line.
+
+    Args:
+        arguments: From :func:`read_arguments`.
+        path: The recipe.
+        overrides: From :func:`read_arguments`, too.
+        models: The models to choose from.
+
+    Returns:
+        The recipe, for the method that was asked for.
+
+    Raises:
+        UserError: If it is wrong.
+        SystemExit: With 0, where the configuration was to be printed.
+    """
+    recipe = load_recipe(path, models, overrides, arguments.method)
+    if arguments.print_config:
+        print(annotated_yaml(recipe.config, recipe.origins), end="", flush=True)
+        raise SystemExit(0)  # as --help: what is printed is the result
+    if NOTICE:
+        print(NOTICE, flush=True)
+    return recipe
+
+
 def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest) -> int:
     parser = make_parser("train.py", "Train a model by a recipe.")
     parser.add_argument(
@@ -168,7 +196,8 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest
     arguments, overrides = read_arguments(parser, argv)
     if arguments.config_path is None:
         raise UserError("--config_path is missing; give a recipe, e.g. models/resnet/*.yaml")
-    config = load_config(arguments.config_path, models, overrides)
+    recipe = chosen_recipe(arguments, arguments.config_path, overrides, models)
+    config = recipe.config
     stored = _read_stored(arguments.resume_ckpt) if arguments.resume_ckpt is not None else None
     prepare_device(config)
     leads = _announce_rank()
@@ -190,7 +219,7 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest
     if not leads:
         return _run(session, None, position, stop)
     if place is None:
-        folder = create_fresh_folder(arguments.config_path.stem, config.model.name)
+        folder = create_fresh_folder(recipe.name, config.model.name)
     else:
         folder = create_folder(place, config.model.name)
     with folder.claimed(resumed, start) as notes:
@@ -267,17 +296,19 @@ def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
         help="checkpoint, or a run folder: its latest one",
     )
     arguments, overrides = read_arguments(parser, argv)
+    path = arguments.config_path
+    if arguments.print_config and path is not None:
+        chosen_recipe(arguments, path, overrides, models)  # needs no checkpoint
     if arguments.checkpoint_file_path is None:
         raise UserError("--checkpoint_file_path is missing; give a .ckpt file or a run folder")
     checkpoint = find_checkpoint(arguments.checkpoint_file_path)
-    recipe = arguments.config_path
-    if recipe is None:
-        recipe = checkpoint.parent / CONFIG_NAME
-        if not recipe.is_file():
+    if path is None:
+        path = checkpoint.parent / CONFIG_NAME
+        if not path.is_file():
             raise UserError(
                 f"{checkpoint.parent}: no {CONFIG_NAME} beside the checkpoint; give --config_path"
             )
-    config = load_config(recipe, models, overrides)
+    config = chosen_recipe(arguments, path, overrides, models).config
     prepare_device(config)
     leads = _announce_rank()
     data = open_data(config, train=False)

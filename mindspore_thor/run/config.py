@@ -1,9 +1,9 @@
 """The validated configuration of a training run.
 
 A recipe is a YAML file with the sections of :mod:`mindspore_thor.run.sections`; the command line
-overrides single keys. Sections that only forward keywords (model, optimizer, the schedules) are
-checked against the signature of what they are forwarded to, so that there is no second list of
-their names. Why no library does this: docs/decisions.md.
+chooses one of its methods and overrides single keys. Sections that only forward keywords (model,
+optimizer, the schedules) are checked against the signature of what they are forwarded to, so that
+there is no second list of their names. Why no library does this: docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,49 +30,98 @@ from mindspore_thor.optim.schedules import (
 )
 from mindspore_thor.run.options import checked, nearest
 from mindspore_thor.run.overrides import COMMAND_LINE, parse_overrides
+from mindspore_thor.run.recipes import read_recipe
 from mindspore_thor.run.sections import (
+    REST_RATE,
     ChoiceConfig,
     Config,
     DataConfig,
     ModelCatalogue,
     TrainConfig,
 )
-from mindspore_thor.run.yaml_files import Settings, dotted_leaves, read_settings
+from mindspore_thor.run.yaml_files import Settings, dotted_leaves
 
 __all__ = [
     "ChoiceConfig",
     "Config",
     "DataConfig",
     "ModelCatalogue",
+    "Recipe",
     "TrainConfig",
     "load_config",
+    "load_recipe",
     "optimizer_keys",
     "parse_overrides",
 ]
 
-FLAGS = ("config_path", "data_path", "output_dir", "resume_ckpt", "checkpoint_file_path")
+FLAGS = (
+    *("config_path", "method", "print_config", "data_path"),
+    *("output_dir", "resume_ckpt", "checkpoint_file_path"),
+)
 # What the harness itself gives to the optimizer; a recipe has train.loss_scale for it.
 _OPTIMIZER_RESERVED = ("loss_scale",)
 
 
-def load_config(path: Path, models: ModelCatalogue, overrides: Settings | None = None) -> Config:
-    """Read, merge and validate a recipe.
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, resolved for one of its methods.
+
+    Attributes:
+        config: The configuration.
+        name: The file's name without its ending, with the method's where one was chosen.
+        origins: Dotted key -> where its value was given; defaults have none.
+    """
+
+    config: Config
+    name: str
+    origins: dict[str, str]
+
+
+def load_recipe(
+    path: Path,
+    models: ModelCatalogue,
+    overrides: Settings | None = None,
+    method: str | None = None,
+) -> Recipe:
+    """Read, merge and validate a recipe for one of its methods.
 
     Args:
         path: The recipe.
         models: The models to choose from.
         overrides: Settings of the command line, stronger than the recipe.
+        method: Which of the recipe's methods; None for ``thor``, or the only one.
 
     Returns:
-        The configuration.
+        The configuration, with what a reader wants to know of its origin.
 
     Raises:
         UserError: If the recipe cannot be read, or a key or a value in it is wrong.
     """
-    settings = read_settings(path)
+    settings, name = read_recipe(path, method)
     if overrides is not None:
         settings.merge(overrides)
-    return _Builder(settings, models, str(path)).build()
+    config = _Builder(settings, models, str(path)).build()
+    return Recipe(config, name, settings.origins)
+
+
+def load_config(
+    path: Path,
+    models: ModelCatalogue,
+    overrides: Settings | None = None,
+    method: str | None = None,
+) -> Config:
+    """Return the configuration of :func:`load_recipe` alone.
+
+    Args:
+        path: The recipe.
+        models: The models to choose from.
+        overrides: Settings of the command line, stronger than the recipe.
+        method: Which of the recipe's methods; None for ``thor``, or the only one.
+
+    Raises:
+        UserError: If the recipe cannot be read, or a key or a value in it is wrong.
+    """
+    return load_recipe(path, models, overrides, method).config
 
 
 class _Builder:
@@ -95,13 +145,17 @@ class _Builder:
         damping = None
         if self.tree.get("damping") is not None:
             damping = self._choice("damping", "schedule", DAMPING_SCHEDULES)
-        self._refuse_unknown_keys(model, optimizer, rate, damping)
+        rest = self._rest_rate(optimizer)
+        self._refuse_unknown_keys(model, optimizer, rate, damping, rest)
         data = DataConfig(**self._fields("data", DataConfig))
         train = TrainConfig(**self._fields("train", TrainConfig))
         with self._named("optimizer", optimizer):
             _check_options(optimizer)
         with self._named("learning_rate", rate):
             _schedule(rate, train)
+        if rest is not None:
+            with self._named(f"optimizer.{REST_RATE}", rest):
+                _schedule(rest, train)
         if damping is not None:
             self._check_damping(optimizer)
             with self._named("damping", damping):
@@ -161,8 +215,21 @@ class _Builder:
         value = self.tree[name]
         if chooser == "schedule" and isinstance(value, (int, float)):
             self.tree[name] = {"schedule": "constant", "value": value}
-            self.origins[f"{name}.value"] = self._origin(name)
-        options = dict(self._section(name))
+            for key in ("schedule", "value"):
+                self.origins[f"{name}.{key}"] = self._origin(name)
+        return self._chosen(name, self._section(name), chooser, valid)
+
+    def _rest_rate(self, optimizer: ChoiceConfig) -> ChoiceConfig | None:
+        """Return the schedule that ``optimizer.rest_learning_rate`` is; None where it is none."""
+        value = optimizer.options.get(REST_RATE)
+        if not isinstance(value, dict) or REST_RATE not in optimizer_keys(optimizer.name):
+            return None
+        return self._chosen(f"optimizer.{REST_RATE}", value, "schedule", tuple(SCHEDULES))
+
+    def _chosen(
+        self, name: str, section: dict[str, Any], chooser: str, valid: tuple[str, ...] | None
+    ) -> ChoiceConfig:
+        options = dict(section)
         chosen = options.pop(chooser, None)
         key = f"{name}.{chooser}"
         if not isinstance(chosen, str):
@@ -201,6 +268,7 @@ class _Builder:
         optimizer: ChoiceConfig,
         rate: ChoiceConfig,
         damping: ChoiceConfig | None,
+        rest: ChoiceConfig | None,
     ) -> None:
         valid = {f"data.{item.name}" for item in dataclasses.fields(DataConfig)}
         valid |= {f"train.{item.name}" for item in dataclasses.fields(TrainConfig)}
@@ -210,6 +278,9 @@ class _Builder:
         valid |= {f"learning_rate.{key}" for key in schedule_options(rate.name)}
         if damping is not None:
             valid |= {f"damping.{key}" for key in schedule_options(damping.name)}
+        if rest is not None:
+            keys = ("schedule", *schedule_options(rest.name))
+            valid |= {f"optimizer.{REST_RATE}.{key}" for key in keys}
         for key, value in dotted_leaves(self.tree):
             if key in valid or (key == "damping" and value is None):
                 continue

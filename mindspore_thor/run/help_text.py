@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from mindspore_thor.optim import METHODS
 from mindspore_thor.optim.schedules import DAMPING_SCHEDULES, SCHEDULES, schedule_options
 from mindspore_thor.run.config import DataConfig, TrainConfig, optimizer_keys
+from mindspore_thor.run.sections import REST_RATE
 
 
 def describe_keys() -> list[str]:
@@ -25,6 +26,7 @@ def describe_keys() -> list[str]:
         for name in names:
             chosen = f"--{section}.schedule {name}"
             lines += _wrapped(chosen, f"--{section}.*", schedule_options(name))
+    lines += _wrapped(f"--optimizer.{REST_RATE}", "a number, or keys as", ["--learning_rate.*"])
     return lines
 
 

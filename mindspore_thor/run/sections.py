@@ -46,6 +46,10 @@ class ChoiceConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+REST_RATE = "rest_learning_rate"
+"""The option of an optimizer that may be a schedule, as the section ``learning_rate``."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which images are trained on, and how they are batched."""
@@ -129,6 +133,15 @@ class Config:
     learning_rate: ChoiceConfig
     damping: ChoiceConfig | None
     train: TrainConfig
+
+    @property
+    def rest_learning_rate(self) -> ChoiceConfig | None:
+        """The schedule of the parameters that the optimizer leaves to AdamW, where it is one."""
+        value = self.optimizer.options.get(REST_RATE)
+        if not isinstance(value, dict):
+            return None
+        options = dict(value)
+        return ChoiceConfig(options.pop("schedule"), options)
 
     @property
     def task(self) -> Task:

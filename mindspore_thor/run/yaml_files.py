@@ -1,4 +1,4 @@
-"""Reading recipes: inheritance from other recipes, and where each key came from."""
+"""Trees of settings from YAML files, laid over each other; where each key came from."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mindspore_thor.errors import UserError, quoted, shortened
+from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.run.yaml_text import MAX_CHARACTERS, MalformedYaml, load_yaml
 
-BASE_KEY = "base"
 _CHOOSERS = ("name", "schedule")
-
-MAX_FILES = 50
-"""Most recipes that one recipe may be based on, each counted as often as it is named."""
 
 
 @dataclass
@@ -33,18 +29,23 @@ class Settings:
         """Lay ``other`` over this tree.
 
         A section whose ``name`` or ``schedule`` changes is replaced as a whole, because the options
-        of one optimizer, model or schedule mean nothing to another.
+        of one optimizer, model or schedule mean nothing to another; so is one within a section.
 
         Args:
             other: The stronger settings.
         """
         for key, value in other.tree.items():
-            mine = self.tree.get(key)
-            if isinstance(value, dict) and isinstance(mine, dict) and not _switches(mine, value):
-                self.tree[key] = {**mine, **value}
-            else:
-                self.tree[key] = value
-        self.origins.update(other.origins)
+            self.tree[key] = _over(self.tree.get(key), value)
+        # Without those that went with a replaced section: a default may stand there now.
+        left = {key for key, _ in dotted_leaves(self.tree)}
+        origins = {**self.origins, **other.origins}
+        self.origins = {key: where for key, where in origins.items() if key in left}
+
+
+def _over(old: Any, new: Any) -> Any:
+    if isinstance(new, dict) and isinstance(old, dict) and not _switches(old, new):
+        return {**old, **{key: _over(old.get(key), value) for key, value in new.items()}}
+    return new
 
 
 def _switches(old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -90,90 +91,43 @@ def parse_value(text: str, owner: str) -> Any:
         ) from None
 
 
-def read_settings(path: Path) -> Settings:
-    """Read a recipe and the recipes it is based on.
-
-    ``base`` names one file or a list of files, relative to the file that says so; later ones win
-    over earlier ones, and the file itself wins over all of them.
+def parse_tree(text: str, shown: str) -> dict[str, Any]:
+    """Read a YAML file's text as sections with keys below them.
 
     Args:
-        path: The recipe.
+        text: From :func:`read_text`.
+        shown: What messages call the file.
 
     Returns:
-        The merged settings, without ``base``.
+        The tree; an empty one for an empty text.
 
     Raises:
-        UserError: If a file is missing, malformed, or based on itself.
+        UserError: If it is malformed.
     """
-    return _Reader().read(path)
+    try:
+        tree = load_yaml(text)
+    except MalformedYaml as error:
+        line = f":{error.line}" if error.line is not None else ""
+        raise UserError(
+            f"{shown}{line}: malformed YAML: {error.problem}; correct it there"
+        ) from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{shown}: malformed configuration: expected 'section:' with keys below it")
+    return tree
 
 
-class _Reader:
-    """Reads a recipe and its bases, within one limit for all of them together."""
+def read_text(path: Path, shown: str) -> str:
+    """Return what a configuration file holds.
 
-    def __init__(self) -> None:
-        self._files = 0
-        self._characters = 0
+    Args:
+        path: The file.
+        shown: What messages call it.
 
-    def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Settings:
-        """Return the merged settings of a recipe.
-
-        Args:
-            path: The recipe.
-            chain: The recipes that lead to it, resolved.
-        """
-        shown = shortened(str(path), 120)
-        tree = self._parse(path, shown)
-        resolved = path.resolve()
-        if resolved in chain:
-            loop = " -> ".join(item.name for item in (*chain, resolved))
-            raise UserError(
-                f"{shown}: recipes are based on each other in a circle ({loop}); "
-                f"remove one '{BASE_KEY}:'"
-            )
-        merged = Settings()
-        bases = tree.pop(BASE_KEY, [])
-        for base in bases if isinstance(bases, list) else [bases]:
-            if not isinstance(base, str) or not base.strip():
-                raise UserError(
-                    f"{shown}: {BASE_KEY} is {quoted(base)}; give a recipe's name or a list"
-                )
-            merged.merge(self.read(path.parent / base, (*chain, resolved)))
-        merged.merge(Settings(tree, {key: shown for key, _ in dotted_leaves(tree)}))
-        return merged
-
-    def _parse(self, path: Path, shown: str) -> dict[str, Any]:
-        self._files += 1
-        if self._files > MAX_FILES + 1:
-            raise UserError(
-                f"{shown}: more than {MAX_FILES} recipes are based on each other; "
-                f"write fewer '{BASE_KEY}:'"
-            )
-        text = _text(path, shown)
-        self._characters += len(text)
-        if self._characters > MAX_CHARACTERS:
-            raise UserError(
-                f"{shown}: this recipe, with those it is based on, has more than {MAX_CHARACTERS} "
-                "characters; give a shorter one"
-            )
-        try:
-            tree = load_yaml(text)
-        except MalformedYaml as error:
-            line = f":{error.line}" if error.line is not None else ""
-            raise UserError(
-                f"{shown}{line}: malformed YAML: {error.problem}; correct it there"
-            ) from None
-        if tree is None:
-            tree = {}
-        if not isinstance(tree, dict):
-            raise UserError(
-                f"{shown}: malformed configuration: expected 'section:' with keys below it"
-            )
-        return tree
-
-
-def _text(path: Path, shown: str) -> str:
-    """Return what a file holds."""
+    Raises:
+        UserError: If it is missing, too long or no text.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(4 * MAX_CHARACTERS + 1)  # a device may have no end

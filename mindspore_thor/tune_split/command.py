@@ -14,8 +14,8 @@ from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.run.build import build_session
 from mindspore_thor.run.checkpoint import find_checkpoint
 from mindspore_thor.run.ckpt_file import assign, load_file
-from mindspore_thor.run.commands import guarded, make_parser, read_arguments
-from mindspore_thor.run.config import Config, ModelCatalogue, load_config
+from mindspore_thor.run.commands import chosen_recipe, guarded, make_parser, read_arguments
+from mindspore_thor.run.config import Config, ModelCatalogue
 from mindspore_thor.run.run_folder import create_folder, create_fresh_folder
 from mindspore_thor.tune_split.choice import (
     CANDIDATES,
@@ -117,7 +117,7 @@ def _tune(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     splits = candidates(arguments.list)
     if arguments.output_dir is not None:
         _check_output_folder(arguments.output_dir)
-    config = load_config(arguments.config_path, models, overrides)
+    config = chosen_recipe(arguments, arguments.config_path, overrides, models).config
     checkpoint = None
     if arguments.checkpoint_file_path is not None:
         checkpoint = find_checkpoint(arguments.checkpoint_file_path)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
+import numpy as np
 import pytest
 import yaml
 from mindspore import Tensor, nn
-from places import ROOT
 
 import models
-from mindspore_thor.data import available_data
 from mindspore_thor.errors import UserError
-from mindspore_thor.optim import METHODS
 from mindspore_thor.run.build import build_optimizer
 from mindspore_thor.run.config import Config, load_config, parse_overrides
-
-RECIPES = sorted((ROOT / "models").glob("*/*.yaml"))
 
 RECIPE = """\
 model: {name: mlp, hidden: [12]}
@@ -190,122 +185,66 @@ def test_missing_and_unreadable_recipes(tmp_path: Path) -> None:
         load_config(tmp_path / "latin.yaml", models)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
-def test_every_recipe_is_valid_and_named_after_its_content(path: Path) -> None:
-    """Its optimizer is built too, for another net: that checks every value and compiles nothing."""
-    config = load_config(path, models)
-    model, data = config.model.name, config.data.name
-    assert path.stem.startswith(f"{model}_{data}_{config.optimizer.name}")
-    net = nn.SequentialCell(nn.Dense(3, 2))
-    optimizer, rate = build_optimizer(config, net, steps_per_epoch=10)
-    assert isinstance(optimizer, nn.Optimizer)
-    last = rate(Tensor(10 * config.train.epochs - 2, ms.int32)).asnumpy()
-    assert 0 < last < 1
-    if model in ("mlp", "resnet20", "resnet18", "vgg11"):
-        models.create_model(model, **config.model.options)
-
-
-def data_for(model: str) -> set[str]:
-    """The data sets that a model is meant for; of a new model, those of a small residual net."""
-    own = {
-        "autoencoder": {"mnist"},  # the published problem
-        "mlp": {"mnist", "fashion_mnist", "fashion_mnist_sample"},  # grey images
-        "vgg11": {"cifar10", "cifar100"},  # needs 32x32 pixels
-    }
-    if model in own:
-        return own[model]
-    large = "stem" in models.model_options(model)
-    # MNIST is no task for a convolutional net; 5,000 images are none for millions of weights.
-    without = {"mnist", "fashion_mnist_sample"} if large else {"mnist", "imagenet"}
-    return set(available_data()) - without
-
-
-def test_there_is_a_recipe_for_every_pair_with_thor_and_with_sgd() -> None:
-    """Of everything that is registered, so that a new model or data set needs its recipes."""
-    pairs = {(model, data) for model in models.available_models() for data in data_for(model)}
-    assert {data for _, data in pairs} == set(available_data())
-    wanted = {f"{model}_{data}_{method}" for model, data in pairs for method in ("thor", "sgd")}
-    assert wanted - {path.stem for path in RECIPES} == set()
-    assert len(wanted) >= 2 * (4 * 4 + 3 * 4)  # seven residual nets on four data sets each
-
-
-def test_a_large_net_has_the_stem_of_its_images() -> None:
-    checked = 0
-    for path in RECIPES:
-        config = load_config(path, models)
-        if "stem" in models.model_options(config.model.name):
-            stem = "imagenet" if config.data.name == "imagenet" else "cifar"
-            assert config.model.options["stem"] == stem, path.name
-            checked += 1
-    assert checked >= 2 * 4 * 4
-
-
-def test_there_is_a_recipe_for_every_method_on_the_main_pairs() -> None:
-    pairs = [f"{m}_cifar10" for m in ("resnet20", "resnet32", "vgg11", "resnet18")]
-    pairs += ["resnet20_fashion_mnist_sample", "resnet50_imagenet"]
-    wanted = {f"{pair}_{method}" for pair in pairs for method in METHODS}
-    thor = ["resnet20_fashion_mnist_sample", "resnet18_cifar10", "resnet50_imagenet"]
-    wanted |= {f"{pair}_thor_{variant}" for pair in thor for variant in ("stop", "nt")}
-    assert wanted <= {path.stem for path in RECIPES}
-
-
-@pytest.mark.parametrize(
-    ("stem", "batch", "epochs", "milestones"),
-    [
-        # The FNGD paper: batch 128, x0.1 at 50 % and 75 % of 200 (SGD) or 100 epochs (the others).
-        *[(f"{net}_cifar10_sgd", 128, 200, [100, 150]) for net in ("resnet32", "vgg11")],
-        *[
-            (f"{net}_cifar10_{method}", 128, 100, [50, 75])
-            for net in ("resnet32", "vgg11")
-            for method in ("fngd", "kfac", "eva", "shampoo")
-        ],
-        ("resnet50_imagenet_fngd", 128, 55, [27.5, 41.25]),
-        # The LNGD paper: batch 256, x0.1 every 40 of 200 epochs.
-        *[
-            (f"resnet18_cifar10_{method}", 256, 200, [40, 80, 120, 160])
-            for method in ("adamw", "ekfac", "lngd", "tkfac")
-        ],
-    ],
-)
-def test_recipes_hold_the_published_schedules(
-    stem: str, batch: int, epochs: int, milestones: list[float]
-) -> None:
-    path = next(path for path in RECIPES if path.stem == stem)
-    config = load_config(path, models)
-    assert (config.data.batch_size, config.train.epochs) == (batch, epochs)
-    assert config.learning_rate.options["milestones"] == milestones
-    assert config.learning_rate.options["factor"] == 0.1
-
-
-@pytest.mark.parametrize(
-    ("stem", "batch", "rate", "damping"),
-    [
-        # Table 3 of the THOR paper, as methods.md gives it: a_w, a_t, e_w, e_end, p; lam0, rho.
-        ("thor", 256, (None, 0.045, None, 70, 6), (0.03, 0.87)),
-        ("thor_stop", 256, (None, 0.050, None, 70, 6), (0.03, 0.87)),
-        ("thor_nt", 256, (None, 0.045, None, 72, 6), (0.03, 0.87)),
-        ("thor_bs4096", 4096, (0.005, 0.45, 5, 55, 6), (0.3, 0.2)),
-        ("thor_bs8192", 8192, (0.01, 0.8, 5, 48, 6), (0.6, 0.3)),
-    ],
-)
-def test_the_resnet50_recipes_hold_the_published_numbers(
-    stem: str, batch: int, rate: tuple[Any, ...], damping: tuple[float, float]
-) -> None:
-    path = next(path for path in RECIPES if path.stem == f"resnet50_imagenet_{stem}")
-    config = load_config(path, models)
-    options = config.learning_rate.options
-    peak = options.get("peak", options.get("initial"))
-    found = (options.get("warmup_initial"), peak, options.get("warmup_epochs"))
-    assert (*found, options["end_epoch"], options["power"]) == rate
-    assert config.data.batch_size == batch
-    assert config.damping is not None
-    assert (config.damping.options["initial"], config.damping.options["rho"]) == damping
-    thresholds = {"thor_stop": [0.01, 0.001], "thor_nt": [0.0, 0.0]}.get(stem, [0.01, 0.0])
-    assert config.optimizer.options["trace_thresholds"] == thresholds
-
-
 def test_a_configuration_cannot_be_changed_by_accident(tmp_path: Path) -> None:
     config = load(tmp_path)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.train.epochs = 5  # type: ignore[misc]
     assert yaml.safe_load(config.to_yaml())["train"]["epochs"] == 3
+
+
+REST = RECIPE.replace(
+    "  momentum: 0.8\n",
+    "  momentum: 0.8\n  rest: adamw\n  rest_learning_rate: {schedule: step, initial: 0.2, "
+    "milestones: [1], factor: 0.5}\n",
+)
+
+
+def rest_rates(config: Config, steps: list[int]) -> np.ndarray:
+    """The rates of AdamW at some steps, with ten steps in an epoch."""
+    optimizer, _ = build_optimizer(config, nn.SequentialCell(nn.Dense(3, 2)), steps_per_epoch=10)
+    rest = optimizer.rest
+    return np.array([rest.current_rate(Tensor([step], ms.int32)).asnumpy() for step in steps])
+
+
+def test_the_rate_of_the_rest_is_a_schedule_in_epochs(tmp_path: Path) -> None:
+    config = load(tmp_path, REST)
+    # An epoch is ten steps: the tenth (step 9) ends it, and from then on the rate is halved.
+    assert rest_rates(config, [0, 9, 10, 29]) == pytest.approx([0.2, 0.2, 0.1, 0.1])
+    assert load(tmp_path, config.to_yaml()) == config
+
+
+def test_the_rate_of_the_rest_may_be_overridden_in_part_or_as_a_whole(tmp_path: Path) -> None:
+    key = "--optimizer.rest_learning_rate"
+    config = load(tmp_path, REST, f"{key}.factor", "0.1")
+    assert rest_rates(config, [0, 29]) == pytest.approx([0.2, 0.02])
+    config = load(tmp_path, REST, key, "0.03")
+    assert rest_rates(config, [0, 29]) == pytest.approx([0.03, 0.03])
+    # Its end is that of the training, three epochs; the options of the other schedule are gone.
+    linear = (f"{key}.schedule=polynomial", f"{key}.initial=1", f"{key}.power=1")
+    config = load(tmp_path, REST, *linear)
+    assert rest_rates(config, [0, 14]) == pytest.approx([1 - 1 / 30, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("factr", "1"), ("optimizer.rest_learning_rate.factr", "rest_learning_rate.factor")),
+        (("schedule", "stepp"), ("optimizer.rest_learning_rate.schedule", "'step'")),
+        (("schedule", "cosine"), ("recipe.yaml", "optimizer.rest_learning_rate", "'peak'")),
+        (("initial", "-1"), ("command line", "optimizer.rest_learning_rate", "initial is -1")),
+    ],
+)
+def test_a_bad_rate_of_the_rest_is_one_line_that_names_it(
+    tmp_path: Path, arguments: tuple[str, str], parts: tuple[str, ...]
+) -> None:
+    flag, value = arguments
+    message = refusal(tmp_path, REST, f"--optimizer.rest_learning_rate.{flag}", value)
+    for part in parts:
+        assert part in message
+
+
+def test_a_method_without_a_rest_has_no_rate_for_it(tmp_path: Path) -> None:
+    text = RECIPE.replace("damping: {schedule: exponential, initial: .3, rho: 0.5}\n", "")
+    flags = ("--optimizer.name", "sgd", "--optimizer.rest_learning_rate.schedule", "step")
+    message = refusal(tmp_path, text, *flags)
+    assert "unknown key '--optimizer.rest_learning_rate.schedule'" in message

@@ -79,10 +79,10 @@ def test_bash_can_parse_it(path: Path) -> None:
 def test_training_without_arguments_is_the_sample_then_its_evaluation(runner: Runner) -> None:
     assert runner("run_standalone_train.sh").returncode == 0
     trained, evaluated = runner.calls()
-    recipe = ROOT / "models" / "resnet" / "resnet20_fashion_mnist_sample_thor.yaml"
+    recipe = ROOT / "models" / "resnet" / "resnet20_fashion_mnist_sample.yaml"
     assert recipe.is_file()
     assert trained[:4] == [str(ROOT / "train.py"), "--config_path", str(recipe), "--output_dir"]
-    assert trained[4].startswith("runs/resnet20_fashion_mnist_sample_thor-")
+    assert trained[4].startswith("runs/resnet20_fashion_mnist_sample-")
     assert evaluated == [str(ROOT / "eval.py"), "--checkpoint_file_path", trained[4]]
 
 
@@ -104,6 +104,25 @@ def test_the_given_output_folder_is_evaluated(runner: Runner, spelling: list[str
     trained, evaluated = runner.calls()
     assert trained == [str(ROOT / "train.py"), "--config_path", "my.yaml", *spelling]
     assert evaluated[1:] == ["--checkpoint_file_path", "o p"]
+
+
+@pytest.mark.parametrize("words", [["--method", "sgd"], ["--method=sgd"]])
+def test_the_fresh_folder_is_named_after_recipe_and_method(
+    runner: Runner, words: list[str]
+) -> None:
+    assert runner("run_standalone_train.sh", "", "a/my_data.yaml", "", *words).returncode == 0
+    trained, evaluated = runner.calls()
+    assert trained[1:4] == ["--config_path", "a/my_data.yaml", "--output_dir"]
+    assert trained[4].startswith("runs/my_data_sgd-")
+    assert trained[5:] == words
+    assert evaluated[1:] == ["--checkpoint_file_path", trained[4]]
+
+
+@pytest.mark.parametrize("script", [["run_standalone_train.sh"], ["run_distribute_train.sh", "2"]])
+def test_a_printed_configuration_is_not_evaluated(runner: Runner, script: list[str]) -> None:
+    assert runner(*script, "", "my.yaml", "", "--print_config", "--train.seed", "2").returncode == 0
+    (trained,) = runner.calls()
+    assert trained[-3:] == ["--print_config", "--train.seed", "2"]
 
 
 def test_resuming_from_a_folder_evaluates_that_folder(runner: Runner) -> None:
@@ -162,10 +181,10 @@ LAUNCH = [str(SCRIPTS / "launch.py")]
 def test_distributed_training_without_arguments_is_the_sample(runner: Runner) -> None:
     assert runner("run_distribute_train.sh", "2").returncode == 0
     trained, evaluated = runner.calls()
-    recipe = ROOT / "models" / "resnet" / "resnet20_fashion_mnist_sample_thor.yaml"
+    recipe = ROOT / "models" / "resnet" / "resnet20_fashion_mnist_sample.yaml"
     where = ["2", str(ROOT / "train.py"), "--config_path", str(recipe), "--output_dir"]
     assert trained[:-1] == [*LAUNCH, *where]
-    assert trained[-1].startswith("runs/resnet20_fashion_mnist_sample_thor-")
+    assert trained[-1].startswith("runs/resnet20_fashion_mnist_sample-")
     assert evaluated == [str(ROOT / "eval.py"), "--checkpoint_file_path", trained[-1]]
 
 
@@ -328,4 +347,4 @@ def test_scripts_of_one_second_choose_two_folders(runner: Runner) -> None:
             assert runner(script, *["2"] * count).returncode == 0
     folders = [call[call.index("--output_dir") + 1] for call in runner.calls()[::2]]
     assert len(set(folders)) == 4
-    assert all("thor-20260101-000000-" in folder for folder in folders)
+    assert all("sample-20260101-000000-" in folder for folder in folders)
