@@ -261,10 +261,14 @@ run_distributed() {
   [ -z "$target" ] || overrides=(--train.device_target "$target" ${kept[@]+"${kept[@]}"})
   plan_training "${positional[1]:-}" "${positional[2]:-}" "${positional[3]:-}"
   choose_python || exit
+  if [ "${#eval_arguments[@]}" -eq 0 ]; then
+    # Once is enough, and the scheduler would wait for ranks that never join.
+    run_python "$REPO_ROOT/train.py" "${train_arguments[@]}"
+    return
+  fi
   run_python "$REPO_ROOT/scripts/launch.py" ${dry:+"$dry"} ${launch[@]+"${launch[@]}"} \
     "${positional[0]}" "$REPO_ROOT/train.py" "${train_arguments[@]}" || exit
   [ -z "$dry" ] || return 0
-  [ "${#eval_arguments[@]}" -gt 0 ] || return 0
   # Of several servers only the one with rank 0 has written a run folder.
   case "${positional[0]}" in
     *[!0-9]*) [ -e "${eval_arguments[1]}" ] || return 0 ;;

@@ -308,12 +308,18 @@ def test_missing_curves_are_explained_once(
 def test_without_an_output_folder_a_fresh_one_is_made(
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It has the recipe's name, and that of the method where one was chosen."""
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        assert train.main([*arguments[:4], "--train.epochs=1"]) == 0
+    (tmp_path / "own.yaml").write_text(
+        f"base: {arguments[1]}\nmethods: {{slow: {{}}, thor: {{}}}}\n"
+    )
+    chosen = ["--config_path", "own.yaml", *arguments[2:4], "--method", "slow"]
+    for start in (chosen, arguments[:4]):
+        assert train.main([*start, "--train.epochs=1"]) == 0
     folders = sorted((tmp_path / "runs").iterdir())
     assert len(folders) == 2
-    assert all(re.match(r"tiny-\d{8}-\d{6}", folder.name) for folder in folders)
+    for folder, name in zip(folders, ("own_slow", "tiny")):
+        assert re.match(rf"{name}-\d{{8}}-\d{{6}}", folder.name)
     assert all((folder / "mlp-1_4.ckpt").is_file() for folder in folders)
 
 

@@ -122,6 +122,7 @@ def test_the_fresh_folder_is_named_after_recipe_and_method(
 def test_a_printed_configuration_is_not_evaluated(runner: Runner, script: list[str]) -> None:
     assert runner(*script, "", "my.yaml", "", "--print_config", "--train.seed", "2").returncode == 0
     (trained,) = runner.calls()
+    assert trained[:3] == [str(ROOT / "train.py"), "--config_path", "my.yaml"]  # not launched
     assert trained[-3:] == ["--print_config", "--train.seed", "2"]
 
 
