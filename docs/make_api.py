@@ -43,7 +43,7 @@ SECTIONS = {
 
 METHODS = {
     "SecondOrder": ("layer_report",),
-    "LayerReport": ("__str__", "table"),
+    "LayerReport": ("summary", "table"),
     "TrainStep": ("plain_step",),
 }
 """Class -> its methods that users call."""

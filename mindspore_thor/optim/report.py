@@ -32,6 +32,10 @@ class LayerReport(list[LayerRow]):
         self.rules = dict(rules or {})
 
     def __str__(self) -> str:
+        """The summary, and how to see more."""
+        return f"{self.summary()}\nlayer by layer: print(optimizer.layer_report().table())"
+
+    def summary(self) -> str:
         """One line for all layers of a type that fare alike."""
         alike: dict[tuple[str, str, str], list[LayerRow]] = {}
         for row in self:
@@ -42,8 +46,7 @@ class LayerReport(list[LayerRow]):
         ]
         covered = sum(row.covered for row in self)
         title = f"{self.method} preconditions {covered} of {len(self)} layers with weights"
-        more = "layer by layer: print(optimizer.layer_report().table())"
-        return "\n".join([title, *(f"  {line}" for line in _aligned(lines, (0,))), more])
+        return "\n".join([title, *(f"  {line}" for line in _aligned(lines, (0,)))])
 
     def table(self) -> str:
         """One line for every layer."""

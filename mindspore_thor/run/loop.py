@@ -85,7 +85,7 @@ class Trainer:
         """
         report = getattr(self._session.optimizer, "layer_report", None)
         if report is not None:
-            self._progress.message(str(report()))
+            self._progress.message(report().summary())
         try:
             self._run_epochs()
         finally:

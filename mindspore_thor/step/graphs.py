@@ -120,7 +120,7 @@ class CaptureStep(PlainStep):
 class RefreshStep(StoredGraph):
     """The inverses alone."""
 
-    title = "the refresh of what is derived from the statistics"
+    title = "the refresh of the curvature"
 
     def __init__(self, guard: Guard) -> None:
         super().__init__(auto_prefix=False)
