@@ -6,7 +6,6 @@
 | patches | ``ops.unfold``, in the input's type | ``aclnnIm2col`` on float16 |
 | products of statistics | float32 | float16 inputs, float32 accumulation |
 | sample weights | on the smaller side of a gradient's product | on the layer's input |
-| momentum and update | ``ApplyMomentum`` | plain operators, which level O1 fuses with the decay |
 | eigendecompositions | batched on CPU | one by one; not an operator of the device |
 
 Inverses and what is multiplied with them stay float32 everywhere. Ascend has no kernel for
@@ -68,12 +67,7 @@ def momentum_step(
     weight: Parameter, moment: Parameter, rate: Any, gradient: Tensor, momentum: float
 ) -> None:
     """The update of one weight: m <- momentum m + gradient, then w <- w - rate m."""
-    if on_ascend():
-        fresh = momentum * moment + gradient
-        ops.assign(moment, fresh)
-        ops.assign(weight, weight - rate * fresh)
-    else:
-        _APPLY_MOMENTUM(weight, moment, rate, gradient, momentum)
+    _APPLY_MOMENTUM(weight, moment, rate, gradient, momentum)
 
 
 def general_inverse(matrices: Tensor) -> Tensor:
