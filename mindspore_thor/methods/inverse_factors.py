@@ -17,6 +17,7 @@ from mindspore_thor.methods.kronecker import (
     identity_blocks,
     repeats,
     smallest_damping,
+    spread,
 )
 from mindspore_thor.methods.trace_rule import TraceRule
 
@@ -91,10 +92,11 @@ class InverseFactors(KroneckerCurvature):
         self.shape_g = (-1, self.left.size, self.left.size)
         self.diagonal_a = diagonal(0, maps * self.right.blocks, self.right.size)
         self.diagonal_g = diagonal(self.end_a, maps * self.left.blocks, self.left.size)
-        # For every map, and for every block of A and of G, the number of its layer or map.
+        # For every map, and for every block of A and of G, the number of its map or layer.
         self.layer_of_map = repeats(layers, maps)
         self.map_of_a = repeats(layers * maps, self.right.blocks)
         self.map_of_g = repeats(layers * maps, self.left.blocks)
+        self.layer_of_a = repeats(layers, maps * self.right.blocks)
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both inverses."""
@@ -129,13 +131,13 @@ class InverseFactors(KroneckerCurvature):
         g = part(self.statistics, self.end_a, self.end_g - self.end_a, 1)
         trace_a, trace_g = self.traces()
         trace_a, trace_g = trace_a.reshape((-1,)), trace_g.reshape((-1,))
-        share = ops.gather(damping / self.shared_positions(), self.layer_of_map, 0)
+        share = spread(damping / self.shared_positions(), self.layer_of_map)
         if self.damping_mode != "paper":
             share = ops.maximum(share, smallest_damping(a, trace_a, g, trace_g))
         means = trace_a / self.right.dim, trace_g / self.left.dim
         damping_a, damping_g = factor_damping(self.damping_mode, share, *means)
-        damping_a = ops.gather(damping_a, self.map_of_a, 0)
-        damping_g = ops.gather(damping_g, self.map_of_g, 0)
+        damping_a = spread(damping_a, self.map_of_a)
+        damping_g = spread(damping_g, self.map_of_g)
         return a.reshape(self.shape_a), damping_a, g.reshape(self.shape_g), damping_g
 
     def install(
@@ -143,8 +145,7 @@ class InverseFactors(KroneckerCurvature):
     ) -> tuple[Tensor, ...]:
         """Take both inverses; where one failed the last good ones of both stay."""
         # The 1/T of the convolution rule is folded into one factor: it costs nothing later.
-        share = ops.gather(self.shared_positions(), self.layer_of_map, 0)
-        share = ops.gather(share, self.map_of_a, 0).reshape((-1, 1, 1))
+        share = spread(self.shared_positions(), self.layer_of_a).reshape((-1, 1, 1))
         values = (solutions[0] / share, solutions[1])
         return where_good(good, values, (self.inverse_a, self.inverse_g))
 

@@ -174,10 +174,9 @@ def leading(matrices: Tensor, traces: Tensor) -> Tensor:
         [n].
     """
     flat = matrices.reshape((traces.shape[0], -1))
-    # Not the squares first, which overflow long before M does. A dead layer leads nowhere.
-    known = traces > _SMALLEST_TRACE
-    shares = flat / ops.where(known, traces, ops.ones_like(traces)).reshape((-1, 1))
-    return ops.where(known, (flat * shares).sum(1), ops.zeros_like(traces))
+    # Not the squares first, which overflow long before M does. No entry of a positive semi-definite
+    # matrix is above its trace, so a dead layer leads nowhere.
+    return (flat * (flat / ops.maximum(traces, _SMALLEST_TRACE).reshape((-1, 1)))).sum(1)
 
 
 def smallest_damping(a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor) -> Tensor:
@@ -200,9 +199,16 @@ def diagonal(start: int, blocks: int, size: int) -> Tensor:
     return Tensor((start + block + np.arange(size) * (size + 1)).reshape(-1).astype(np.int32))
 
 
-def repeats(count: int, times: int) -> Tensor:
-    """0, 0, ..., 1, 1, ...: each of ``count`` numbers repeated, int32."""
+def repeats(count: int, times: int) -> Tensor | None:
+    """0, 0, ..., 1, 1, ...: each of ``count`` numbers repeated, int32; None for once each."""
+    if times == 1:
+        return None
     return Tensor(np.repeat(np.arange(count), times).astype(np.int32))
+
+
+def spread(values: Tensor, numbers: Tensor | None) -> Tensor:
+    """One of the values for each number, see :func:`repeats`."""
+    return values if numbers is None else ops.gather(values, numbers, 0)
 
 
 def stack(blocks: Tensor) -> Tensor:
