@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.capture.hooks import GUARD, Replacement, collecting
 from mindspore_thor.capture.plain import same
 from mindspore_thor.graph.kind import PLAIN, GraphKind
+from mindspore_thor.graph.once import Once
 from mindspore_thor.layers.rows import Rows
 
 
@@ -81,6 +82,7 @@ class DirectCapture(nn.Cell):
         self.graph = graph
         self.has_bias = rule.has_bias
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
+        self.once = Once()
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The linear map; a method, because GradOperation differentiates those exactly."""
@@ -144,6 +146,7 @@ class DirectCapture(nn.Cell):
         dout: Tensor,
     ) -> tuple[Any, ...]:
         """The input's plain gradient, the rule's gradients, and the statistics for the probe."""
+        dout = self.once(dout)
         # A constant would be left out of the gradients: let it seem to depend on something. Not
         # for the statistics, which may need no backward pass at all.
         seen = ops.depend(x, dout)

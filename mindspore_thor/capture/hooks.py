@@ -15,6 +15,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.capture.plain import exports, refuse_rewriting, same
 from mindspore_thor.graph.kind import FOREIGN, OWN, PLAIN, GraphKind
+from mindspore_thor.graph.once import Once
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
 
@@ -55,6 +56,7 @@ class Capture(nn.Cell):
         self.inverse_scale = inverse_scale
         self.size = size
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
+        self.once = Once()
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The plain map; a method, because GradOperation differentiates those exactly."""
@@ -103,6 +105,7 @@ class Capture(nn.Cell):
         dout: Tensor,
     ) -> tuple[Any, ...]:
         """Ordinary gradients, and the statistics as the gradient of the probe."""
+        dout = self.once(dout)
         # A constant would be left out of the gradients: let it seem to depend on something.
         x = ops.depend(x, dout)
         dx, dweight = self.vjp(self.run)(x, weight, dout)

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from mindspore_thor.errors import UserError
 
+TWICE = (
+    "MindSpore cannot differentiate layers that collect statistics twice, which a loss "
+    "with derivatives of the network in it needs (gradient penalty, PINN): train this "
+    "network with Shampoo, AdamW or nn.Momentum"
+)
+
 
 def explained(error: RuntimeError) -> UserError | None:
     """Tell what the user can do about an error of the compiler.
@@ -15,9 +21,5 @@ def explained(error: RuntimeError) -> UserError | None:
         One line, or None where nothing is known.
     """
     if "func graph is empty" in str(error):
-        return UserError(
-            "MindSpore cannot differentiate layers that collect statistics twice, which a loss "
-            "with derivatives of the network in it needs (gradient penalty, PINN): train this "
-            "network with Shampoo, AdamW or nn.Momentum"
-        )
+        return UserError(TWICE)
     return None

@@ -160,3 +160,12 @@ def test_second_derivatives_are_refused_in_one_line(method: str) -> None:
         step(Tensor(np.ones((4, 2), np.float32)))
     assert len(str(caught.value)) <= 300
     same(weights(net), before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_mindspores_own_cell_says_the_same_of_second_derivatives(method: str) -> None:
+    net = Penalty()
+    optimizer = METHODS[method](net)
+    cell = nn.TrainOneStepCell(net, optimizer).set_train()
+    with pytest.raises(UserError, match=r"differentiate layers .* twice"):
+        cell(Tensor(np.ones((4, 2), np.float32)))
