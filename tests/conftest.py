@@ -31,14 +31,22 @@ TEST_SIZE = 21  # not a multiple of the evaluation batch: the last batch is a pa
 # alone. scripts/run_tests.sh keeps this order.
 LONGEST = (
     "test_ranks_equality",
-    "test_cli_train",
+    "test_user_code",
+    "test_real_training",
     "test_resume",
-    "test_lngd_step",
-    "test_two_ranks",
     "test_guard",
+    "test_rest",
+    "test_cli_train",
+    "test_ekfac_oracle",
+    "test_ascend_dry_run",
+    "test_lngd_step",
     "test_train_step",
     "test_thor_oracle",
-    "test_ekfac_oracle",
+    "test_kfac_oracle",
+    "test_recipes",
+    "test_two_optimizers",
+    "test_fngd_step",
+    "test_two_ranks",
     "test_study",
 )
 
