@@ -6,12 +6,14 @@ THOR, KFAC, EKFAC, TKFAC, Eva, Shampoo, FNGD and LNGD, and SGD and AdamW for com
 from typing import TYPE_CHECKING
 
 # Not lazy: it must come before MindSpore's first operator. It imports no MindSpore.
-from mindspore_thor import runtime
+from mindspore_thor import runtime as runtime
 from mindspore_thor.errors import UserError
 from mindspore_thor.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mindspore_thor import data, methods, optim
+    from mindspore_thor import data as data
+    from mindspore_thor import methods as methods
+    from mindspore_thor import optim as optim
     from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo
     from mindspore_thor.step.callbacks import StopOnFailure
     from mindspore_thor.step.train_step import TrainStep
@@ -28,6 +30,7 @@ else:
     )
 
 __version__ = "0.1.0"
+# Without the subpackages: a star import would put them in place of the user's own names.
 __all__ = [
     "EKFAC",
     "FNGD",
@@ -41,8 +44,4 @@ __all__ = [
     "TrainStep",
     "UserError",
     "__version__",
-    "data",
-    "methods",
-    "optim",
-    "runtime",
 ]
