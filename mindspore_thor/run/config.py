@@ -110,17 +110,7 @@ def load_config(
     overrides: Settings | None = None,
     method: str | None = None,
 ) -> Config:
-    """Return the configuration of :func:`load_recipe` alone.
-
-    Args:
-        path: The recipe.
-        models: The models to choose from.
-        overrides: Settings of the command line, stronger than the recipe.
-        method: Which of the recipe's methods; None for ``thor``, or the only one.
-
-    Raises:
-        UserError: If the recipe cannot be read, or a key or a value in it is wrong.
-    """
+    """Return the configuration of :func:`load_recipe` alone; its arguments and errors."""
     return load_recipe(path, models, overrides, method).config
 
 
