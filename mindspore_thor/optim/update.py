@@ -152,7 +152,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         return True  # see GroupCurvature.collect
 
     def precondition(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
-        """Stage: the method's directions of the covered layers, with its KL clip."""
+        """Stage: the method's directions of the covered layers, with grafting and KL clip."""
         return self.direction(gradients, lr)
 
     def decay(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
