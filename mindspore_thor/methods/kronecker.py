@@ -175,8 +175,9 @@ def leading(matrices: Tensor, traces: Tensor) -> Tensor:
     """
     flat = matrices.reshape((traces.shape[0], -1))
     # Not the squares first, which overflow long before M does. No entry of a positive semi-definite
-    # matrix is above its trace, so a dead layer leads nowhere.
-    return (flat * (flat / ops.maximum(traces, _SMALLEST_TRACE).reshape((-1, 1)))).sum(1)
+    # matrix is above its trace, so a dead layer leads nowhere; abs is for a matrix that is not.
+    floor = ops.maximum(ops.abs(traces), _SMALLEST_TRACE)
+    return (flat * (flat / floor.reshape((-1, 1)))).sum(1)
 
 
 def smallest_damping(a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor) -> Tensor:
