@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_thor.errors import UserError
-from mindspore_thor.run.task import TASKS, Task
+from mindspore_thor.run.task import Task
+from mindspore_thor.run.tasks import TASKS
 from mindspore_thor.run.yaml_files import Settings, parse_tree, read_text
 from mindspore_thor.run.yaml_text import dump_yaml
 

@@ -82,8 +82,7 @@ def _paired(
                 recipe.write_text(study.recipe(member, 0, tuning=False), encoding="utf-8")
             session = _session(study, member, recipe, data_path)
         steps_per_epoch = session.train_data.steps_per_epoch
-        images, labels = next(session.train_data.epoch(0))
-        batch = session.config.task.inputs(images, labels)
+        batch = session.config.task.inputs(*next(session.train_data.epoch(0)))
         runner = Runner(session.config.optimizer.name, session.step, 1, 1)
         runners[member] = (runner, session, batch)
     for index in range(rounds + SKIPPED_ROUNDS):

@@ -14,7 +14,6 @@ import models
 from benchmarks.harness.spec import ROOT
 from mindspore_thor.run.build import Session, build_session
 from mindspore_thor.run.config import load_config, parse_overrides
-from mindspore_thor.run.evaluate import Evaluator
 
 _INTERVAL = 5
 # Fixed here, not taken from the shipped recipes: those may change, and the pictures would no longer
@@ -63,8 +62,8 @@ def _train(session: Session, epochs: int) -> Iterator[tuple[int, float]]:
     """Train, and yield (steps done, loss) after every step."""
     done = 0
     for epoch in range(epochs):
-        for images, labels in session.train_data.epoch(epoch):
-            inputs = session.config.task.inputs(images, labels)
+        for batch in session.train_data.epoch(epoch):
+            inputs = session.config.task.inputs(*batch)
             loss = float(session.step(*inputs).asnumpy())
             done += 1
             yield done, loss
@@ -132,7 +131,7 @@ def thor_split(epochs: int) -> dict[str, Any]:
     found: dict[str, dict[str, list[float]]] = {}
     for split in ("18", "72", "null"):
         session = _session_of(_RESNET20, "--optimizer.split_dim", split)
-        evaluator = Evaluator(session.net, session.eval_data)
+        evaluator = session.config.task.evaluation(session.net, session.eval_data)
         per_epoch = session.train_data.steps_per_epoch
         accuracies, losses, mean = [], [], []
         for done, loss in _train(session, epochs):

@@ -18,65 +18,13 @@ from typing import Any
 
 from mindspore import Tensor, ops
 from mindspore import dtype as mstype
-from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindspore_thor.errors import UserError, quoted
-from mindspore_thor.optim.checks import FLOAT32, MAX_STEPS, float32_note, number_or_none
+from mindspore_thor.optim.checks import FLOAT32
+from mindspore_thor.optim.inverse_sqrt import InverseSquareRoot, Noam
+from mindspore_thor.optim.schedule_base import EpochSchedule, epochs_of, number
 
 _EPOCHS_PER_RHO = 10.0
-
-MAX_EPOCHS = 1_000_000
-"""Longest training, and latest end of a schedule."""
-
-
-def _number(
-    owner: str,
-    name: str,
-    value: Any,
-    *,
-    low: float,
-    inclusive: bool = False,
-    most: float | None = None,
-) -> float:
-    """Return ``value`` as a float, or raise if it is not a number above ``low``, up to ``most``."""
-    number = number_or_none(value)
-    large = number is not None and most is not None and number > most
-    if number is not None and not large and (number >= low if inclusive else number > low):
-        return number
-    relation = "at least" if inclusive else "greater than"
-    limit = f" and at most {most:.0f}" if large else float32_note(value)
-    raise UserError(f"{owner}: {name} is {quoted(value)}; give a number {relation} {low:g}{limit}")
-
-
-def _epochs(owner: str, name: str, value: Any, *, inclusive: bool = False) -> float:
-    return _number(owner, name, value, low=0.0, inclusive=inclusive, most=MAX_EPOCHS)
-
-
-def _steps_per_epoch(owner: str, value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_STEPS:
-        return value
-    raise UserError(
-        f"{owner}: steps_per_epoch is {quoted(value)}; give a whole number of at least 1"
-    )
-
-
-class EpochSchedule(LearningRateSchedule):
-    """Common part of the schedules: counts the finished steps, this one included.
-
-    Args:
-        steps_per_epoch: Updates per epoch, at least 1.
-
-    Raises:
-        UserError: If ``steps_per_epoch`` is not a positive whole number.
-    """
-
-    def __init__(self, steps_per_epoch: int) -> None:
-        super().__init__()
-        self.steps_per_epoch = _steps_per_epoch(type(self).__name__, steps_per_epoch)
-
-    def finished(self, global_step: Tensor) -> Tensor:
-        """Return ``step + 1`` as float32: the epoch ``e`` times ``steps_per_epoch``."""
-        return ops.cast(global_step, mstype.float32) + 1.0
 
 
 class ConstantSchedule(EpochSchedule):
@@ -92,7 +40,7 @@ class ConstantSchedule(EpochSchedule):
 
     def __init__(self, value: float, steps_per_epoch: int = 1) -> None:
         super().__init__(steps_per_epoch)
-        self.value = _number(type(self).__name__, "value", value, low=0.0, inclusive=True)
+        self.value = number(type(self).__name__, "value", value, low=0.0, inclusive=True)
 
     def construct(self, global_step: Tensor) -> Tensor:
         """Return the value at ``global_step`` (int32, () or [1]) as float32 of the same shape."""
@@ -117,9 +65,9 @@ class PolynomialDecay(EpochSchedule):
     ) -> None:
         super().__init__(steps_per_epoch)
         owner = type(self).__name__
-        self.initial = _number(owner, "initial", initial, low=0.0)
-        self.power = _number(owner, "power", power, low=0.0)
-        self.end_steps = _epochs(owner, "end_epoch", end_epoch) * self.steps_per_epoch
+        self.initial = number(owner, "initial", initial, low=0.0)
+        self.power = number(owner, "power", power, low=0.0)
+        self.end_steps = epochs_of(owner, "end_epoch", end_epoch) * self.steps_per_epoch
 
     def construct(self, global_step: Tensor) -> Tensor:
         """Return the value at ``global_step`` (int32, () or [1]) as float32 of the same shape."""
@@ -158,14 +106,14 @@ class WarmupPolynomialDecay(EpochSchedule):
     ) -> None:
         super().__init__(steps_per_epoch)
         owner = type(self).__name__
-        self.warmup_initial = _number(
+        self.warmup_initial = number(
             owner, "warmup_initial", warmup_initial, low=0.0, inclusive=True
         )
-        self.peak = _number(owner, "peak", peak, low=0.0)
-        self.power = _number(owner, "power", power, low=0.0)
-        warmup = _epochs(owner, "warmup_epochs", warmup_epochs)
+        self.peak = number(owner, "peak", peak, low=0.0)
+        self.power = number(owner, "power", power, low=0.0)
+        warmup = epochs_of(owner, "warmup_epochs", warmup_epochs)
         self.warmup_steps = warmup * self.steps_per_epoch
-        self.end_steps = _epochs(owner, "end_epoch", end_epoch) * self.steps_per_epoch
+        self.end_steps = epochs_of(owner, "end_epoch", end_epoch) * self.steps_per_epoch
 
     def construct(self, global_step: Tensor) -> Tensor:
         """Return the value at ``global_step`` (int32, () or [1]) as float32 of the same shape."""
@@ -205,13 +153,13 @@ class CosineDecay(EpochSchedule):
     ) -> None:
         super().__init__(steps_per_epoch)
         owner = type(self).__name__
-        self.peak = _number(owner, "peak", peak, low=0.0)
-        self.final = _number(owner, "final", final, low=0.0, inclusive=True)
-        self.warmup_initial = _number(
+        self.peak = number(owner, "peak", peak, low=0.0)
+        self.final = number(owner, "final", final, low=0.0, inclusive=True)
+        self.warmup_initial = number(
             owner, "warmup_initial", warmup_initial, low=0.0, inclusive=True
         )
-        warmup = _epochs(owner, "warmup_epochs", warmup_epochs, inclusive=True)
-        end = _epochs(owner, "end_epoch", end_epoch)
+        warmup = epochs_of(owner, "warmup_epochs", warmup_epochs, inclusive=True)
+        end = epochs_of(owner, "end_epoch", end_epoch)
         if warmup >= end:
             raise UserError(
                 f"{owner}: warmup_epochs is {warmup:g}, but the schedule ends at epoch {end:g}; "
@@ -254,11 +202,11 @@ class StepDecay(EpochSchedule):
     ) -> None:
         super().__init__(steps_per_epoch)
         owner = type(self).__name__
-        self.initial = _number(owner, "initial", initial, low=0.0)
-        self.factor = _number(owner, "factor", factor, low=0.0)
+        self.initial = number(owner, "initial", initial, low=0.0)
+        self.factor = number(owner, "factor", factor, low=0.0)
         if not isinstance(milestones, (list, tuple)) or not milestones:
             raise UserError(f"{owner}: milestones is {quoted(milestones)}; give a list of epochs")
-        epochs = [_epochs(owner, "milestones", epoch) for epoch in milestones]
+        epochs = [epochs_of(owner, "milestones", epoch) for epoch in milestones]
         if any(later <= earlier for earlier, later in zip(epochs, epochs[1:])):
             raise UserError(
                 f"{owner}: milestones {quoted(list(milestones))} must rise; put them in order"
@@ -297,8 +245,8 @@ class ExponentialDecay(EpochSchedule):
     def __init__(self, initial: float, rho: float, steps_per_epoch: int) -> None:
         super().__init__(steps_per_epoch)
         owner = type(self).__name__
-        self.initial = _number(owner, "initial", initial, low=0.0)
-        if _number(owner, "rho", rho, low=0.0) > 1.0:
+        self.initial = number(owner, "initial", initial, low=0.0)
+        if number(owner, "rho", rho, low=0.0) > 1.0:
             raise UserError(f"{owner}: rho is {quoted(rho)}; give a number in (0, 1]")
         self.rho = float(rho)
         # exp() of the whole exponent: one rounding, and no pow() of a constant base.
@@ -337,6 +285,8 @@ SCHEDULES: dict[str, type[EpochSchedule]] = {
     "cosine": CosineDecay,
     "step": StepDecay,
     "exponential": ExponentialDecay,
+    "inverse_sqrt": InverseSquareRoot,
+    "noam": Noam,
 }
 """Schedules by the name that configurations use."""
 
@@ -385,7 +335,7 @@ def create_schedule(
         raise UserError(f"schedule {name!r} has no argument {unknown[0]!r}; it has {valid}")
     if "end_epoch" in parameters and "end_epoch" not in options:
         warmup = options.get("warmup_epochs", 0) if name == "warmup_polynomial" else 0
-        warmup = _epochs(SCHEDULES[name].__name__, "warmup_epochs", warmup, inclusive=True)
+        warmup = epochs_of(SCHEDULES[name].__name__, "warmup_epochs", warmup, inclusive=True)
         options["end_epoch"] = epochs - warmup
     for key, parameter in parameters.items():
         if key not in options and parameter.default is parameter.empty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -11,7 +12,6 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
 from mindspore_thor.cache.compile_cache import CompileCache, open_cache
-from mindspore_thor.data import Data, create_data
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
 from mindspore_thor.optim.checks import MAX_STEPS
@@ -20,6 +20,7 @@ from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import join_ranks
 from mindspore_thor.run.config import ChoiceConfig, Config, ModelCatalogue
 from mindspore_thor.run.sections import REST_RATE
+from mindspore_thor.run.task import TRAIN, VALID, Batches, Request
 from mindspore_thor.runtime import prepare_target
 from mindspore_thor.step.train_step import TrainStep
 
@@ -31,7 +32,7 @@ class Session:
     Attributes:
         config: The configuration, with what the data decided filled in.
         train_data: The training split.
-        eval_data: The evaluation split.
+        eval_data: What is looked at during the training.
         net: The net; the optimizer may have converted it.
         weight_names: Parameter names of the plain, unconverted net.
         optimizer: The optimizer.
@@ -40,8 +41,8 @@ class Session:
     """
 
     config: Config
-    train_data: Data
-    eval_data: Data
+    train_data: Batches
+    eval_data: Batches
     net: nn.Cell
     weight_names: tuple[str, ...]
     optimizer: nn.Cell
@@ -70,12 +71,13 @@ def prepare_device(config: Config) -> None:
     ms.set_seed(config.train.seed)
 
 
-def open_data(config: Config, *, train: bool) -> Data:
+def open_data(config: Config, split: str, beside: Path | None = None) -> Any:
     """Open one split of the configured data set.
 
     Args:
         config: The configuration.
-        train: The training split, else the evaluation split.
+        split: ``TRAIN``, ``VALID`` or ``TEST``.
+        beside: The folder of the checkpoint that is continued or evaluated, or None.
 
     Returns:
         This rank's share of the batches. In training that is a part of each batch of the whole job,
@@ -85,62 +87,51 @@ def open_data(config: Config, *, train: bool) -> Data:
         UserError: If the data is missing, empty or does not fit, or if the ranks cannot share a
             batch equally.
     """
-    data = config.data
+    batch = config.data.batch_size
     rank, size = world()
-    if train and data.batch_size % size:
+    if split == TRAIN and batch % size:
         raise UserError(
-            f"data.batch_size is {data.batch_size}, which {size} processes cannot share equally; "
+            f"data.batch_size is {batch}, which {size} processes cannot share equally; "
             f"make it a multiple of {size}"
         )
-    return create_data(
-        data.name,
-        data.path,
-        train=train,
-        batch_size=data.batch_size // size if train else data.eval_batch_size,
-        seed=config.train.seed,
-        augment=data.augment,
-        num_workers=data.num_workers,
-        image_size=data.image_size,
-        rank=rank,
-        rank_size=size,
-        num_classes=config.model.options.get("num_classes"),
-        normalize=config.task.normalize,
-    )
+    request = Request(split, config.train.seed, rank, size, config.model.options, beside)
+    return config.task.open(config.data, request)
 
 
-def fit_model_to_data(config: Config, data: Data, models: ModelCatalogue) -> Config:
-    """Fill in what the model's options leave open and the data decides.
+def fit_to_data(config: Config, data: Any, models: ModelCatalogue) -> Config:
+    """Fill in what the configuration leaves open and the data decides.
 
     Args:
         config: The configuration.
-        data: Either split.
+        data: Any split, opened.
         models: The models, for the options that this one has.
 
     Returns:
-        The configuration with ``num_classes``, ``in_channels`` and ``image_size`` of the data, as
-        far as the model has these options and the recipe does not give them.
+        The configuration with, for instance, ``num_classes``, ``in_channels`` and ``image_size`` of
+        the data, as far as the model has these options and the recipe does not give them.
 
     Raises:
         UserError: If the model is not made for the task.
     """
     known = models.model_options(config.model.name)
     config.task.check_model(config.model.name, known)
-    derived = {
-        "num_classes": data.num_classes,
-        "in_channels": data.image_shape[0],
-        "image_size": data.image_shape[1],
-    }
+    derived = config.task.model_options(data)
     options = {key: value for key, value in derived.items() if key in known}
     options.update(config.model.options)
-    return dataclasses.replace(config, model=ChoiceConfig(config.model.name, options))
+    return dataclasses.replace(
+        config,
+        model=ChoiceConfig(config.model.name, options),
+        data=config.task.completed(config.data, data),
+    )
 
 
-def build_session(config: Config, models: ModelCatalogue) -> Session:
+def build_session(config: Config, models: ModelCatalogue, beside: Path | None = None) -> Session:
     """Build everything for a training run.
 
     Args:
         config: The configuration.
         models: The models to choose from.
+        beside: The folder of the checkpoint that is continued, or None.
 
     Returns:
         The session, with freshly initialised weights.
@@ -149,9 +140,9 @@ def build_session(config: Config, models: ModelCatalogue) -> Session:
         UserError: If the data, the model's options or the optimizer's do not fit.
     """
     prepare_device(config)
-    train_data = open_data(config, train=True)
-    config = fit_model_to_data(config, train_data, models)
-    eval_data = open_data(config, train=False)
+    train_data = open_data(config, TRAIN, beside)
+    config = fit_to_data(config, train_data, models)
+    eval_data = open_data(config, VALID, beside)
     net = models.create_model(config.model.name, **config.model.options)
     # Before the optimizer may convert the net: these are the names a checkpoint is known by.
     weight_names = tuple(net.parameters_dict())

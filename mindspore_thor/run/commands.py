@@ -22,7 +22,7 @@ from mindspore_thor.parallel.setup import serve_as_scheduler
 from mindspore_thor.run.build import (
     Session,
     build_session,
-    fit_model_to_data,
+    fit_to_data,
     open_data,
     prepare_device,
 )
@@ -36,7 +36,6 @@ from mindspore_thor.run.checkpoint import (
     state_file_of,
 )
 from mindspore_thor.run.config import ModelCatalogue, Recipe, load_recipe, parse_overrides
-from mindspore_thor.run.evaluate import Evaluator
 from mindspore_thor.run.help_text import describe_keys
 from mindspore_thor.run.loop import Trainer
 from mindspore_thor.run.print_config import annotated_yaml
@@ -49,6 +48,7 @@ from mindspore_thor.run.run_folder import (
     create_folder,
     create_fresh_folder,
 )
+from mindspore_thor.run.task import TEST
 from mindspore_thor.run.yaml_files import Settings
 from mindspore_thor.runtime import NOTICE
 from mindspore_thor.signals import StopRequest
@@ -204,7 +204,7 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest
     resumed = stored.path if stored else None
     start = (stored.position.epoch, stored.position.step) if stored else (0, 0)
     place = choose_folder(arguments.output_dir, resumed, start) if leads else None
-    session = build_session(config, models)
+    session = build_session(config, models, stored.path.parent if stored else None)
     if stored is not None:
         position = stored.position
         changes = restore(session, position, stored.values, stored.path)
@@ -267,6 +267,8 @@ def _run(session: Session, folder: RunFolder | None, position: Position, stop: S
         # Metrics without any row beside a configuration mean: nothing to lose yet.
         folder.write_metrics(position.metrics if list_checkpoints(folder.path) else [])
         folder.write_config(session.config.to_yaml())
+        for name, content in session.config.task.kept(session.train_data).items():
+            folder.write(name, content)
         print(f"run folder: {folder.path}", flush=True)
         stop.farewell = (
             "stopped by a signal before the first update: nothing to save, start with the same "
@@ -311,11 +313,11 @@ def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     config = chosen_recipe(arguments, path, overrides, models).config
     prepare_device(config)
     leads = _announce_rank()
-    data = open_data(config, train=False)
-    config = fit_model_to_data(config, data, models)
+    data = open_data(config, TEST, checkpoint.parent)
+    config = fit_to_data(config, data, models)
     net = models.create_model(config.model.name, **config.model.options)
     load_weights(net, checkpoint)
-    measured = Evaluator(net, data, config.task)()
+    measured = config.task.final(net, data)()
     assert measured is not None
     result = {name: round(value, 6) for name, value in measured.items()}
     if leads:

@@ -35,16 +35,16 @@ from mindspore_thor.run.sections import (
     REST_RATE,
     ChoiceConfig,
     Config,
-    DataConfig,
     ModelCatalogue,
     TrainConfig,
 )
+from mindspore_thor.run.task import DataConfig
+from mindspore_thor.run.tasks import TASKS
 from mindspore_thor.run.yaml_files import Settings, dotted_leaves
 
 __all__ = [
     "ChoiceConfig",
     "Config",
-    "DataConfig",
     "ModelCatalogue",
     "Recipe",
     "TrainConfig",
@@ -137,7 +137,8 @@ class _Builder:
             damping = self._choice("damping", "schedule", DAMPING_SCHEDULES)
         rest = self._rest_rate(optimizer)
         self._refuse_unknown_keys(model, optimizer, rate, damping, rest)
-        data = DataConfig(**self._fields("data", DataConfig))
+        data_config = self._data_config()
+        data = data_config(**self._fields("data", data_config))
         train = TrainConfig(**self._fields("train", TrainConfig))
         with self._named("optimizer", optimizer):
             _check_options(optimizer)
@@ -209,6 +210,13 @@ class _Builder:
                 self.origins[f"{name}.{key}"] = self._origin(name)
         return self._chosen(name, self._section(name), chooser, valid)
 
+    def _data_config(self) -> type[DataConfig]:
+        """The task says which keys its data has; one that does not exist is refused later."""
+        train = self.tree.get("train")
+        name = train.get("task") if isinstance(train, dict) else None
+        known = isinstance(name, str) and name in TASKS
+        return TASKS[str(name) if known else TrainConfig().task].data_config
+
     def _rest_rate(self, optimizer: ChoiceConfig) -> ChoiceConfig | None:
         """Return the schedule that ``optimizer.rest_learning_rate`` is; None where it is none."""
         value = optimizer.options.get(REST_RATE)
@@ -260,7 +268,7 @@ class _Builder:
         damping: ChoiceConfig | None,
         rest: ChoiceConfig | None,
     ) -> None:
-        valid = {f"data.{item.name}" for item in dataclasses.fields(DataConfig)}
+        valid = {f"data.{item.name}" for item in dataclasses.fields(self._data_config())}
         valid |= {f"train.{item.name}" for item in dataclasses.fields(TrainConfig)}
         valid |= {"model.name", "optimizer.name", "learning_rate.schedule", "damping.schedule"}
         valid |= {f"model.{key}" for key in self.models.model_options(model.name)}

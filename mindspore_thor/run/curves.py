@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mindspore_thor.files import write_file
-from mindspore_thor.run.task import TASKS, Task
+from mindspore_thor.run.task import Task
+from mindspore_thor.run.tasks import TASKS
 
 _LOSS_COLOUR = "#4c566a"
 _METRIC_COLOURS = ("#c8553d", "#2a7f9e")

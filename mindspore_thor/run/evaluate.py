@@ -11,26 +11,30 @@ from mindspore import dtype as mstype
 from mindspore_thor.data import Data
 from mindspore_thor.errors import UserError
 from mindspore_thor.parallel.agreement import sum_over_ranks
-from mindspore_thor.run.task import TASKS, Task
 
 
 class Evaluator:
-    """Measures a net on a data set.
+    """Measures a net on images; an :class:`~mindspore_thor.run.task.Evaluation`.
 
     The last, partial batch is filled up to the common size and the filling is not counted, so that
     one graph serves all batches.
 
     Args:
-        net: The net; images float32 [N, C, H, W] to logits [N, classes] (or [N, pixels]).
+        measure: (images float32 [N, C, H, W], labels int32 [N], used float32 [N]) -> the sum of
+            each metric over the used samples.
+        net: The net in it.
         data: The evaluation split.
-        task: What is measured.
+        metrics: Their names.
     """
 
-    def __init__(self, net: nn.Cell, data: Data, task: Task = TASKS["classify"]) -> None:
+    def __init__(
+        self, measure: nn.Cell, net: nn.Cell, data: Data, metrics: tuple[str, ...]
+    ) -> None:
+        self.files: dict[str, str] = {}
         self._net = net
         self._data = data
-        self._task = task
-        self._measure = task.measure(net)
+        self._metrics = metrics
+        self._measure = measure
 
     def __call__(self, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """Run through the data set once; several ranks count their shares and add them up.
@@ -49,7 +53,7 @@ class Evaluator:
         """
         training = bool(self._net.training)
         self._measure.set_train(False)
-        sums = np.zeros(len(self._task.metrics), dtype=np.float64)
+        sums = np.zeros(len(self._metrics), dtype=np.float64)
         total = full = 0
         try:
             for images, labels in self._data.epoch(0):
@@ -67,7 +71,7 @@ class Evaluator:
         finally:
             self._net.set_train(training)
         *sums, total = sum_over_ranks(np.array([*sums, total])).tolist()
-        return {name: float(value / total) for name, value in zip(self._task.metrics, sums)}
+        return {name: float(value / total) for name, value in zip(self._metrics, sums)}
 
     def _sums(self, images: Tensor, labels: Tensor, size: int, full: int) -> np.ndarray:
         used = Tensor(np.arange(full) < size, mstype.float32)

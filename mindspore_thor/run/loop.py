@@ -27,9 +27,9 @@ from mindspore_thor.run.checkpoint import (
     save_weights,
 )
 from mindspore_thor.run.curves import draw_curves, is_own_picture
-from mindspore_thor.run.evaluate import Evaluator
 from mindspore_thor.run.progress import Progress
 from mindspore_thor.run.run_folder import RunFolder
+from mindspore_thor.run.task import Evaluation
 from mindspore_thor.signals import StopRequest
 
 
@@ -65,7 +65,7 @@ class Trainer:
             self._task.metrics,
             quiet=folder is None,
         )
-        self._evaluate = Evaluator(session.net, session.eval_data, self._task)
+        self._evaluate = self._task.evaluation(session.net, session.eval_data)
         if session.step.store is not None:
             session.step.store.tell = self._progress.message
         self._pending: list[Tensor] = []
@@ -121,8 +121,8 @@ class Trainer:
         self._progress.start_epoch(position.epoch, position.step)
         began = time.monotonic() - position.epoch_seconds
         every = self._options.checkpoint_every_steps
-        for images, labels in self._batches():
-            self._pending.append(session.step(*self._task.inputs(images, labels)))
+        for batch in self._batches():
+            self._pending.append(session.step(*self._task.inputs(*batch)))
             position.step += 1
             self._tell_compiled()
             self._stop.defer()  # before this there is nothing to save, and compiling takes long
@@ -147,7 +147,7 @@ class Trainer:
         if news:
             self._progress.message(news)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self) -> Iterator[tuple[Any, ...]]:
         """The rest of the epoch; where it cannot be read, what was trained before is saved."""
         position = self._position
         try:
@@ -227,6 +227,7 @@ class Trainer:
             if measured is None:
                 return
             row.update(measured)
+            self._write(self._evaluate)
         position.wall_clock = time.monotonic() - self._clock
         row["wall_clock"] = round(position.wall_clock, 3)
         position.metrics.append(row)
@@ -238,6 +239,12 @@ class Trainer:
         self._save_if_due()
         if self._folder is not None:
             self._draw(self._folder.curves)
+
+    def _write(self, evaluation: Evaluation) -> None:
+        with self._saving_on_error():
+            for name, text in evaluation.files.items():
+                if self._folder is not None:
+                    self._folder.write(name, text.encode("utf-8"))
 
     def _draw(self, path: Path) -> None:
         """Draw the picture; whatever prevents it is said once, and training goes on."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mindspore_thor.run.task import TASKS
+from mindspore_thor.run.tasks import TASKS
 
 
 class Progress:

@@ -16,12 +16,8 @@ from mindspore_thor.run.position import check_position
 from mindspore_thor.run.yaml_files import dotted_leaves
 
 # With another value the stored position would point at other images, or at another net.
-_FIXED_SECTIONS = ("model.",)
+_FIXED_SECTIONS = ("model.", "data.")
 _FIXED_KEYS = (
-    "data.name",
-    "data.batch_size",
-    "data.augment",
-    "data.image_size",
     "optimizer.name",
     "train.seed",
     "train.task",

@@ -90,7 +90,7 @@ class RunFolder:
         Args:
             text: YAML.
         """
-        self._write(CONFIG_NAME, text)
+        self.write(CONFIG_NAME, text.encode("utf-8"))
 
     def write_metrics(self, metrics: Sequence[dict[str, Any]]) -> None:
         """Write all rows of the metrics, one JSON object per line.
@@ -98,10 +98,16 @@ class RunFolder:
         Args:
             metrics: One row per epoch.
         """
-        self._write(METRICS_NAME, "".join(json.dumps(row) + "\n" for row in metrics))
+        text = "".join(json.dumps(row) + "\n" for row in metrics)
+        self.write(METRICS_NAME, text.encode("utf-8"))
 
-    def _write(self, name: str, text: str) -> None:
-        content = text.encode("utf-8")
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file.
+
+        Args:
+            name: Its name in the folder.
+            content: All of it.
+        """
         write_file(self.path / name, [content], len(content))
 
 

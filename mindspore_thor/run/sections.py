@@ -11,9 +11,10 @@ from typing import Any, Protocol
 from mindspore import nn
 
 from mindspore_thor.optim.checks import MAX_LOSS_SCALE, MAX_STEPS
-from mindspore_thor.optim.schedules import MAX_EPOCHS
+from mindspore_thor.optim.schedule_base import MAX_EPOCHS
 from mindspore_thor.run.options import option
-from mindspore_thor.run.task import TASKS, Task
+from mindspore_thor.run.task import DataConfig, Task
+from mindspore_thor.run.tasks import TASKS
 from mindspore_thor.run.yaml_text import dump_yaml
 
 
@@ -51,26 +52,6 @@ REST_RATE = "rest_learning_rate"
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Which images are trained on, and how they are batched."""
-
-    name: str = option("fashion_mnist_sample", str, "data set")
-    path: str | None = option(None, str, "folder of the data; null: bundled", optional=True)
-    batch_size: int = option(128, int, "images per update", low=1, most=65536)
-    eval_batch_size: int = option(500, int, "images per evaluation batch", low=1, most=16384)
-    augment: bool = option(True, bool, "random crops and flips of the training images")
-    num_workers: int = option(2, int, "threads that prepare images", low=1, most=1024)
-    image_size: int | None = option(
-        None,
-        int,
-        "side length in pixels; null: the data set's own",
-        low=1,
-        most=4096,
-        optional=True,
-    )
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """Length, randomness, loss, checkpoints and reports of a run."""
 
@@ -86,7 +67,7 @@ class TrainConfig:
         1, int, "epochs between evaluations; 0: only at the end", low=0, most=MAX_EPOCHS
     )
     keep_best: bool = option(
-        True, bool, "also keep the weights with the best top-1 accuracy or reconstruction error"
+        True, bool, "also keep the weights with the best value of the task's first metric"
     )
     checkpoint_every_epochs: int = option(
         1, int, "epochs between checkpoints; 0: only at the end", low=0, most=MAX_EPOCHS

@@ -1,23 +1,94 @@
-"""What a run learns: its loss, what the net is compared with, and the metrics that are reported.
+"""What a run learns: its data, its loss, what is measured, and what else it keeps.
 
-A task is chosen by ``train.task``; everything else in the loop is the same for all of them.
+A task is chosen by ``train.task``; everything else in the loop is the same for all of them. Each is
+one file in :mod:`mindspore_thor.run.tasks`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
-from mindspore import Tensor, nn, ops
-from mindspore import dtype as mstype
+from mindspore import Tensor, nn
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.run.options import option
 
-TOP_1 = "top_1_accuracy"
-TOP_5 = "top_5_accuracy"
-RECONSTRUCTION_ERROR = "reconstruction_error"
+TRAIN = "train"
+VALID = "valid"
+TEST = "test"
+"""The splits of a data set: trained on, looked at during the training, and at its end."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What every task's data have. A task adds its own keys, see ``Task.data_config``."""
+
+    name: str = option("", str, "data set")
+    path: str | None = option(None, str, "folder of the data; null: bundled", optional=True)
+    batch_size: int = option(128, int, "samples per update", low=1, most=65536)
+    eval_batch_size: int = option(500, int, "samples per evaluation batch", low=1, most=16384)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which batches a process wants.
+
+    Attributes:
+        split: ``TRAIN``, ``VALID`` or ``TEST``.
+        seed: Of the order and the augmentation.
+        rank: This process's number.
+        rank_size: Number of processes; in training each gets an equal part of every batch.
+        options: The model's options, as far as the recipe gives them.
+        beside: The folder of the checkpoint that is continued or evaluated, or None.
+    """
+
+    split: str
+    seed: int
+    rank: int
+    rank_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    beside: Path | None = None
+
+
+class Batches(Protocol):
+    """What the loop needs of a data set.
+
+    Attributes:
+        steps_per_epoch: Batches per epoch.
+    """
+
+    steps_per_epoch: int
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Any, ...]]:
+        """Iterate over the batches of an epoch, from batch ``start`` on."""
+        ...
+
+
+class Evaluation(Protocol):
+    """Measures a net on a data set.
+
+    Attributes:
+        files: Name -> text that the last measurement leaves in the run folder.
+    """
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """See the class."""
+        ...
+
+    def __call__(self, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
+        """Run through the data set once.
+
+        Args:
+            should_stop: Asked after every batch whether to give up.
+
+        Returns:
+            The metrics by name, or None when stopped.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,163 +100,60 @@ class Task(ABC):
         metrics: Names of the reported metrics; the first one decides which weights are the best.
         lower_is_better: Whether a smaller value of the first metric is the better one.
         percent: Whether the metrics are shares in [0, 1], shown in per cent in pictures.
-        normalize: Whether images are shifted and scaled to mean 0 and deviation 1; otherwise
-            their pixels lie in [0, 1].
+        data_config: The section ``data`` of its recipes.
+        own_files: Names of further files in a run folder.
     """
 
     name: str
     metrics: tuple[str, ...]
     lower_is_better: bool
     percent: bool
-    normalize: bool
+    data_config: type[DataConfig]
+    own_files: tuple[str, ...] = ()
+
+    @abstractmethod
+    def open(self, data: Any, request: Request) -> Any:
+        """Open one split of a data set.
+
+        Args:
+            data: The section ``data``, of the type ``data_config``.
+            request: Which part of it.
+
+        Returns:
+            :class:`Batches`, with whatever the other methods want to know of it.
+
+        Raises:
+            UserError: If the data is missing, empty or does not fit.
+        """
+
+    @abstractmethod
+    def model_options(self, data: Any) -> dict[str, Any]:
+        """Return the options of a model that the opened data decides."""
+
+    def completed(self, config: Any, data: Any) -> Any:
+        """Return the section ``data`` with what was decided when the data was opened."""
+        return config
 
     @abstractmethod
     def loss(self, label_smoothing: float) -> nn.Cell:
         """Return the mean loss over a batch, (output, target) -> scalar."""
 
     @abstractmethod
-    def inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the train step gets: the net's input and the target of the loss."""
+    def inputs(self, *batch: Any) -> tuple[Tensor, ...]:
+        """Return what the train step gets: the net's inputs and the target of the loss."""
 
     @abstractmethod
-    def measure(self, net: nn.Cell) -> nn.Cell:
-        """Return (images, labels, used) -> the sum of each metric over the used samples."""
+    def evaluation(self, net: nn.Cell, data: Any) -> Evaluation:
+        """Return what measures a net on an opened split, during the training."""
+
+    def final(self, net: nn.Cell, data: Any) -> Evaluation:
+        """Return what measures a trained net on the test split."""
+        return self.evaluation(net, data)
 
     @abstractmethod
     def check_model(self, name: str, options: Mapping[str, Any]) -> None:
         """Raise ``UserError`` where the model is not made for this task."""
 
-
-class CountHits(nn.Cell):
-    """Counts the samples whose label is among the first and the first five predictions.
-
-    Args:
-        net: Images to logits [N, classes].
-    """
-
-    def __init__(self, net: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
-
-    def construct(self, images: Tensor, labels: Tensor, used: Tensor) -> Tensor:
-        """Return the two counts, float32 [2].
-
-        The label's rank is the number of classes that come before it; equal logits count in class
-        order, as in a stable sort. Logits that are not finite are misses, since comparing with NaN
-        would rank every label first.
-        """
-        logits = ops.cast(self.net(images), mstype.float32)
-        classes = ops.arange(0, logits.shape[1]).reshape((1, -1))
-        column = labels.reshape((-1, 1))
-        own = ops.gather_elements(logits, 1, column)
-        before = ops.logical_or(logits > own, ops.logical_and(logits == own, classes < column))
-        rank = ops.cast(before, mstype.int32).sum(axis=1)
-        finite = ops.cast(ops.isfinite(logits), mstype.float32).min(axis=1) * used
-        first = (ops.cast(rank < 1, mstype.float32) * finite).sum()
-        five = (ops.cast(rank < 5, mstype.float32) * finite).sum()
-        return ops.stack((first, five))
-
-
-class ReconstructionLoss(nn.Cell):
-    """Sigmoid cross-entropy summed over the pixels, mean over the batch.
-
-    The training objective of the deep autoencoder benchmark (Martens & Grosse, 2015, section 13;
-    ``examples/autoencoder_mnist`` of kfac-jax): ``sum_i -x_i log p_i - (1 - x_i) log(1 - p_i)``
-    with ``p = sigmoid(logits)``. Its smallest value is not zero where pixels are grey.
-    """
-
-    def construct(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Logits [N, pixels], images with N * pixels values in [0, 1] -> scalar."""
-        x = images.reshape(logits.shape)
-        # max(z, 0) - z x + log(1 + exp(-|z|)): neither term overflows.
-        each = ops.relu(logits) - logits * x + ops.log1p(ops.exp(-ops.abs(logits)))
-        return each.sum(axis=1).mean()
-
-
-class SquaredErrors(nn.Cell):
-    """Squared distance between an image and its reconstruction, summed over the pixels.
-
-    Args:
-        net: Images to logits [N, pixels].
-    """
-
-    def __init__(self, net: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
-
-    def construct(self, images: Tensor, labels: Tensor, used: Tensor) -> Tensor:
-        """Return ``sum_n used_n ||sigmoid(logits_n) - x_n||^2``, float32 [1]."""
-        logits = ops.cast(self.net(images), mstype.float32)
-        difference = ops.sigmoid(logits) - images.reshape(logits.shape)
-        return ((difference * difference).sum(axis=1) * used).sum().reshape((1,))
-
-
-@dataclass(frozen=True)
-class Classify(Task):
-    """Images to labels: cross-entropy, top-1 and top-5 accuracy."""
-
-    name: str = "classify"
-    metrics: tuple[str, ...] = (TOP_1, TOP_5)
-    lower_is_better: bool = False
-    percent: bool = True
-    normalize: bool = True
-
-    def loss(self, label_smoothing: float) -> nn.Cell:
-        """Return the mean cross-entropy."""
-        return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-
-    def inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images and labels."""
-        return images, labels
-
-    def measure(self, net: nn.Cell) -> nn.Cell:
-        """Return the counter of hits."""
-        return CountHits(net)
-
-    def check_model(self, name: str, options: Mapping[str, Any]) -> None:
-        """Refuse a model without classes."""
-        if "num_classes" not in options:
-            raise UserError(
-                f"model {name!r} has no classes; set train.task to reconstruct, or choose a "
-                "classifier"
-            )
-
-
-@dataclass(frozen=True)
-class Reconstruct(Task):
-    """Images to themselves: summed sigmoid cross-entropy, and the squared reconstruction error."""
-
-    name: str = "reconstruct"
-    metrics: tuple[str, ...] = (RECONSTRUCTION_ERROR,)
-    lower_is_better: bool = True
-    percent: bool = False
-    normalize: bool = False
-
-    def loss(self, label_smoothing: float) -> nn.Cell:
-        """Return the reconstruction loss."""
-        if label_smoothing:
-            raise UserError(
-                f"train.label_smoothing is {label_smoothing:g}, but task 'reconstruct' has no "
-                "labels; set it to 0"
-            )
-        return ReconstructionLoss()
-
-    def inputs(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images twice."""
-        return images, images
-
-    def measure(self, net: nn.Cell) -> nn.Cell:
-        """Return the sum of squared errors."""
-        return SquaredErrors(net)
-
-    def check_model(self, name: str, options: Mapping[str, Any]) -> None:
-        """Refuse a classifier."""
-        if "num_classes" in options:
-            raise UserError(
-                f"model {name!r} classifies, but train.task is reconstruct; choose the model "
-                "autoencoder"
-            )
-
-
-TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Reconstruct())}
-"""Tasks by the name that configurations use."""
+    def kept(self, data: Any) -> dict[str, bytes]:
+        """Return the files, name -> content, without which a checkpoint could not be used."""
+        return {}

@@ -96,8 +96,8 @@ def input_factors(session: Session, batches: int) -> dict[str, np.ndarray]:
         )
     sums: dict[str, np.ndarray] = {}
     count = 0
-    for images, labels in session.train_data.epoch(0):
-        step.capture.compile_and_run(*session.config.task.inputs(images, labels))
+    for batch in session.train_data.epoch(0):
+        step.capture.compile_and_run(*session.config.task.inputs(*batch))
         for name, curvature in layers.items():
             # [groups, one block, d, d], since nothing was split.
             factor = curvature.factor_a().asnumpy().astype(np.float64)[:, 0]

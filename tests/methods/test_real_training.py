@@ -20,8 +20,8 @@ from mindspore_thor import TrainStep
 from mindspore_thor.data import create_data
 from mindspore_thor.optim import METHODS, create_optimizer, optimizer_options
 from mindspore_thor.optim.schedules import CosineDecay
-from mindspore_thor.run.evaluate import Evaluator
-from mindspore_thor.run.task import TOP_1
+from mindspore_thor.run.tasks import TASKS
+from mindspore_thor.run.tasks.images import TOP_1
 
 BOUND = 0.83
 BATCH, EPOCHS = 64, 5
@@ -80,7 +80,7 @@ def accuracy(method: str, seed: int) -> float:
         for images, labels in data.epoch(epoch):
             step(images, labels)
     assert int(step.skipped.asnumpy()) == 0
-    result = Evaluator(net, create_data(name, train=False, batch_size=500))()
+    result = TASKS["classify"].evaluation(net, create_data(name, train=False, batch_size=500))()
     assert result is not None
     return result[TOP_1]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mindspore_thor.errors import UserError
+from mindspore_thor.optim.inverse_sqrt import InverseSquareRoot, Noam
 from mindspore_thor.optim.schedules import (
     SCHEDULES,
     ConstantSchedule,
@@ -63,6 +64,17 @@ def damping(e: float) -> float:
     return 0.03 * 0.87 ** (e / 10)
 
 
+def inverse_sqrt(e: float) -> float:
+    t = e * STEPS_PER_EPOCH
+    return 0.005 * (t / 400 if t <= 400 else math.sqrt(400 / t))
+
+
+def noam(e: float) -> float:
+    """Vaswani et al. 2017, Eq 3, with a factor."""
+    t = e * STEPS_PER_EPOCH
+    return 2.0 * 512**-0.5 * min(t**-0.5, t * 900**-1.5)
+
+
 CASES: list[tuple[Callable[[float], float], Any]] = [
     (polynomial, PolynomialDecay(0.045, 70, 6, STEPS_PER_EPOCH)),
     (fractional_power, PolynomialDecay(0.05803, 53, 4.0839, STEPS_PER_EPOCH)),
@@ -72,6 +84,8 @@ CASES: list[tuple[Callable[[float], float], Any]] = [
     (steps_down, StepDecay(0.1, [4, 7.5, 20], 0.2, STEPS_PER_EPOCH)),
     (damping, ExponentialDecay(0.03, 0.87, STEPS_PER_EPOCH)),
     (lambda e: 0.25, ConstantSchedule(0.25)),
+    (inverse_sqrt, InverseSquareRoot(0.005, 400, STEPS_PER_EPOCH)),
+    (noam, Noam(512, 900, 2.0)),
 ]
 
 
@@ -127,6 +141,12 @@ def test_the_global_step_of_an_optimizer_is_accepted() -> None:
         (lambda: ExponentialDecay(0.03, 0, 5), "rho"),
         (lambda: ExponentialDecay(-0.03, 0.5, 5), "initial"),
         (lambda: ConstantSchedule(True), "value"),
+        (lambda: InverseSquareRoot(0.0, 400), "peak"),
+        (lambda: InverseSquareRoot(0.1, 0), "warmup_steps"),
+        (lambda: InverseSquareRoot(0.1, 2.5), "warmup_steps"),
+        (lambda: Noam(0, 400), "d_model"),
+        (lambda: Noam(512, True), "warmup_steps"),
+        (lambda: Noam(512, 400, -1.0), "factor"),
     ],
 )
 def test_bad_arguments_are_named(build: Callable[[], Any], named: str) -> None:

@@ -14,6 +14,7 @@ from mindspore_thor.errors import TrainingError, UserError
 from mindspore_thor.parallel import agreement
 from mindspore_thor.run import build
 from mindspore_thor.run.config import Config, load_config, parse_overrides
+from mindspore_thor.run.task import TEST, TRAIN
 
 
 @pytest.fixture
@@ -25,12 +26,12 @@ def config(tiny_recipe: Path, mnist_folder: Path) -> Config:
 def test_the_shares_of_a_batch_are_the_whole_batch(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = list(build.open_data(config, train=True).epoch(1))
+    whole = list(build.open_data(config, TRAIN).epoch(1))
     for size in (2, 5):
         shares = []
         for rank in range(size):
             monkeypatch.setattr(build, "world", lambda rank=rank, size=size: (rank, size))
-            shares.append(list(build.open_data(config, train=True).epoch(1)))
+            shares.append(list(build.open_data(config, TRAIN).epoch(1)))
         monkeypatch.undo()
         assert [len(share) for share in shares] == [len(whole)] * size
         for step, batch in enumerate(whole):
@@ -45,7 +46,7 @@ def test_each_test_image_belongs_to_one_rank(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def labels() -> list[int]:
-        data = build.open_data(config, train=False)
+        data = build.open_data(config, TEST)
         return [int(label) for _, batch in data.epoch(0) for label in batch.asnumpy()]
 
     whole = labels()
@@ -62,10 +63,10 @@ def test_a_batch_that_cannot_be_shared(config: Config, monkeypatch: pytest.Monke
     with pytest.raises(
         UserError, match=r"data.batch_size is 10, which 4 processes .*multiple of 4"
     ):
-        build.open_data(config, train=True)
+        build.open_data(config, TRAIN)
     small = dataclasses.replace(config.data, batch_size=44)
     with pytest.raises(UserError, match="in each of 4 processes"):
-        build.open_data(dataclasses.replace(config, data=small), train=True)
+        build.open_data(dataclasses.replace(config, data=small), TRAIN)
 
 
 def other_rank(monkeypatch: pytest.MonkeyPatch, sent: list[np.ndarray]) -> None:

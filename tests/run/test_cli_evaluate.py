@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from mindspore_thor.run.evaluate import Evaluator
+from mindspore_thor.run.tasks import TASKS
 
 
 class Echo(nn.Cell):
@@ -51,13 +51,15 @@ def test_accuracy_counts_every_sample_once(classes: int, samples: int) -> None:
     logits[2] = np.nan
     logits[4, 0] = np.inf
     logits[5] = 0
-    assert Evaluator(Echo(), batches(logits, labels, 8))() == counted(logits, labels)
+    assert TASKS["classify"].evaluation(Echo(), batches(logits, labels, 8))() == counted(
+        logits, labels
+    )
 
 
 def test_the_filling_of_the_last_batch_is_not_counted() -> None:
     logits = np.eye(10, dtype=np.float32)[[1, 2, 3, 4, 0]]
     labels = np.array([1, 2, 3, 4, 9])
-    found = Evaluator(Echo(), batches(logits, labels, 4))()
+    found = TASKS["classify"].evaluation(Echo(), batches(logits, labels, 4))()
     assert found is not None
     assert found["top_1_accuracy"] == 4 / 5
 
@@ -67,16 +69,18 @@ def test_the_training_mode_comes_back() -> None:
     for mode in (True, False):
         net = Echo()
         net.set_train(mode)
-        Evaluator(net, batches(logits, labels, 3))()
+        TASKS["classify"].evaluation(net, batches(logits, labels, 3))()
         assert net.training is mode
 
 
 def test_a_stop_request_ends_it_early() -> None:
     logits, labels = np.eye(6, dtype=np.float32), np.arange(6)
-    assert Evaluator(Echo(), batches(logits, labels, 3))(lambda: True) is None
+    assert TASKS["classify"].evaluation(Echo(), batches(logits, labels, 3))(lambda: True) is None
 
 
 def test_the_memory_of_an_evaluation_is_that_of_its_samples() -> None:
     """A batch size beyond the set costs nothing."""
     logits, labels = np.eye(6, dtype=np.float32), np.arange(6)
-    assert Evaluator(Echo(), batches(logits, labels, 10**12))() == counted(logits, labels)
+    assert TASKS["classify"].evaluation(Echo(), batches(logits, labels, 10**12))() == counted(
+        logits, labels
+    )

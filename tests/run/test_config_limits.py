@@ -19,8 +19,9 @@ from mindspore_thor.errors import LINE, UserError
 from mindspore_thor.optim import METHODS, create_optimizer, optimizer_options
 from mindspore_thor.optim.schedules import ConstantSchedule, create_schedule
 from mindspore_thor.run.build import build_optimizer
-from mindspore_thor.run.config import Config, DataConfig, TrainConfig, load_config, optimizer_keys
+from mindspore_thor.run.config import Config, TrainConfig, load_config, optimizer_keys
 from mindspore_thor.run.overrides import parse_overrides
+from mindspore_thor.run.tasks.images import ImageDataConfig
 
 RECIPE = """\
 model: {name: mlp, hidden: [12]}
@@ -75,7 +76,7 @@ def check_sound(config: Config) -> None:
 
 NUMERIC = [
     f"{section}.{item.name}"
-    for section, cls in (("data", DataConfig), ("train", TrainConfig))
+    for section, cls in (("data", ImageDataConfig), ("train", TrainConfig))
     for item in dataclasses.fields(cls)
     if item.metadata["kind"] in (int, float)
 ]
@@ -252,7 +253,7 @@ def test_a_model_out_of_proportion_is_refused(name: str, options: dict[str, Any]
 
 SECTIONS = {
     "model": ["name", *models.model_options("mlp")],
-    "data": [item.name for item in dataclasses.fields(DataConfig)],
+    "data": [item.name for item in dataclasses.fields(ImageDataConfig)],
     "optimizer": ["name", *optimizer_keys("thor")],
     "learning_rate": ["schedule", "initial", "power", "end_epoch", "milestones", "factor", "peak"],
     "damping": ["schedule", "value", "initial", "rho", "milestones", "factor"],

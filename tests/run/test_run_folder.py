@@ -45,7 +45,7 @@ class Runs:
 
     def __init__(self, session: Session, start: Path) -> None:
         self.session = session
-        self.evaluator = Evaluator(session.net, session.eval_data, session.config.task)
+        self.evaluator = session.config.task.evaluation(session.net, session.eval_data)
         self.start = start
         save_checkpoint(
             start,
@@ -60,7 +60,7 @@ class Runs:
         position, values = read_state(state_file)
         assert restore(self.session, position, values, state_file) == []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "Evaluator", lambda *_: self.evaluator)
+            patch.setattr(type(self.session.config.task), "evaluation", lambda *_: self.evaluator)
             if not draw:
                 patch.setattr(loop, "draw_curves", lambda *_: True)
             Trainer(self.session, create_folder(folder, "mlp"), position, StopRequest()).run()

@@ -13,8 +13,8 @@ import models
 import train
 from mindspore_thor.data import create_data
 from mindspore_thor.errors import UserError
-from mindspore_thor.run.evaluate import Evaluator
-from mindspore_thor.run.task import TASKS, ReconstructionLoss
+from mindspore_thor.run.tasks import TASKS
+from mindspore_thor.run.tasks.images import ReconstructionLoss
 
 RECIPE = """
 model: {name: autoencoder, hidden: [16, 5]}
@@ -62,7 +62,7 @@ def test_the_metric_is_the_mean_squared_distance_of_raw_pixels(mnist_folder: Pat
     assert images.min() >= 0 and 0.5 < images.max() <= 1
     expected = ((sigmoid(logits) - images.reshape(-1, 784)) ** 2).sum(1).mean()
     net = Fixed(logits.astype(np.float32))
-    found = Evaluator(net, data, TASKS["reconstruct"])()
+    found = TASKS["reconstruct"].evaluation(net, data)()
     assert found == {"reconstruction_error": pytest.approx(expected, rel=1e-5)}
 
 

@@ -1,0 +1,7 @@
+"""The tasks by name."""
+
+from mindspore_thor.run.task import Task
+from mindspore_thor.run.tasks.images import Classify, Reconstruct
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Reconstruct())}
+"""Tasks by the name that configurations use."""
