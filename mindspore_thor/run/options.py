@@ -12,7 +12,14 @@ from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.optim.checks import FLOAT32, float32_note
 
 _LONGEST_KEY = 100
-_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_KIND_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple: "a rising list of whole numbers",
+}
+_MOST_ITEMS = 100
 
 
 def option(
@@ -32,7 +39,8 @@ def option(
 
     Args:
         default: Value where the recipe is silent.
-        kind: ``int``, ``float``, ``bool`` or ``str``.
+        kind: ``int``, ``float``, ``bool``, ``str``, or ``tuple`` for a rising list of whole
+            numbers, to each of which the limits apply.
         help: One line for ``--help``.
         low: Smallest allowed value.
         most: Largest allowed value.
@@ -79,9 +87,14 @@ def checked(key: str, value: Any, metadata: Any, origin: str) -> Any:
         return None
     if metadata["switch"] and isinstance(value, bool):
         return value
+    given = value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**63 else math.inf
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if good and kind is tuple:
+        good = _rising(value, metadata)
     if good and kind in (int, float):
         good = _within(value, metadata)
     if good and kind is str:
@@ -90,9 +103,19 @@ def checked(key: str, value: Any, metadata: Any, origin: str) -> Any:
         good = value in metadata["choices"]
     if not good:
         raise UserError(
-            f"{origin}: {key} is {quoted(value)}; give {_wanted(metadata)}{float32_note(value)}"
+            f"{origin}: {key} is {quoted(given)}; give {_wanted(metadata)}{float32_note(given)}"
         )
     return value
+
+
+def _rising(values: tuple, metadata: Any) -> bool:
+    whole = all(isinstance(item, int) and not isinstance(item, bool) for item in values)
+    return (
+        whole
+        and 0 < len(values) <= _MOST_ITEMS
+        and all(_within(item, metadata) for item in values)
+        and all(later > earlier for earlier, later in zip(values, values[1:]))
+    )
 
 
 def _within(value: float, metadata: Any) -> bool:

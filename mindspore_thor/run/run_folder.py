@@ -15,6 +15,7 @@ from mindspore_thor.files import held, remove_leftovers, shown, write_file
 from mindspore_thor.run.checkpoint import is_intact, list_checkpoints, set_aside
 from mindspore_thor.run.ckpt_file import SUFFIX
 from mindspore_thor.run.curves import is_own_picture
+from mindspore_thor.run.tasks import TASKS
 
 CONFIG_NAME = "config.yaml"
 METRICS_NAME = "metrics.jsonl"
@@ -128,8 +129,11 @@ def _obstacle(path: Path) -> str | None:
             return (
                 f"already holds a run, one without checkpoints; {another}, or remove {METRICS_NAME}"
             )
-    elif os.path.lexists(path / CONFIG_NAME):
-        return f"already holds a {CONFIG_NAME}; {another}"
+    else:
+        own = (name for task in TASKS.values() for name in task.own_files)
+        for name in (CONFIG_NAME, *own):
+            if os.path.lexists(path / name):
+                return f"already holds a {name}; {another}"
     curves = path / CURVES_NAME
     if os.path.lexists(curves) and not is_own_picture(curves):
         return f"already holds a {CURVES_NAME}; {another}"

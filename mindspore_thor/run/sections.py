@@ -134,13 +134,19 @@ class Config:
         damping = self.damping
         return {
             "model": {"name": self.model.name, **self.model.options},
-            "data": dataclasses.asdict(self.data),
+            "data": _plain(self.data),
             "optimizer": {"name": self.optimizer.name, **self.optimizer.options},
             "learning_rate": {"schedule": self.learning_rate.name, **self.learning_rate.options},
             "damping": None if damping is None else {"schedule": damping.name, **damping.options},
-            "train": dataclasses.asdict(self.train),
+            "train": _plain(self.train),
         }
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as a recipe of its own."""
         return dump_yaml(self.to_dict())
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """Return a section as YAML and JSON know it: lists, no tuples."""
+    values = dataclasses.asdict(section)
+    return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
