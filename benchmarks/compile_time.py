@@ -2,13 +2,15 @@
 
     python benchmarks/compile_time.py [--models resnet20,resnet50] [--methods thor,kfac_eigen]
     python benchmarks/compile_time.py --models mobilenet_v3_small --rounds 3 --json FILE
+    python benchmarks/compile_time.py --models resnet50 --methods thor --warm
 
 Every model and method has a process of its own, for what a process has compiled it keeps; one of
 SGD runs right before. The clock starts when MindSpore is imported, before the network is built, so
 that building it counts. Step 1 collects statistics, inverts and updates, step 2 is a plain one
 (Eva has none; LNGD's step 1 is one, behind a pass of its own). Options are the methods' defaults
 apart from the intervals. CPU seconds are those of all threads of the process: other programs
-disturb them less. A graph's seconds are those of its first call, compilation + run.
+disturb them less. A graph's seconds are those of its first call, compilation + run. With ``--warm``
+each process keeps its graphs in a folder of its own, and another one starts from there.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,25 +94,38 @@ class Measured(NamedTuple):
     graphs: dict[str, tuple[float, float]]
 
 
-def watch(cell: nn.Cell, name: str, found: dict[str, tuple[float, float]]) -> None:
-    """Let a graph note the seconds of its first call."""
-    compile_it, run_it, clock = cell.compile, cell.compile_and_run, time.perf_counter
-    compiled = [0.0]
+class Timed:
+    """A method of a graph that notes how long its first call takes.
 
-    def timed_compile(*inputs: Any, **keywords: Any) -> None:
-        start = clock()
-        compile_it(*inputs, **keywords)
-        compiled[0] = clock() - start
+    Args:
+        method: the cell's own.
+        note: called with the result and the seconds.
+    """
 
-    def timed_run(*inputs: Any) -> Any:
-        start = clock()
-        result = run_it(*inputs)
-        if name not in found:
+    digested_as_nothing = True  # by the compile cache: it changes no graph
+
+    def __init__(self, method: Callable[..., Any], note: Callable[[Any, float], object]) -> None:
+        self._method, self._note, self._noted = method, note, False
+
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
+        """In place of the method."""
+        start = time.perf_counter()
+        result = self._method(*inputs, **keywords)
+        if not self._noted:
+            self._noted = True
             step_time.wait(result)
-            found[name] = compiled[0], clock() - start - compiled[0]
+            self._note(result, time.perf_counter() - start)
         return result
 
-    cell.compile, cell.compile_and_run = timed_compile, timed_run
+
+def watch(cell: nn.Cell, name: str, found: dict[str, tuple[float, float]]) -> None:
+    """Let a graph note the seconds of compilation and of the run, in its first call."""
+    compiled: list[float] = []
+    cell.compile = Timed(cell.compile, lambda _, took: compiled.append(took))
+    cell.compile_and_run = Timed(
+        cell.compile_and_run,
+        lambda _, took: found.setdefault(name, (compiled[0], took - compiled[0])),
+    )
 
 
 def measure(model: str, method: str, **step_options: Any) -> Measured:
@@ -140,18 +156,31 @@ def measure(model: str, method: str, **step_options: Any) -> Measured:
     return Measured(steps, graphs)
 
 
-Pair = tuple[Measured, Measured]  # SGD, and the method that came next
+Pair = tuple[Measured, ...]  # SGD, the method that came next, and that once more from its cache
 
 
-def measure_pair(model: str, method: str) -> list[Pair]:
-    """Both in processes of their own; nothing where one of these failed, which is said."""
+def measure_kept(model: str, method: str, cache: str | None) -> Measured:
+    """As :func:`measure`, with the folder of the kept graphs as a third argument."""
+    return measure(model, method, **({} if cache is None else {"compile_cache": cache}))
+
+
+def measure_pair(model: str, method: str, warm: bool = False) -> list[Pair]:
+    """All in processes of their own; nothing where one of these failed, which is said."""
     names = (SGD,) if method == SGD else (SGD, method)
     try:
-        done = [in_own_process(f"{model}, {n}", "--methods", measure, model, n) for n in names]
+        with tempfile.TemporaryDirectory() as folder:
+            caches = [f"{folder}/{name}" if warm else None for name in names]
+            starts = list(zip(names, caches))
+            if warm:
+                starts.append(starts[-1])
+            done = [
+                in_own_process(f"{model}, {n}", "--methods", measure_kept, model, n, cache)
+                for n, cache in starts
+            ]
     except (ProcessEnded, RuntimeError) as error:  # RuntimeError: MindSpore had no memory
         report_error(error)
         return []
-    return [(done[0], done[-1])]
+    return [(done[0], *done[len(names) - 1 :])]
 
 
 def _medians(rows: Iterable[Sequence[float]]) -> list[float]:
@@ -162,12 +191,13 @@ def row(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Medians over the rounds of one model and method; empty where no process came to its end."""
     if not pairs:
         return {}
-    bases, owns = zip(*pairs)
+    bases, owns, *warm = zip(*pairs)
     steps, sgd = (
         [_medians(each.steps[k] for each in side) for k in range(len(owns[0].steps))]
         for side in (owns, bases)
     )
     return {
+        **({"warm": _medians(each.steps[-1] for each in warm[0])} if warm else {}),
         "steps": steps,
         "sgd": sgd,
         "ratio": steps[-1][0] / sgd[-1][0],
@@ -183,6 +213,8 @@ def table(rows: dict[str, dict[str, Any]], steps: int) -> str:
     """The rows of one model; the ratios are about the last of its steps."""
     shown, names = sorted({1, 2, steps}), ("capture", "refresh", "update", "plain")
     head = ["method", *(f"step {k} done, s (CPU s)" for k in shown), "/ SGD", "CPU / SGD", *names]
+    warm = any("warm" in found for found in rows.values())
+    head += [f"warm, step {steps} done, s"] if warm else []
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method, found in rows.items():
         cells = ["ended"] * (len(head) - 1)
@@ -192,6 +224,7 @@ def table(rows: dict[str, dict[str, Any]], steps: int) -> str:
             cells += [f"{found[key]:.2f}" for key in ("ratio", "cpu_ratio")]
             parts = [found["graphs"].get(name) for name in names]
             cells += ["-" if pair is None else f"{pair[0]:.1f} + {pair[1]:.1f}" for pair in parts]
+            cells += [f"{found['warm'][0]:.1f}"] if warm else []
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -224,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--methods", help=f"default: {','.join(METHODS)}, or {SGD},thor (mindcv)")
     parser.add_argument("--rounds", type=whole_number, default=1, help="the figures are medians")
     parser.add_argument("--json", type=path_argument, help="also write the figures here")
+    parser.add_argument("--warm", action="store_true", help="also start again from kept graphs")
     args = parser.parse_args(argv)
     asked = _wanted(args.methods, "method", step_time.METHODS)
     pairs: dict[tuple[str, str], list[Pair]] = {
@@ -234,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     content: dict[str, Any] = {**provenance(), "rounds": args.rounds, "models": {}}
     for number in range(args.rounds):
         for (name, method), found in pairs.items():
-            found += measure_pair(name, method)
+            found += measure_pair(name, method, args.warm)
             content["models"].setdefault(name, {})[method] = row(found)
             print(f"round {number + 1}: {name}, {method}", file=sys.stderr, flush=True)
             if args.json:  # now, because the next ones may take an hour

@@ -136,7 +136,9 @@ def test_every_graphs_first_call_is_noted() -> None:
 def test_a_process_that_is_killed_costs_its_own_row_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def process(what: str, option: str, function: Any, model: str, method: str) -> Measured:
+    def process(
+        what: str, option: str, function: Any, model: str, method: str, cache: None
+    ) -> Measured:
         if method == "tkfac":
             raise ProcessEnded(f"{what}: was ended")
         return measured(1, 2, 3) if method == "sgd" else measured(2, 6, 3)
