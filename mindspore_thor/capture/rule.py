@@ -61,14 +61,13 @@ class StatisticsRule(nn.Cell):
         """
         n = x.shape[0]
         weights = real_positions(dout)
-        lengths = weights.reshape((n, -1)).sum(1)
-        rows = lengths.sum() * (1.0 / n)
+        rows = weights.reshape((1, -1)).sum(1) * (1.0 / n)
         if self.token_mode == "reduce":
+            lengths = weights.reshape((n, -1)).sum(1)
             share = (weights.size // n) / ops.maximum(lengths, 1.0)
             weights = weights * share.reshape((n,) + (1,) * (len(x.shape) - 1))
             dout = dout * weights
-        one = ops.ones((1,), ms.float32)
-        meta = ops.concat((one, rows.reshape((1,)), one * n))
+        meta = ops.concat((Tensor([1.0], ms.float32), rows, Tensor([n], ms.float32)))
         return ops.cast(x, ms.float32) * weights, dout, self.rows.position_columns(weights), meta
 
     def inputs(self, x: Tensor, ones: Tensor | None = None) -> Tensor:

@@ -44,10 +44,9 @@ class EmbeddingRule(nn.Cell):
             meta = Tensor([1.0, ids.shape[0], self.rows.samples(ids)], ms.float32)
             return ops.concat((self.rows.counts(ids), g.reshape(-1), meta))
         real = real_positions(dout)
-        one = ops.ones((1,), ms.float32)
         rows = real.reshape((1, -1)).sum(1)
-        counts = self.rows.counts(ids, real)
-        return ops.concat((counts, g.reshape(-1), one, rows, one * self.rows.samples(ids)))
+        one, samples = Tensor([1.0], ms.float32), Tensor([self.rows.samples(ids)], ms.float32)
+        return ops.concat((self.rows.counts(ids, real), g.reshape(-1), one, rows, samples))
 
 
 class EmbeddingCurvature(GroupCurvature):

@@ -6,8 +6,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
+from padded import AT_THE_ENDS, padded, targets_of, token_net
 
-from mindspore_thor import mark_tokens
+from mindspore_thor import TokenMeanLoss, mark_tokens
 from mindspore_thor.layers.tokens import SENTINEL, real_positions
 
 
@@ -66,3 +67,20 @@ def test_half_precision_gradients_keep_their_bits() -> None:
     np.testing.assert_array_equal(found[1, 0], gradient[1, 0])
     assert (found[0, 1] == np.float16(2.0**-24)).all()
     np.testing.assert_array_equal(found[~MASK], 0.0)
+
+
+def momentum_weights(marked: bool) -> list[np.ndarray]:
+    """A net's weights after three steps of MindSpore's own training."""
+    net = token_net(marked)
+    ids = Tensor(padded(AT_THE_ENDS, 6))
+    targets = Tensor(padded(targets_of(AT_THE_ENDS), 6))
+    optimizer = nn.Momentum(net.trainable_params(), 0.1, 0.9)
+    step = nn.TrainOneStepCell(nn.WithLossCell(net, TokenMeanLoss()), optimizer)
+    for _ in range(3):
+        step(ids, targets)
+    return [p.asnumpy() for p in net.trainable_params()]
+
+
+def test_marks_change_nothing_in_plain_training() -> None:
+    for plain, marked in zip(momentum_weights(False), momentum_weights(True)):
+        np.testing.assert_allclose(marked, plain, rtol=0, atol=1e-7)

@@ -99,7 +99,7 @@ def test_without_marks_it_is_told_from_its_place(name, length, left) -> None:
 
 def test_what_is_stored_are_means_over_real_tokens() -> None:
     """A~ of the first layer, whose input no weight of a Dense layer has touched, by hand."""
-    net, _, _, step = train("kfac", 8, AT_THE_ENDS)
+    _, _, _, step = train("kfac", 8, AT_THE_ENDS)
     table = token_net().embedding.embedding_table.asnumpy().astype(np.float64)
     a = np.array([[*table[t], 1.0] for sentence in AT_THE_ENDS for t in sentence])
     found = step.optimizer.curvatures[0].factor_a().asnumpy()[0, 0]
