@@ -20,7 +20,10 @@ from mindspore_thor.methods.kronecker import KroneckerCurvature, KroneckerRule
 
 D_IN, D_OUT = 3, 2
 USES = [([4, 1, 2], 6), ([2, 3, 3], 3)]
-"""Of one layer in one pass: the lengths of the sentences, and what they are padded to."""
+"""Of one layer in one pass: the lengths of the sentences, and what they are padded to.
+
+Or of two ranks, or micro-batches.
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +40,11 @@ def sentences(lengths: list[int], seed: int) -> tuple[list[np.ndarray], list[np.
     return a, [rng.standard_normal((n, D_OUT)) for n in lengths]
 
 
-def measured(rule, curvature) -> np.ndarray:
-    """The statistics of all uses of one pass, as the group stores them."""
+def measured(rule, curvature, share: float = 1.0) -> np.ndarray:
+    """The statistics of all uses of one pass, as the group stores them.
+
+    With a ``share`` of 1/2 those of two ranks or micro-batches, whose mean reaches the group.
+    """
     total = 0.0
     for seed, (lengths, length) in enumerate(USES):
         a, dout = sentences(lengths, seed)
@@ -49,7 +55,7 @@ def measured(rule, curvature) -> np.ndarray:
             ds[n, : len(rows)] = gradients
         inputs = (Tensor(v.astype(np.float32)) for v in (x, ds, ds))
         total = total + rule(*inputs, Tensor(0.0)).asnumpy()
-    fresh = Tensor(np.asarray(total, np.float32).reshape((1, -1)))
+    fresh = Tensor(np.asarray(share * total, np.float32).reshape((1, -1)))
     assert bool(curvature.entering(fresh).asnumpy().all())
     return curvature.averaged(fresh).asnumpy()[0].astype(np.float64)
 
@@ -69,18 +75,19 @@ def rows_of_all_uses(mode: str) -> tuple[np.ndarray, np.ndarray, float]:
     return (a, real * g, 1.0) if mode == "expand" else (a, n * g, real / n)
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5], ids=["uses", "ranks"])
 @pytest.mark.parametrize("mode", ["expand", "reduce", "share"])
-def test_factors_of_two_uses(mode) -> None:
+def test_factors_of_two_uses_or_ranks(mode, share) -> None:
     rows = DenseRows(D_IN, D_OUT, mode)
     left, right = block_layout(D_OUT, None), block_layout(D_IN + 1, None)
     curvature = KroneckerCurvature("k", 1, rows, True, None, 0.0)
-    found = measured(KroneckerRule(rows, True, left, right), curvature)
+    found = measured(KroneckerRule(rows, True, left, right), curvature, share)
     a, g, positions = rows_of_all_uses(mode)
     end_a, end = (D_IN + 1) ** 2, (D_IN + 1) ** 2 + D_OUT**2
     np.testing.assert_allclose(found[:end_a], (a.T @ a / len(a)).ravel(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found[end_a:end], (g.T @ g / len(g)).ravel(), rtol=1e-5, atol=1e-5)
-    # As ever the positions of all uses count.
-    assert found[end + 1] == pytest.approx(len(USES) * positions, rel=1e-6)
+    # The positions of all uses count, and the mean over ranks.
+    assert found[end + 1] == pytest.approx(len(USES) * share * positions, rel=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["expand", "reduce", "share"])
