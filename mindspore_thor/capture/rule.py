@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.layers.rows import Rows
-from mindspore_thor.layers.tokens import real_positions
+from mindspore_thor.layers.tokens import real_positions, times_rows
 from mindspore_thor.linalg.moments import with_ones
 
 Seen = tuple[Tensor, Tensor, Optional[Tensor], int, Tensor]
@@ -66,9 +66,10 @@ class StatisticsRule(nn.Cell):
             lengths = weights.reshape((n, -1)).sum(1)
             share = (weights.size // n) / ops.maximum(lengths, 1.0)
             weights = weights * share.reshape((n,) + (1,) * (len(x.shape) - 1))
-            dout = dout * weights
+            dout = times_rows(dout, weights)
         meta = ops.concat((Tensor([1.0], ms.float32), rows, Tensor([n], ms.float32)))
-        return ops.cast(x, ms.float32) * weights, dout, self.rows.position_columns(weights), meta
+        x = times_rows(ops.cast(x, ms.float32), weights)
+        return x, dout, self.rows.position_columns(weights), meta
 
     def inputs(self, x: Tensor, ones: Tensor | None = None) -> Tensor:
         """The columns of a, float32, with their one (or ``ones``) where the bias is covered."""

@@ -21,7 +21,7 @@ from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
-from mindspore_thor.layers.tokens import real_positions
+from mindspore_thor.layers.tokens import real_positions, times_rows
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.device import narrow
 from mindspore_thor.linalg.inverse import INVERSE
@@ -133,7 +133,7 @@ class LayerSampleRule(DirectRule):
         if tokens:
             # A sample has a gradient everywhere. This takes the backward pass along, which is worth
             # it: most positions of a batch may be padding.
-            squares = squares * real_positions(dout)
+            squares = times_rows(squares, real_positions(dout))
         return self.rows.output_positions(squares)
 
     def factors(self, x: Tensor, squares: Tensor) -> Tensor:
