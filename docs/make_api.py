@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 SECTIONS = {
     "mindspore_thor": (
         *("THOR", "FNGD", "LNGD", "KFAC", "EKFAC", "TKFAC", "Eva", "Shampoo"),
-        *("TrainStep", "StopOnFailure", "UserError"),
+        *("TrainStep", "TokenMeanLoss", "mark_tokens", "StopOnFailure", "UserError"),
     ),
     "mindspore_thor.optim": ("SecondOrder", "create_optimizer", "optimizer_options"),
     "mindspore_thor.methods.sgd": ("sgd",),

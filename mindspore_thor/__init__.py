@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from mindspore_thor import data as data
     from mindspore_thor import methods as methods
     from mindspore_thor import optim as optim
+    from mindspore_thor.layers.tokens import mark_tokens
     from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo
     from mindspore_thor.step.callbacks import StopOnFailure
+    from mindspore_thor.step.token_loss import TokenMeanLoss
     from mindspore_thor.step.train_step import TrainStep
 else:
     _OPTIMIZERS = ("EKFAC", "FNGD", "KFAC", "LNGD", "THOR", "TKFAC", "Eva", "Shampoo")
@@ -25,7 +27,9 @@ else:
             **{name: "mindspore_thor.methods" for name in _OPTIMIZERS},
             **{name: f"mindspore_thor.{name}" for name in ("data", "methods", "optim")},
             "StopOnFailure": "mindspore_thor.step.callbacks",
+            "TokenMeanLoss": "mindspore_thor.step.token_loss",
             "TrainStep": "mindspore_thor.step.train_step",
+            "mark_tokens": "mindspore_thor.layers.tokens",
         },
     )
 
@@ -41,7 +45,9 @@ __all__ = [
     "Eva",
     "Shampoo",
     "StopOnFailure",
+    "TokenMeanLoss",
     "TrainStep",
     "UserError",
     "__version__",
+    "mark_tokens",
 ]

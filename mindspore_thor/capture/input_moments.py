@@ -36,8 +36,12 @@ class InputMoments(nn.Cell):
             self.plan = row_plan(self.geometry, self.inner)
         self.by_rows = self.plan is not None
 
-    def construct(self, x: Tensor) -> Tensor:
-        """The layer's input -> float32 [groups, blocks, size, size]."""
+    def construct(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
+        """The layer's input -> float32 [groups, blocks, size, size].
+
+        Where some rows of ``x`` are padding, those are zero, ``ones`` are the columns of what is
+        appended to it, and ``count`` is what the sum is divided by.
+        """
         x = ops.cast(x, ms.float32)
         if self.by_rows:
             moments = conv_moments(x, self.geometry, self.inner, self.plan)
@@ -46,8 +50,8 @@ class InputMoments(nn.Cell):
         else:
             columns = self.rows.input_columns(narrow(x))
             if self.homogeneous:
-                columns = with_ones(columns)
-            moments = block_moments(columns, self.layout)
+                columns = with_ones(columns, ones)
+            moments = block_moments(columns, self.layout, count)
         return moments
 
     def with_means(self, moments: Tensor, x: Tensor) -> Tensor:

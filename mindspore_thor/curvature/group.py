@@ -16,6 +16,7 @@ from mindspore.common.initializer import initializer
 
 from mindspore_thor.curvature.outcomes import Outcomes
 from mindspore_thor.curvature.state import StateRows, state
+from mindspore_thor.curvature.tokens import divisors
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 
@@ -73,6 +74,11 @@ class GroupCurvature(nn.Cell):
     """Whether the trace rule may stop a layer for good, which then collects nothing either."""
     outcomes: Outcomes
     first: int
+    token_mode = ""
+    """How inputs with a token axis are treated; empty where the layers see none."""
+    token_parts: tuple[tuple[int, int], ...] = ()
+    """With a ``token_mode``, (length, kind) of the parts of the statistics, in order; see
+    :mod:`mindspore_thor.curvature.tokens`."""
     starts_plain = True
     """Whether :meth:`precondition` returns the gradient itself until something was derived."""
 
@@ -145,7 +151,7 @@ class GroupCurvature(nn.Cell):
         A layer used several times in one forward pass adds its statistics up: means are taken
         over the uses, and the positions of all uses count. No uses means that nothing was
         collected (a stopped layer, or one that this batch has no need of), and leaves everything
-        as it is.
+        as it is; so does a batch of padding.
         """
         used = self.entering(fresh)
         mean = self.averaged(fresh)
@@ -168,18 +174,32 @@ class GroupCurvature(nn.Cell):
         """
         start, count = self.gradient_part()
         sizes = ops.abs(part(fresh, start, count, 1)).max(1, keepdims=True)
-        used = part(fresh, self.end, 1, 1) > 0
+        # The positions: they are zero where there are no uses, and where all are padding.
+        used = part(fresh, self.end + 1, 1, 1) > 0
         # Not "> 0": what is not finite must be seen.
         seen = ops.logical_or(sizes != 0, self.has_statistics())
         return ops.logical_and(used, seen)
 
     def averaged(self, fresh: Tensor) -> Tensor:
         """Statistics [L, size] that were added up over a layer's uses, as their mean."""
-        uses = ops.maximum(part(fresh, self.end, 1, 1), 1.0)
-        means = part(fresh, 0, self.end, 1) / uses
+        uses = self.uses(fresh)
         positions = part(fresh, self.end + 1, 1, 1)
         samples = part(fresh, self.end + 2, 1, 1) / uses
-        return ops.concat((means, ops.ones_like(uses), positions, samples), 1)
+        if self.token_mode == "":
+            means = part(fresh, 0, self.end, 1) / uses
+            return ops.concat((means, ops.ones_like(uses), positions, samples), 1)
+        found = divisors(self.token_mode, uses, positions)
+        parts: tuple[Tensor, ...] = ()
+        start = 0
+        for length, kind in self.token_parts:
+            parts += (part(fresh, start, length, 1) / found[kind],)
+            start += length
+        parts += (ops.ones_like(uses), found[3], samples)
+        return ops.concat(parts, 1)
+
+    def uses(self, fresh: Tensor) -> Tensor:
+        """How often each layer was used, and 1 for one that was not, [L, 1]."""
+        return ops.maximum(part(fresh, self.end, 1, 1), 1.0)
 
     def has_statistics(self) -> Tensor:
         """Which layers have collected something, boolean [L, 1]."""

@@ -30,8 +30,11 @@ class Rows(Protocol):
         matrix: rows and columns of the matrix that one map's gradient is.
         transposed: whether the parameter holds that matrix with rows and columns swapped.
         geometry: the constants of a two-dimensional convolution, whose patches need not be made.
+        token_mode: how inputs with a token axis, of which some may be padding, are treated (see
+            :class:`~mindspore_thor.layers.types.dense.DenseRows`); empty where there is none.
     """
 
+    token_mode: str
     groups: int
     d_in: int
     d_out: int
@@ -59,6 +62,9 @@ class Rows(Protocol):
 
     def output_positions(self, out: Tensor) -> Tensor:
         """Something of the output's shape as [N, groups, d_out, T], not scaled."""
+
+    def position_columns(self, weights: Tensor) -> Tensor:
+        """One number for each token, [N, S, 1], as [N, 1, 1, T]; only with a ``token_mode``."""
 
     def input_units(self) -> int:
         """How many parts the input columns can be made in; where there are groups, so many."""
@@ -102,8 +108,11 @@ class TableRows(Protocol):
     def samples(self, ids: Tensor) -> int:
         """Number of samples N."""
 
-    def counts(self, ids: Tensor) -> Tensor:
-        """float32 [d_in]: how often each row occurs, divided by the batch size N."""
+    def counts(self, ids: Tensor, weights: Tensor | None = None) -> Tensor:
+        """float32 [d_in]: how often each row occurs, divided by the batch size N.
+
+        With ``weights``, one for every id, an id counts that much.
+        """
 
     def output_columns(self, dout: Tensor) -> Tensor:
         """G as [looked-up rows, 1, d_out, 1], scaled with N."""
@@ -123,6 +132,7 @@ class LinearRows(nn.Cell):
     """
 
     transposed = False
+    token_mode = ""
     geometry: ConvGeometry | None = None
 
     def __init__(
@@ -150,6 +160,10 @@ class LinearRows(nn.Cell):
     def output_columns(self, dout: Tensor) -> Tensor:
         """G as [N, groups, d_out, T], from the gradient of the mean loss."""
         return self.output_positions(dout) * dout.shape[0]
+
+    def position_columns(self, weights: Tensor) -> Tensor:
+        """Not asked for where ``token_mode`` is empty."""
+        return weights
 
     def input_units(self) -> int:
         """How many parts the input columns can be made in: input features, or groups."""

@@ -32,18 +32,21 @@ def gathers_rows(positions: int, size: int) -> bool:
     return positions == 1 or 2 * positions <= size
 
 
-def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
+def block_moments(columns: Tensor, layout: BlockLayout, count: int = 0) -> Tensor:
     """Diagonal blocks of the mean outer product of column vectors.
 
     Args:
         columns: [N, groups, d, T]: N*T vectors of length d for every group.
         layout: how d is split; ``layout.dim`` is d.
+        count: what the sum is divided by; 0 for NT.
 
     Returns:
         float32 [groups, blocks, size, size]: blocks of (1/NT) sum_{n,t} c c^T, the ragged one
         padded with zeros.
     """
     n, groups, _, positions = columns.shape
+    if count == 0:
+        count = n * positions
     if layout.blocks > 1:
         columns = pad_axis(columns, 2, layout.padded - layout.dim)
     batch = groups * layout.blocks
@@ -56,13 +59,18 @@ def block_moments(columns: Tensor, layout: BlockLayout) -> Tensor:
         products = product(_OUTER, columns, None, positions)
         total = products.reshape((n, batch * layout.size * layout.size)).sum(0)
     total = total.reshape((groups, layout.blocks, layout.size, layout.size))
-    return ops.cast(total, ms.float32) * (1.0 / (n * positions))
+    return ops.cast(total, ms.float32) * (1.0 / count)
 
 
-def with_ones(columns: Tensor) -> Tensor:
-    """Homogeneous coordinates: a row of ones appended to [N, groups, d, T]."""
+def with_ones(columns: Tensor, ones: Tensor | None = None) -> Tensor:
+    """Homogeneous coordinates: a row of ones appended to [N, groups, d, T].
+
+    ``ones`` [N, groups, 1, T] stands in their place where some columns are none, and have a zero.
+    """
     n, groups, _, positions = columns.shape
-    return ops.concat((columns, ops.ones((n, groups, 1, positions), columns.dtype)), 2)
+    if ones is None:
+        ones = ops.ones((n, groups, 1, positions), columns.dtype)
+    return ops.concat((columns, ops.cast(ones, columns.dtype)), 2)
 
 
 def feature_sums(columns: Tensor) -> Tensor:
@@ -86,7 +94,9 @@ LARGEST_CHUNK = 2**24
 """Most entries (64 MB of float32) of per-sample matrices that are held at a time."""
 
 
-def projected_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+def projected_squares(
+    a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, count: int = 0
+) -> Tensor:
     """Mean square of per-sample gradients in a Kronecker basis.
 
     Args:
@@ -94,24 +104,27 @@ def projected_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) ->
         g: [N, groups, d_out, T].
         basis_a: orthonormal columns [groups, d_in, d_in].
         basis_g: orthonormal columns [groups, d_out, d_out].
+        count: what the sum is divided by; 0 for N.
 
     Returns:
         float32 [groups, d_out, d_in]: (1/N) sum_n (Qg^T (sum_t g a^T) Qa)^2, entry by entry.
     """
+    if count == 0:
+        count = a.shape[0]
     if a.shape[3] == 1:
-        return _rank_one_squares(a, g, basis_a, basis_g)
-    return _summed_squares(a, g, basis_a, basis_g)
+        return _rank_one_squares(a, g, basis_a, basis_g, count)
+    return _summed_squares(a, g, basis_a, basis_g, count)
 
 
-def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, count: int) -> Tensor:
     """One position: a rank-one matrix stays one, and its square is that of its two vectors."""
     n, groups, d_in, _ = a.shape
     rows_a = ops.bmm(a.reshape((n, groups, d_in)).transpose((1, 0, 2)), basis_a)
     rows_g = ops.bmm(g.reshape((n, groups, g.shape[2])).transpose((1, 0, 2)), basis_g)
-    return _INNER(rows_g * rows_g, rows_a * rows_a) * (1.0 / n)
+    return _INNER(rows_g * rows_g, rows_a * rows_a) * (1.0 / count)
 
 
-def _summed_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:
+def _summed_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, divisor: int) -> Tensor:
     """Several positions: as many per-sample matrices at a time as fit a chunk."""
     n, groups, d_in, positions = a.shape
     d_out = g.shape[2]
@@ -126,7 +139,7 @@ def _summed_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> T
         else:
             matrices = _rotated_matrices(part_a, part_g, basis_a, basis_g)
         total = total + (matrices * matrices).sum(1)
-    return total * (1.0 / n)
+    return total * (1.0 / divisor)
 
 
 def _rotated_rows(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ _GOLDEN, _STEP, _SECOND = _constant(0x9E3779B9), _constant(0x85EBCA6B), _constan
 
 QUANTILES = 2**14
 """Entries of the table; the largest number in it is 4.2 standard deviations."""
+SEQUENCE = 2**12
+"""Positions of a sequence that have counters of their own before the next sequence's begin."""
 _HIGH, _LOW = _constant(32 - 14), _constant(QUANTILES - 1)
 
 
@@ -53,7 +55,9 @@ def _quantiles() -> Tensor:
 _TABLE = _quantiles()
 
 
-def squared_normal(rows: int, count: int, key: int, step: Tensor, first: int = 0) -> Tensor:
+def squared_normal(
+    rows: int, count: int, key: int, step: Tensor, first: int = 0, positions: int = 0
+) -> Tensor:
     """Squares of independent standard normal numbers, drawn from a table of quantiles.
 
     A table, because it has the same bits in every run: MindSpore's CPU kernels for logarithm and
@@ -67,13 +71,37 @@ def squared_normal(rows: int, count: int, key: int, step: Tensor, first: int = 0
         key: int32 number that tells streams apart.
         step: int32 scalar; every step has its own numbers.
         first: index of the first row.
+        positions: where rows are sequences, their length: the numbers of a position depend on its
+            index and on count / positions, not on how long the sequence is (up to
+            :data:`SEQUENCE`); 0 where they are none.
 
     Returns:
         float32 [rows, count].
     """
+    if positions > 0:
+        return _of_positions(rows, positions, count // positions, key, step, first)
     half = (count + 1) // 2
     start = _hash(_hash(step * _STEP) + key)
     counter = ops.cast(ops.arange(first * half, (first + rows) * half), ms.int32)
+    return _drawn(counter, start, rows, count)
+
+
+def _of_positions(
+    rows: int, positions: int, count: int, key: int, step: Tensor, first: int
+) -> Tensor:
+    """float32 [rows, positions * count]: a row of its own for every position."""
+    half = (count + 1) // 2
+    start = _hash(_hash(step * _STEP) + key)
+    stride = max(positions, SEQUENCE) * half
+    begin = ops.cast(ops.arange(first, first + rows), ms.int32).reshape((rows, 1)) * stride
+    counter = begin + ops.cast(ops.arange(0, positions * half), ms.int32)
+    numbers = _drawn(counter.reshape((-1,)), start, rows * positions, count)
+    return numbers.reshape((rows, positions * count))
+
+
+def _drawn(counter: Tensor, start: Tensor, rows: int, count: int) -> Tensor:
+    """float32 [rows, count] from as many counters as :func:`squared_normal` needs."""
+    half = (count + 1) // 2
     bits = _hash(counter * _GOLDEN + start)
     # Two numbers of one hash: its high bits, and those of a product that mixes the low ones in.
     indices = ops.concat((bits.reshape((rows, half)), (bits * _SECOND).reshape((rows, half))), 1)

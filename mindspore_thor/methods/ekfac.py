@@ -16,6 +16,7 @@ from mindspore_thor.capture.input_moments import InputMoments
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import FACTORS, META, SPECTRUM, GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
+from mindspore_thor.curvature.tokens import projected_factor
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
@@ -56,27 +57,35 @@ class CorrectedRule(StatisticsRule):
         vectors_a = part(state, 0, end_a).reshape((groups, d_in, d_in))
         vectors_g = part(state, end_a, end - end_a).reshape((groups, d_out, d_out))
         due = part(state, end, 1).reshape(())
-        g = self.rows.output_columns(dout)
-        factors = self.factors(x, g, due)
-        spectrum = self.spectrum(x, g, due, vectors_a, vectors_g)
-        return ops.concat((factors, spectrum, self.meta(x, dout)))
+        x, g, ones, count, meta = self.seen(x, dout)
+        factors = self.factors(x, g, ones, count, due)
+        spectrum = self.spectrum(x, g, ones, count, due, vectors_a, vectors_g)
+        return ops.concat((factors, spectrum, meta))
 
-    def factors(self, x: Tensor, g: Tensor, due: Tensor) -> Tensor:
+    def factors(self, x: Tensor, g: Tensor, ones: Tensor | None, count: int, due: Tensor) -> Tensor:
         """A and G, flat."""
         if due != SPECTRUM:
-            moments_a = self.input_moments(x).reshape(-1)
-            moments_g = block_moments(g, self.left).reshape(-1)
+            moments_a = self.input_moments(x, ones, count).reshape(-1)
+            moments_g = block_moments(g, self.left, count).reshape(-1)
             result = ops.concat((moments_a, moments_g))
         else:
             result = ops.zeros((self.factor_length,), ms.float32)
         return result
 
     def spectrum(
-        self, x: Tensor, g: Tensor, due: Tensor, vectors_a: Tensor, vectors_g: Tensor
+        self,
+        x: Tensor,
+        g: Tensor,
+        ones: Tensor | None,
+        count: int,
+        due: Tensor,
+        vectors_a: Tensor,
+        vectors_g: Tensor,
     ) -> Tensor:
         """S, flat."""
         if due != FACTORS:
-            result = projected_squares(self.inputs(x), g, vectors_a, vectors_g).reshape(-1)
+            a = self.inputs(x, ones)
+            result = projected_squares(a, g, vectors_a, vectors_g, count).reshape(-1)
         else:
             result = ops.zeros((self.spectrum_length,), ms.float32)
         return result
@@ -153,6 +162,9 @@ class CorrectedFactors(EigenFactors):
         entering = collected * (1.0 - self.kept_weight())
         # Sums over positions do not stop at one use: those of several uses add up.
         spectrum = self.measured(fresh)
+        if self.token_mode != "":
+            uses, rows = self.uses(fresh), part(fresh, self.end + 1, 1, 1)
+            spectrum = spectrum * projected_factor(self.token_mode, uses, rows)
         settled = ops.cast(self.provisional == 0, ms.float32)
         change = measured * (1.0 - self.decay * settled)
         blended = ops.concat(

@@ -11,6 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
+from mindspore_thor.curvature.tokens import GRADIENTS, INPUTS
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
@@ -25,9 +26,12 @@ _SMALLEST_SIZE = 1e-30
 """Stands for |a|^2 |g|^2 of a dead layer."""
 
 
-def mean_columns(columns: Tensor) -> Tensor:
-    """The mean over samples and positions, [N, groups, d, T] -> [groups, d]."""
-    return columns.sum((0, 3)) * (1.0 / (columns.shape[0] * columns.shape[3]))
+def mean_columns(columns: Tensor, count: int = 0) -> Tensor:
+    """The mean over samples and positions, [N, groups, d, T] -> [groups, d].
+
+    ``count`` is what the sum is divided by; 0 for how many they are.
+    """
+    return columns.sum((0, 3)) * (1.0 / (count or columns.shape[0] * columns.shape[3]))
 
 
 class MeanRule(StatisticsRule):
@@ -46,12 +50,24 @@ class MeanRule(StatisticsRule):
         # leaves one image to unfold instead of N. The sum of dL/ds over the batch is likewise the
         # mean of g = N dL/ds.
         # A sum and a factor, because MindSpore's CPU kernel for means is ten times slower.
+        if self.on_tokens(x):
+            return self.of_tokens(x, dout)
         total = ops.cast(x, ms.float32).sum(0, keepdims=True)
         a = mean_columns(self.rows.input_columns(total)) * (1.0 / x.shape[0])
         g = mean_columns(self.rows.output_columns(dout.sum(0, keepdims=True)))
         if self.homogeneous:
             a = ops.concat((a, ops.ones((a.shape[0], 1), ms.float32)), 1)
         return ops.concat((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
+
+    def of_tokens(self, x: Tensor, dout: Tensor) -> Tensor:
+        """The same of the real tokens, divided by N alone."""
+        n = x.shape[0]
+        x, dout, ones, meta = self.without_padding(x, dout)
+        a = mean_columns(self.rows.input_columns(x.sum(0, keepdims=True)), n)
+        g = mean_columns(self.rows.output_positions(dout.sum(0, keepdims=True)), 1)
+        if self.homogeneous:
+            a = ops.concat((a, mean_columns(ones, n)), 1)
+        return ops.concat((a.reshape(-1), g.reshape(-1), meta))
 
 
 class RankOne(GroupCurvature):
@@ -81,6 +97,8 @@ class RankOne(GroupCurvature):
         self.end_a = rows.groups * self.d_in
         super().__init__(name, layers, self.end_a + rows.groups * rows.d_out, decay)
         self.rows = rows
+        self.token_mode = rows.token_mode
+        self.token_parts = ((self.end_a, INPUTS), (self.end - self.end_a, GRADIENTS))
         self.homogeneous = homogeneous
         # (4 sqrt(d) eps)^2: squares are compared.
         self.unseen = 16.0 * max(self.d_in, rows.d_out) * ROUNDING**2

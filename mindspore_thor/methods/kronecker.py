@@ -16,6 +16,7 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.capture.input_moments import InputMoments
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
+from mindspore_thor.curvature.tokens import INPUTS, SQUARES
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
@@ -53,9 +54,10 @@ class KroneckerRule(StatisticsRule):
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
-        a = self.input_moments(x)
-        g = block_moments(self.rows.output_columns(dout), self.left)
-        return ops.concat((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
+        x, g, ones, count, meta = self.seen(x, dout)
+        a = self.input_moments(x, ones, count)
+        g = block_moments(g, self.left, count)
+        return ops.concat((a.reshape(-1), g.reshape(-1), meta))
 
 
 class KroneckerLayout(NamedTuple):
@@ -121,6 +123,8 @@ class KroneckerCurvature(GroupCurvature):
         self.end_a = length_a
         self.end_g = length_a + length_g
         self.layout = KroneckerLayout(rows.groups, left, right, self.end_a, self.end_g, self.end)
+        self.token_mode = rows.token_mode
+        self.token_parts = ((length_a, INPUTS), (length_g + extra, SQUARES))
 
     def make_rule(self, make: Maker, rows: Rows) -> nn.Cell:
         """Blocks of A and G from one backward pass."""

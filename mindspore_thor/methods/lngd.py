@@ -43,6 +43,8 @@ class LNGD(SecondOrder):
     A step that collects passes over its batch once more, forward only, before the ordinary pass
     (with ``gradients="true"`` forward and backward); where inverses are due they are made in
     between, so at intervals of 1 every step is exact. It therefore trains in a ``TrainStep`` only.
+    Where tokens are, that pass is forward and backward, too: padding, which must have no sample, is
+    told from the gradients.
 
     A layer that is used several times in one forward pass has the average of the uses' factors,
     and each use's part of the gradient gets a direction and a rate of its own.

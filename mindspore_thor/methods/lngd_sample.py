@@ -21,6 +21,7 @@ from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
+from mindspore_thor.layers.tokens import real_positions, times_rows
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.device import narrow
 from mindspore_thor.linalg.inverse import INVERSE
@@ -117,15 +118,22 @@ class LayerSampleRule(DirectRule):
         if self.true_gradients:
             g = self.rows.output_columns(dout)
             return g * g
+        tokens = self.rows.token_mode != "" and len(out.shape) > 2
         squares = ops.ones(out.shape, ms.float32)
         if self.has_activation:
             slope = self.slope_of(self.phi)(ops.cast(out, ms.float32), squares)
             squares = slope * slope
         if self.gaussian:
             # The ranks share a batch in their order: a sample's numbers are those of one process.
-            n = out.shape[0]
-            drawn = squared_normal(n, out.size // n, self.key, step, self.rank * n)
+            n, length = out.shape[0], 0
+            if tokens:
+                length = out.size // (n * out.shape[-1])
+            drawn = squared_normal(n, out.size // n, self.key, step, self.rank * n, length)
             squares = squares * drawn.reshape(out.shape)
+        if tokens:
+            # A sample has a gradient everywhere. This takes the backward pass along, which is worth
+            # it: most positions of a batch may be padding.
+            squares = times_rows(squares, real_positions(dout))
         return self.rows.output_positions(squares)
 
     def factors(self, x: Tensor, squares: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.layer_type import Form
 from mindspore_thor.layers.rows import TableRows
+from mindspore_thor.layers.tokens import real_positions
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments
@@ -36,13 +37,16 @@ class EmbeddingRule(nn.Cell):
 
     def construct(self, ids: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """Token ids and the gradient of the looked-up rows -> statistics."""
-        columns = self.rows.output_columns(dout)
         # Sums over the looked-up rows, whose number stands in the place of the positions: several
         # look-ups add up to one of all their ids.
-        rows = columns.shape[0]
-        g = block_moments(columns, self.layout) * rows
-        meta = Tensor([1.0, rows, self.rows.samples(ids)], ms.float32)
-        return ops.concat((self.rows.counts(ids), g.reshape(-1), meta))
+        g = block_moments(self.rows.output_columns(dout), self.layout, 1)
+        if len(ids.shape) == 1:
+            meta = Tensor([1.0, ids.shape[0], self.rows.samples(ids)], ms.float32)
+            return ops.concat((self.rows.counts(ids), g.reshape(-1), meta))
+        real = real_positions(dout)
+        rows = real.reshape((1, -1)).sum(1)
+        one, samples = Tensor([1.0], ms.float32), Tensor([self.rows.samples(ids)], ms.float32)
+        return ops.concat((self.rows.counts(ids, real), g.reshape(-1), one, rows, samples))
 
 
 class EmbeddingCurvature(GroupCurvature):

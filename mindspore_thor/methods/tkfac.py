@@ -14,6 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
+from mindspore_thor.curvature.tokens import SQUARES
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
@@ -59,13 +60,13 @@ class WeightedMomentsRule(StatisticsRule):
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
-        a = self.inputs(x)
-        g = self.rows.output_columns(dout)
+        x, g, ones, count, meta = self.seen(x, dout)
+        a = self.inputs(x, ones)
         size_a = ops.sqrt(feature_sums(a * a))
         size_g = ops.sqrt(feature_sums(g * g))
-        phi = block_moments(a * size_g, self.right)
-        psi = block_moments(g * size_a, self.left)
-        return ops.concat((phi.reshape(-1), psi.reshape(-1), self.meta(x, dout)))
+        phi = block_moments(a * size_g, self.right, count)
+        psi = block_moments(g * size_a, self.left, count)
+        return ops.concat((phi.reshape(-1), psi.reshape(-1), meta))
 
 
 def normalised_moments(
@@ -101,6 +102,7 @@ class TraceFactors(KroneckerCurvature):
 
     def __init__(self, name: str, layers: int, rows: Rows, homogeneous: bool, decay: float) -> None:
         super().__init__(name, layers, rows, homogeneous, None, decay)
+        self.token_parts = ((self.end, SQUARES),)
         maps = rows.groups
         self.product = BlockProduct(layers * maps, self.left, self.right)
         self.inverse_phi = state(identity_blocks(layers, maps, self.right), f"{name}.inverse_phi")

@@ -79,10 +79,12 @@ class SecondOrder(UpdatingOptimizer):
         loss_scale: the loss is multiplied by it before the backward pass.
         clip_norm: largest global norm of the direction, or None.
         kl_clip: bound on lr^2 sum <V, D> (KFAC), or None.
-        token_mode: how Dense layers treat [N, S, d] inputs, "expand" or "reduce". The first axis
-            of a layer's input is taken for the batch. With sequences first, [S, N, d], "expand" is
-            exact all the same; "reduce", FNGD, LNGD and the counts of an Embedding then take S for
-            N: swap the two axes before the layers and after them.
+        token_mode: how Dense layers treat [N, S, d] inputs, "expand" or "reduce". Positions at
+            the end, or the beginning, of a sequence whose gradient is exactly zero are padding and
+            count nowhere (see :func:`mindspore_thor.mark_tokens`). The first axis of a layer's
+            input is taken for the batch. With sequences first, [S, N, d], "expand" is exact all the
+            same where nothing is padded; "reduce", FNGD, LNGD and the counts of an Embedding then
+            take S for N: swap the two axes before the layers and after them.
         max_failures: failed inversions of one layer in a row before training stops.
         inverse_share: with several ranks, on how many of them each matrix is inverted: "one", "all"
             or a number that divides the ranks (see :mod:`mindspore_thor.parallel.assignment`).

@@ -140,8 +140,10 @@ class AccumulatedStep(nn.Cell):
 
     Both are means over samples, so one update equals that of one batch as large as all
     micro-batches together, as far as the network treats samples independently: BatchNorm normalises
-    every micro-batch by itself. Intervals and schedules count updates. A micro-batch that is not
-    finite costs the whole update. The sums are parameters of the training step, so a run can be
+    every micro-batch by itself. Under a mean over real tokens the gradients of micro-batches weigh
+    alike, however many tokens each has; statistics of real tokens are averaged as sums, and divided
+    by the average number of tokens. Intervals and schedules count updates. A micro-batch that is
+    not finite costs the whole update. The sums are parameters of the training step, so a run can be
     resumed exactly between any two micro-batches.
 
     Args:

@@ -359,3 +359,17 @@ def test_generator() -> None:
         other = squared_normal(rows, count, key, Tensor(step, ms.int32)).asnumpy().ravel()
         other = np.array([math.erf(np.sqrt(v / 2)) for v in other])
         assert abs(np.corrcoef(u, other)[0, 1]) < 4.5 / np.sqrt(n)
+
+
+def test_numbers_of_a_position_do_not_depend_on_the_sequence_length() -> None:
+    """Nor on which rank draws them; those of other positions and sequences are others."""
+    step, count = Tensor(3, ms.int32), 5
+    drawn = {
+        length: squared_normal(4, length * count, 77, step, positions=length).asnumpy()
+        for length in (3, 8)
+    }
+    short, long = (z.reshape((4, length, count)) for length, z in drawn.items())
+    np.testing.assert_array_equal(short, long[:, :3])
+    later = squared_normal(2, 3 * count, 77, step, 2, positions=3).asnumpy()
+    np.testing.assert_array_equal(later.reshape((2, 3, count)), short[2:])
+    assert len(np.unique(long.reshape((-1, count)), axis=0)) == 4 * 8

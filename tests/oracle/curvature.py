@@ -12,13 +12,25 @@ from oracle.layers import Conv, Dense, Embedding
 Array = np.ndarray
 
 
+def sentences(rows: Array, lengths: list[int]) -> list[Array]:
+    """The rows of each sentence."""
+    return np.split(rows, np.cumsum(lengths)[:-1])
+
+
 def rows(layer: Dense | Conv, homogeneous: bool, token_mode: str = "expand") -> tuple[Array, Array]:
-    """Inputs [N, groups, T, d_in(+1)] and per-sample output gradients [N, groups, T, d_out]."""
+    """Inputs [N, groups, T, d_in(+1)] and per-sample output gradients [N, groups, T, d_out].
+
+    A layer with ``lengths`` has the rows of all its sentences behind one another.
+    """
     x, ds = layer.x, layer.ds
+    lengths = getattr(layer, "lengths", None)
     if isinstance(layer, Conv):
         n = x.shape[0]
         a = layer.patches(x).transpose(0, 1, 3, 2)
         g = n * ds.reshape(n, layer.groups, ds.shape[1] // layer.groups, -1).transpose(0, 1, 3, 2)
+    elif lengths is not None and token_mode == "reduce":
+        a = np.stack([s.mean(0) for s in sentences(x, lengths)])[:, None, None]
+        g = np.stack([len(x) * s.mean(0) for s in sentences(ds, lengths)])[:, None, None]
     elif x.ndim == 2 or token_mode == "expand":
         a = x.reshape(-1, 1, 1, x.shape[-1])
         g = a.shape[0] * ds.reshape(-1, 1, 1, ds.shape[-1])
@@ -99,7 +111,7 @@ def eigen_precondition(m: Array, e: tuple[Array, ...], t: float, lam: float) -> 
 
 def embedding_factors(layer: Embedding) -> tuple[Array, Array]:
     """Token counts / N, and the mean over looked-up rows of g g^T with g = N dL/ds."""
-    n = layer.x.shape[0]
+    n = len(getattr(layer, "lengths", layer.x))
     g = n * layer.ds.reshape(-1, layer.ds.shape[-1])
     return np.bincount(
         layer.x.reshape(-1), minlength=len(layer.p["embedding_table"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from oracle.curvature import sentences
 from oracle.layers import Conv, Dense, Layer, Net, Relu
 from oracle.optimizers import Base
 
@@ -28,6 +29,11 @@ def positions(layer: Dense | Conv, homogeneous: bool = True) -> tuple[Array, Arr
 def per_sample(layer: Dense | Conv, homogeneous: bool = True) -> Array:
     """U^T, [N, groups * d_out * d_in(+1)]."""
     a, g = positions(layer, homogeneous)
+    lengths = getattr(layer, "lengths", None)
+    if lengths is not None:
+        g = g * (len(lengths) / len(g))
+        pairs = zip(sentences(g[:, 0, 0], lengths), sentences(a[:, 0, 0], lengths))
+        return np.stack([(g_n.T @ a_n).ravel() for g_n, a_n in pairs])
     return np.einsum("ngto,ngti->ngoi", g, a).reshape(len(a), -1)
 
 
@@ -130,10 +136,13 @@ def analytic_squares(layer: Dense | Conv, slope: float | None) -> Array:
     return squares.reshape(n, 1, -1, s.shape[-1])
 
 
-def lngd_factors(a: Array, squares: Array) -> tuple[Array, Array]:
-    """Phi [groups, d_in, d_in] and psi [groups, d_out], sums over positions, means over samples."""
+def lngd_factors(a: Array, squares: Array, samples: int = 0) -> tuple[Array, Array]:
+    """Phi [groups, d_in, d_in] and psi [groups, d_out], sums over positions, means over samples.
+
+    ``samples`` is how many there are where the first axis are the positions of all of them.
+    """
     norms, lengths = squares.sum(3), (a * a).sum(3)
-    phi = np.einsum("ngt,ngti,ngtj->gij", norms, a, a) / len(a)
+    phi = np.einsum("ngt,ngti,ngtj->gij", norms, a, a) / (samples or len(a))
     psi = np.einsum("ngt,ngto->go", lengths, squares)
     return phi, psi / psi.sum(1, keepdims=True)
 
@@ -181,7 +190,7 @@ class Lngd(Base):
         a, g = positions(layer)
         true = self.gradients == "true"
         squares = g * g if true else analytic_squares(layer, slope_after(self.net, i))
-        fresh = lngd_factors(a, squares)
+        fresh = lngd_factors(a, squares, len(getattr(layer, "lengths", ())))
         if i in self.factors:
             fresh = tuple(
                 self.keep * o + (1 - self.keep) * f for o, f in zip(self.factors[i], fresh)

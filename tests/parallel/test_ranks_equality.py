@@ -69,7 +69,7 @@ def run_job(folder: Path, ranks: int, names: Iterable[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_job(tmp_path_factory.mktemp("ranks"), 2, equality.METHODS)
+    return run_job(tmp_path_factory.mktemp("ranks"), 2, [*equality.METHODS, *equality.TOKENS])
 
 
 def load(folder: Path, name: str, rank: int) -> dict[str, np.ndarray]:
@@ -183,6 +183,20 @@ def test_two_processes_are_one(results, name) -> None:
     for key in alone:
         if key.endswith((".counts", "next_factor", "next_inverse")):
             np.testing.assert_array_equal(both[key], alone[key], err_msg=key)
+
+
+@pytest.mark.parametrize("name", equality.TOKENS)
+def test_ranks_with_different_numbers_of_tokens_are_one_process(results, name) -> None:
+    """Means are over the tokens of both: 14 and 3 of them, in every batch."""
+    first, second = load(results, name, 0), load(results, name, 1)
+    alone = equality.train_tokens(name)
+    np.testing.assert_allclose(first["losses"], alone["losses"], rtol=1e-5)
+    start = {p.name: p.asnumpy().astype(np.float64) for p in equality.token_net().get_parameters()}
+    for key, before in start.items():
+        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+        change = alone[key] - before
+        error = np.abs(first[key] - before - change).max() / np.abs(change).max()
+        assert error < DEFAULT_TOLERANCE, (key, error)
 
 
 def test_running_statistics_are_the_mean_of_the_shards(results) -> None:

@@ -15,8 +15,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from oracle.bridge import randomise
+from padded import VOCABULARY, padded, targets_of, token_net
 
-import mindspore_thor  # noqa: F401
+from mindspore_thor import TokenMeanLoss
 from mindspore_thor.optim import create_optimizer
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.step.train_step import TrainStep
@@ -46,6 +47,12 @@ METHODS = {
 # On four ranks: two teams of two ranks, each of which divides all matrices.
 FOUR, TEAMS = 4, {"kfac_teams": ("kfac", {**INTERVALS, "method": "inverse", "inverse_share": 2})}
 SETTINGS = {**METHODS, **TEAMS}
+# On padded batches, of whose tokens one rank has many times as many as the other.
+TOKENS = {
+    "tokens_thor": ("thor", {"damping": 0.3, "token_mode": "reduce"}),
+    "tokens_ekfac": ("ekfac", {"damping": 0.3}),
+}
+LENGTHS = (8, 6, 1, 2)
 
 
 def problem(norm: bool = False) -> nn.SequentialCell:
@@ -91,6 +98,22 @@ def run(step: TrainStep, batches: list[tuple[np.ndarray, np.ndarray]]) -> list[f
     return [float(step(*share(batch)).asnumpy()) for batch in batches]
 
 
+def train_tokens(name: str, steps: int = 3) -> dict[str, np.ndarray]:
+    """The weights after some steps, and the losses."""
+    rank, size = world()
+    method, options = TOKENS[name]
+    net = token_net()
+    step = TrainStep(net, TokenMeanLoss(), create_optimizer(method, net, 0.2, **options))
+    rng = np.random.default_rng(6)
+    losses = []
+    for _ in range(steps):
+        sentences = [rng.integers(1, VOCABULARY, n).tolist() for n in LENGTHS]
+        mine = slice(rank * len(LENGTHS) // size, (rank + 1) * len(LENGTHS) // size)
+        ids, targets = padded(sentences, 9)[mine], padded(targets_of(sentences), 9)[mine]
+        losses.append(float(step(Tensor(ids), Tensor(targets)).asnumpy()))
+    return {**state_of(net), "losses": np.array(losses)}
+
+
 def state_of(cell: nn.Cell) -> dict[str, np.ndarray]:
     return {p.name: p.asnumpy().copy() for p in cell.get_parameters()}
 
@@ -129,6 +152,9 @@ if __name__ == "__main__":
     rank, _ = world()
     names = sys.argv[2:] or list(METHODS)
     for name in names:
+        if name in TOKENS:
+            np.savez(Path(sys.argv[1]) / f"{name}.{rank}.npz", **train_tokens(name))
+            continue
         result = train(name, more=MORE if name in RESUMED else 0)
         if name in RESUMED:
             result.update({f"resumed.{k}": v for k, v in resume(name, result).items()})

@@ -20,7 +20,9 @@ class DenseRows(LinearRows):
         d_out: output features.
         token_mode: ``"expand"`` treats the N*S tokens as samples with g = N*S*dL/ds;
             ``"reduce"`` averages a and g over the tokens first; ``"share"`` keeps them as T
-            positions of N samples with g = N*dL/ds.
+            positions of N samples with g = N*dL/ds. Padding is no token: of M real ones the modes
+            take M for N*S, the mean over a sample's real ones, and M/N for T (see
+            :mod:`mindspore_thor.curvature.tokens`); what is here knows of none.
     """
 
     def __init__(self, d_in: int, d_out: int, token_mode: str = "expand") -> None:
@@ -70,6 +72,10 @@ class DenseRows(LinearRows):
     def output_positions(self, out: Tensor) -> Tensor:
         """Something of the output's shape as [N, 1, d_out, T], not scaled."""
         return self._columns(out, self.d_out)
+
+    def position_columns(self, weights: Tensor) -> Tensor:
+        """One number for each token, [..., S, 1], as [N, 1, 1, T]."""
+        return self._columns(weights, 1)
 
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The input columns of features start..stop alone, [N, 1, stop - start, T]."""

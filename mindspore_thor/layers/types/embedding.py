@@ -36,11 +36,16 @@ class EmbeddingRows(nn.Cell):
         """The look-up, [N, ...] -> [N, ..., embedding_size]."""
         return ops.gather(table, ids, 0)
 
-    def counts(self, ids: Tensor) -> Tensor:
-        """float32 [vocab_size]: how often each token occurs, divided by the batch size N."""
+    def counts(self, ids: Tensor, weights: Tensor | None = None) -> Tensor:
+        """float32 [vocab_size]: how often each token occurs, divided by the batch size N.
+
+        With ``weights``, one for every id (0 for padding), an id counts that much.
+        """
         flat = ids.reshape(-1)
-        ones = ops.ones(flat.shape, ms.float32)
-        return ops.unsorted_segment_sum(ones, flat, self.d_in) * (1.0 / ids.shape[0])
+        if weights is None:
+            weights = ops.ones(flat.shape, ms.float32)
+        weights = weights.reshape(flat.shape)
+        return ops.unsorted_segment_sum(weights, flat, self.d_in) * (1.0 / ids.shape[0])
 
     def samples(self, ids: Tensor) -> int:
         """Number of samples N."""
