@@ -272,10 +272,8 @@ class SecondOrder(UpdatingOptimizer):
         """Refresh where that is due and this step collects nothing.
 
         Such a refresh depends on stored statistics alone, so it happens even if the batch turns
-        out to be bad. Where no step collects it can as well wait for the next good one.
+        out to be bad.
         """
-        if not self.collects:
-            return True
         if ops.logical_and(self.step_number() >= self.next_inverse, self.due == 0):
             self.refresh_and_retry()
         return True  # see GroupCurvature.collect

@@ -61,17 +61,11 @@ class Muon(Base):
         return out
 
 
-def turned(q: Array, order: Array, moment: Array) -> Array:
-    """One power step and QR of the columns of Q, sorted."""
-    return np.linalg.qr(moment @ q[:, order])[0]
-
-
 class Soap(Base):
-    """Every linear layer. ``basis(layer)`` supplies the first Q_L and Q_R of all maps.
+    """Every linear layer. ``basis(layer)`` may supply each new Q_L and Q_R, [maps, d, d].
 
-    L and R of one gradient are mostly singular: any basis of their null spaces is right, and what
-    is supplied is checked to diagonalise them. ``shift`` is added to L and R in a power step, as
-    a share of their trace, so that it keeps the null spaces' bases, too.
+    L and R of few gradients are singular, so eigenvectors and QR decompositions are not unique:
+    what is supplied is checked to be one of them.
     """
 
     def __init__(
@@ -83,8 +77,7 @@ class Soap(Base):
         epsilon: float = 1e-8,
         max_preconditioner_dim: int = 10000,
         rest: str | None = "adamw",
-        basis: Callable[[Layer], tuple[Array | None, Array | None]] | None = None,
-        shift: float = 0.0,
+        basis: Callable[[Layer], list[Array | None]] | None = None,
         momentum: float = 0.0,
         **base,
     ) -> None:
@@ -92,24 +85,25 @@ class Soap(Base):
         super().__init__(net, rest=rest, **{"rest_betas": betas, **base})
         self.betas, self.epsilon, self.limit = betas, epsilon, max_preconditioner_dim
         self.beta = betas[1] if shampoo_beta is None else shampoo_beta
-        self.first_basis, self.shift = basis, shift
+        self.basis = basis
 
     def precondition(self, lam: float, lr: float) -> dict[str, Array]:
         out = {}
         for i, layer in enumerate(self.net.layers):
             d = dict(layer.d)
             if self.covered(layer):
-                v = self.direct(layer, c.matrix(layer, False))
-                d = _into(layer, v, False)
+                d = _into(layer, self.direct(layer, c.matrix(layer, False)), False)
             out.update({f"{i}.{k}": v for k, v in d.items()})
         return out
 
     def direct(self, layer: Layer, matrix: Array) -> Array:
+        """Adam's step in the basis; the first step has none."""
         state = self.states[id(layer)]
         if state.fresh is None:
             return np.zeros_like(matrix)
-        if state.inverse is None:
-            self.begin(layer)
+        # What the authors' code does at the end of a step is done before the next one here.
+        if state.inverse is None or (self.k - 1) % self.inverse_interval == 0:
+            self.turn(layer, matrix)
         state.accepted += 1
         b1, b2 = self.betas
         out = np.zeros_like(matrix)
@@ -122,68 +116,64 @@ class Soap(Base):
             out[k] = rate * ql @ (m / (np.sqrt(v) + self.epsilon)) @ qr.T
         return out
 
-    def begin(self, layer: Layer) -> None:
-        """The eigenvectors of the first L and R; the identity of a side that is too long."""
-        state, matrix = self.states[id(layer)], c.matrix(layer, False)
-        given = (None, None) if self.first_basis is None else self.first_basis(layer)
+    def turn(self, layer: Layer, matrix: Array) -> None:
+        """New bases: M is carried over, V permuted; the identity for a side that is too long."""
+        state = self.states[id(layer)]
+        given = (None, None) if self.basis is None else self.basis(layer)
+        old = state.inverse or [(None, None, 0 * d, 0 * d) for d in matrix]
         state.inverse = []
-        for k, sides in enumerate(state.fresh):
-            qs = []
-            for moment, from_outside in zip(sides, given):
-                q = np.eye(len(moment))
-                if len(moment) <= self.limit:
-                    q = np.linalg.eigh(moment)[1][:, ::-1]
-                    if from_outside is not None:
-                        q = from_outside[k]
-                        inner = q.T @ moment @ q
-                        off = inner - np.diag(np.diag(inner))
-                        assert np.abs(off).max() < 1e-5 * np.abs(moment).max()
-                        assert np.abs(q.T @ q - np.eye(len(q))).max() < 1e-5
-                        assert (np.diff(np.diag(inner)) <= 1e-6 * np.abs(moment).max()).all()
-                qs.append(q)
-            state.inverse.append((*qs, np.zeros_like(matrix[k]), np.zeros_like(matrix[k])))
+        for k, (sides, (ql, qr, m, v)) in enumerate(zip(state.fresh, old)):
+            outside = [None if q is None else q[k] for q in given]
+            left, new_left = self.side(sides[0], ql, outside[0])
+            right, new_right = self.side(sides[1], qr, outside[1])
+            if ql is not None:
+                m = new_left.T @ ql @ m @ qr.T @ new_right
+            state.inverse.append((new_left, new_right, m, v[left][:, right]))
+
+    def side(self, moment: Array, q: Array | None, given: Array | None) -> tuple[Array, Array]:
+        """(order of the old columns, the new basis) of one side."""
+        d = len(moment)
+        if d > self.limit:
+            return np.arange(d), np.eye(d)
+        trace = np.trace(moment)
+        if given is not None:
+            assert np.abs(given.T @ given - np.eye(d)).max() < 1e-5
+        if q is None:
+            if given is None:
+                return np.arange(d), np.linalg.eigh(moment)[1][:, ::-1]
+            inner = given.T @ moment @ given
+            assert np.abs(inner - np.diag(np.diag(inner))).max() < 1e-5 * trace
+            assert (np.diff(np.diag(inner)) < 1e-5 * trace).all()
+            return np.arange(d), given
+        # Columns of the null space come last, as they are.
+        sizes = np.diag(q.T @ moment @ q)
+        null = sizes <= 1e-6 * trace
+        order = np.argsort(np.where(null, np.arange(d) + 1.0, -sizes), kind="stable")
+        images = moment @ q[:, order]
+        if given is None:
+            return order, np.linalg.qr(np.where(null[order], q[:, order], images))[0]
+        # Q'^T (M Q P) = R is upper triangular.
+        assert np.abs(np.tril(given.T @ images, -1)).max() < 1e-5 * trace
+        return order, given
 
     def apply(self, direction: dict[str, Array], lr: float) -> None:
-        """Decay comes after the step, and there is none in the first."""
+        """Decay comes after the step, and there is none in the first; then L and R follow."""
         decay, first = self.weight_decay, self.k == 0
         if self.rest_decay is None:
             self.rest_decay = decay
         self.weight_decay = 0.0
         super().apply(direction, lr)
         self.weight_decay = decay
+        b = self.beta
         for layer in self.net.layers:
             for key in layer.p if self.rest is None else self.covered(layer):
                 if layer.p[key].ndim > 1 and not first:
                     layer.p[key] *= 1 - lr * decay
-        for layer in self.net.layers:
-            if self.covered(layer):
-                self.observe(layer)
-
-    def observe(self, layer: Layer) -> None:
-        """L and R after the step; a new basis every f steps, M carried over, V permuted."""
-        state, b = self.states[id(layer)], self.beta
-        matrix = c.matrix(layer, False)
-        if state.fresh is None:
-            state.fresh = [(np.zeros((len(d),) * 2), np.zeros((d.shape[1],) * 2)) for d in matrix]
-        state.fresh = [
-            (b * left + (1 - b) * d @ d.T, b * right + (1 - b) * d.T @ d)
-            for (left, right), d in zip(state.fresh, matrix)
-        ]
-        done = self.k - 1  # the number of this step; that of the first, which initialises, is 0
-        if done == 0 or done % self.inverse_interval:
-            return
-        for k, (left, right) in enumerate(state.fresh):
-            ql, qr, m, v = state.inverse[k]
-            m = ql @ m @ qr.T
-            if len(left) <= self.limit:
-                order, ql = self.power_step(ql, left)
-                v = v[order]
-            if len(right) <= self.limit:
-                order, qr = self.power_step(qr, right)
-                v = v[:, order]
-            state.inverse[k] = (ql, qr, ql.T @ m @ qr, v)
-
-    def power_step(self, q: Array, moment: Array) -> tuple[Array, Array]:
-        order = np.argsort(-np.diag(q.T @ moment @ q), kind="stable")
-        shifted = moment + self.shift * np.trace(moment) * np.eye(len(moment))
-        return order, turned(q, order, shifted)
+            if not self.covered(layer):
+                continue
+            state, matrix = self.states[id(layer)], c.matrix(layer, False)
+            old = state.fresh or [(0.0, 0.0)] * len(matrix)
+            state.fresh = [
+                (b * left + (1 - b) * d @ d.T, b * right + (1 - b) * d.T @ d)
+                for (left, right), d in zip(old, matrix)
+            ]
