@@ -17,6 +17,9 @@ from mindspore_thor.linalg.orthogonal import orthogonalized
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count, check_share_of_old
 
+LAST = "last"
+"""What ``exclude`` calls the last linear layer."""
+
 
 class OrthogonalMomentum(GroupCurvature):
     """V = sqrt(max(1, d_out / d_in)) times the orthogonalized momentum of the gradients.
@@ -82,9 +85,9 @@ class Muon(SecondOrder):
         rest: the rule of everything else: "adamw", or None for the plain gradient, without
             momentum. AdamW's rate is ``rest_learning_rate`` (the authors' code: 3e-4 beside 0.02);
             without one it is ``learning_rate``, which is mostly too large for it.
-        exclude: None leaves the last linear layer, in the order of the parameters, to ``rest``,
-            where there are several. Or the names of the layers that are left to it, as the layer
-            report spells them; a name stands for all layers below it, too. () excludes none.
+        exclude: which linear layers are left to ``rest``: "last" for the last one in the order of
+            the parameters, where there are several; or their names, as the layer report spells
+            them, where a name stands for all layers below it, too; or None.
         **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
 
     Raises:
@@ -105,13 +108,14 @@ class Muon(SecondOrder):
         ns_steps: int = 5,
         weight_decay: float = 0.0,
         rest: str | None = "adamw",
-        exclude: Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = LAST,
         **options: Any,
     ) -> None:
         self._momentum = check_share_of_old("momentum", momentum)
         self._nesterov = nesterov
         self._steps = check_count("ns_steps", ns_steps)
-        self._exclude = _names(exclude)
+        self._leaves_last = isinstance(exclude, str) and exclude == LAST
+        self._exclude = () if self._leaves_last else _names(exclude)
         super().__init__(
             net,
             learning_rate,
@@ -125,7 +129,7 @@ class Muon(SecondOrder):
 
     def left_out(self, layers: Sequence[CoveredLayer]) -> dict[str, str]:
         """The last linear layer, or those that ``exclude`` names."""
-        if self._exclude is None:
+        if self._leaves_last:
             last = max(layers, key=lambda layer: layer.weight) if len(layers) > 1 else None
             return {} if last is None else {last.name: "last layer: plain gradient"}
         found = {}
@@ -145,12 +149,12 @@ class Muon(SecondOrder):
         )
 
 
-def _names(exclude: Any) -> tuple[str, ...] | None:
+def _names(exclude: Any) -> tuple[str, ...]:
     if exclude is None:
-        return None
-    if isinstance(exclude, str) or not isinstance(exclude, Sequence):
-        raise UserError(f"exclude={quoted(exclude)}: give a list of layers' names, or None")
-    bad = [name for name in exclude if not isinstance(name, str) or not name]
-    if bad:
-        raise UserError(f"exclude={quoted(exclude)}: names are texts that are not empty")
+        return ()
+    named = isinstance(exclude, Sequence) and not isinstance(exclude, str) and len(exclude) > 0
+    if not named or any(not isinstance(name, str) or not name for name in exclude):
+        raise UserError(
+            f"exclude={quoted(exclude)}: give {LAST!r}, a list of layers' names, or None"
+        )
     return tuple(exclude)

@@ -143,12 +143,19 @@ def covered(net: nn.Cell, **options) -> list[str]:
     return [row.layer for row in Muon(net, 0.1, **options).layer_report() if row.covered]
 
 
+class Named(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.last, self.b = nn.Dense(3, 4), nn.Dense(4, 4), nn.Dense(4, 2)
+
+
 def test_which_layers_are_left_out() -> None:
     net = nn.SequentialCell(nn.Dense(3, 4), nn.SequentialCell(nn.Dense(4, 4), nn.Dense(4, 2)))
     assert covered(net) == ["0", "1.0"]
-    assert covered(net, exclude=()) == ["0", "1.0", "1.1"]
+    assert covered(net, exclude=None) == ["0", "1.0", "1.1"]
     assert covered(net, exclude=["1"]) == ["0"]
     assert covered(net, exclude=["0", "1.1"]) == ["1.0"]
+    assert covered(Named(), exclude=["last"]) == ["a", "b"]
     # There is no last of one.
     assert covered(nn.SequentialCell(nn.Dense(3, 2))) == ["0"]
 
@@ -160,6 +167,7 @@ def test_which_layers_are_left_out() -> None:
         ("ns_steps", 0),
         ("nesterov", 1),
         ("exclude", "0"),
+        ("exclude", []),
         ("exclude", ["head"]),
         ("exclude", [3]),
         ("damping", 0.1),
