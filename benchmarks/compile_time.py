@@ -51,7 +51,19 @@ from mindspore_thor.step.train_step import TrainStep
 from models import create_model
 
 SGD = "sgd"
-METHODS = (SGD, "thor", "kfac_eigen", "ekfac", "tkfac", "eva", "shampoo", "fngd", "lngd")
+METHODS = (
+    SGD,
+    "thor",
+    "kfac_eigen",
+    "ekfac",
+    "tkfac",
+    "eva",
+    "shampoo",
+    "soap",
+    "muon",
+    "fngd",
+    "lngd",
+)
 GRAPHS = {"capture": "capture", "measure": "capture", "renew": "refresh", "again": "retry"}
 GRAPHS.update(apply_update="update", plain="plain", whole="plain")
 """A graph's attribute of ``TrainStep`` -> what it is called here."""

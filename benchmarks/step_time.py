@@ -55,6 +55,9 @@ INTERVALS = {"factor_interval": 10, "inverse_interval": 20}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {}),
     "adamw": ("adamw", {}),
+    "nadamw": ("nadamw", {}),
+    "muon": ("muon", {}),
+    "soap": ("soap", {"inverse_interval": 10}),
     "thor": ("thor", INTERVALS),
     "thor_stop": ("thor", {**INTERVALS, "trace_thresholds": (0.01, 0.001)}),
     "thor_nt": ("thor", {**INTERVALS, "trace_thresholds": (0.0, 0.0)}),
@@ -159,11 +162,12 @@ class Runner:
             _, gradients, finite = step.capture.compile_and_run(*batch)
             return step.apply_update.compile_and_run(finite, *gradients)
 
-        if optimizer.remeasures:
-            ops.assign(optimizer.due, Tensor(FACTORS, ms.int32))
-            self.timed("brief", factor)
-        ops.assign(optimizer.due, Tensor(everything, ms.int32))
-        self.timed("factor", factor)
+        if optimizer.collects:
+            if optimizer.remeasures:
+                ops.assign(optimizer.due, Tensor(FACTORS, ms.int32))
+                self.timed("brief", factor)
+            ops.assign(optimizer.due, Tensor(everything, ms.int32))
+            self.timed("factor", factor)
         if self.name == "fngd" or not inverses:
             return
         self.forget()

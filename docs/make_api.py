@@ -21,12 +21,13 @@ sys.path.insert(0, str(ROOT))
 
 SECTIONS = {
     "mindspore_thor": (
-        *("THOR", "FNGD", "LNGD", "KFAC", "EKFAC", "TKFAC", "Eva", "Shampoo"),
+        *("THOR", "FNGD", "LNGD", "KFAC", "EKFAC", "TKFAC", "Eva", "Shampoo", "SOAP", "Muon"),
         *("TrainStep", "TokenMeanLoss", "mark_tokens", "StopOnFailure", "UserError"),
     ),
     "mindspore_thor.optim": ("SecondOrder", "create_optimizer", "optimizer_options"),
     "mindspore_thor.methods.sgd": ("sgd",),
     "mindspore_thor.methods.adamw": ("adamw",),
+    "mindspore_thor.methods.nadamw": ("nadamw",),
     "mindspore_thor.optim.report": ("LayerReport",),
     "mindspore_thor.layers.coverage": ("LayerRow",),
     "mindspore_thor.optim.schedules": (

@@ -1,6 +1,7 @@
 """Second-order training for MindSpore in graph mode.
 
-THOR, KFAC, EKFAC, TKFAC, Eva, Shampoo, FNGD and LNGD, and SGD and AdamW for comparison.
+THOR, KFAC, EKFAC, TKFAC, Eva, Shampoo, SOAP, Muon, FNGD and LNGD, and SGD, AdamW and NAdamW for
+comparison.
 """
 
 from typing import TYPE_CHECKING
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from mindspore_thor import methods as methods
     from mindspore_thor import optim as optim
     from mindspore_thor.layers.tokens import mark_tokens
-    from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo
+    from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, SOAP, THOR, TKFAC, Eva, Muon, Shampoo
     from mindspore_thor.step.callbacks import StopOnFailure
     from mindspore_thor.step.token_loss import TokenMeanLoss
     from mindspore_thor.step.train_step import TrainStep
 else:
-    _OPTIMIZERS = ("EKFAC", "FNGD", "KFAC", "LNGD", "THOR", "TKFAC", "Eva", "Shampoo")
+    _OPTIMIZERS = (
+        *("EKFAC", "FNGD", "KFAC", "LNGD", "SOAP", "THOR", "TKFAC", "Eva", "Muon", "Shampoo"),
+    )
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
@@ -40,9 +43,11 @@ __all__ = [
     "FNGD",
     "KFAC",
     "LNGD",
+    "SOAP",
     "THOR",
     "TKFAC",
     "Eva",
+    "Muon",
     "Shampoo",
     "StopOnFailure",
     "TokenMeanLoss",

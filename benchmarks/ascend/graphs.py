@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from benchmarks import step_time
 from benchmarks.step_time import make_optimizer
+from mindspore_thor import optim
 from mindspore_thor.errors import UserError
 from mindspore_thor.step.train_step import TrainStep
 
@@ -23,7 +26,6 @@ the only graph that a first-order method has."""
 CONTROL = "host"
 """A graph that needs the host: what finds back-offs must find one there."""
 
-FIRST_ORDER = ("sgd", "adamw")
 BASELINE = "sgd"
 METHODS = ("thor", "fngd", "lngd")
 LEVELS = ("O0", "O1")
@@ -60,11 +62,16 @@ WEIGHT_DECAY = 5e-4
 
 def kinds_of(method: str) -> tuple[str, ...]:
     """The graphs that a method's steps consist of, without those for failures and for sinking."""
-    if method in FIRST_ORDER:
+    name = step_time.METHODS.get(method, (method, {}))[0]
+    made_by = optim.METHODS.get(name)
+    if inspect.isfunction(made_by):
         return ("step",)
-    # FNGD solves within its backward pass and Eva inverts nothing.
-    derives = method.split("_")[0] not in ("fngd", "eva")
-    return tuple(kind for kind in KINDS[:4] if kind != "inverse" or derives)
+    # FNGD solves within its backward pass.
+    without = {
+        "factor": not getattr(made_by, "collects", True),
+        "inverse": not getattr(made_by, "derives", True) or name == "fngd",
+    }
+    return tuple(kind for kind in KINDS[:4] if not without.get(kind, False))
 
 
 def required() -> tuple[Case, ...]:

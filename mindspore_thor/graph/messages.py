@@ -7,7 +7,7 @@ from mindspore_thor.errors import UserError
 TWICE = (
     "MindSpore cannot differentiate layers that collect statistics twice, which a loss "
     "with derivatives of the network in it needs (gradient penalty, PINN): train this "
-    "network with Shampoo, AdamW or nn.Momentum"
+    "network with Shampoo, SOAP, Muon, AdamW or nn.Momentum"
 )
 
 

@@ -7,6 +7,7 @@
 | products of statistics | float32 | float16 inputs, float32 accumulation |
 | sample weights | on the smaller side of a gradient's product | on the layer's input |
 | eigendecompositions | batched on CPU | one by one; not an operator of the device |
+| orthonormal columns (QR) | ``ops.qr``, batched | ``aclnnQr`` |
 
 Inverses and what is multiplied with them stay float32 everywhere. Ascend has no kernel for
 Cholesky or for a symmetric eigendecomposition: MindSpore computes those on the host.
@@ -80,6 +81,12 @@ def general_inverse(matrices: Tensor) -> Tensor:
 def batched_eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues [n, d] and eigenvectors of [n, d, d] by one operator, on CPU."""
     return _EIGH_CPU(matrices)
+
+
+def orthonormal(matrices: Tensor) -> Tensor:
+    """Q of the QR decompositions of [n, d, d] by one operator; its columns' signs are arbitrary."""
+    # Householder reflections, not a Cholesky factor of X^T X: columns may nearly depend on others.
+    return mint.linalg.qr(matrices)[0] if on_ascend() else ops.qr(matrices)[0]
 
 
 def im2col(

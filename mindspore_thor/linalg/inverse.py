@@ -10,11 +10,13 @@ import mindspore as ms
 from mindspore import Tensor, ops
 from mindspore.scipy.linalg import eigh as _eigh
 
+from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.device import (
     batched_eigh,
     general_inverse,
     has_batched_eigh,
     inverts_by_products,
+    orthonormal,
 )
 from mindspore_thor.linalg.newton_schulz import newton_schulz
 from mindspore_thor.linalg.sums import rows
@@ -34,7 +36,10 @@ FAINT = 1e-10
 UNROLLED_LIMIT = 64
 """Without a batched operator, up to so many matrices are decomposed without a loop in the graph."""
 
-INVERSE, EIGEN, FOURTH_ROOT = "inverse", "eigen", "fourth_root"
+UNRESOLVED = 1e-6
+"""Share of a matrix's trace below which float32 does not tell an eigenvalue from zero."""
+
+INVERSE, EIGEN, FOURTH_ROOT, BASIS = "inverse", "eigen", "fourth_root", "basis"
 """What :func:`solve_each` can make of a matrix."""
 
 # Multiples of the second modulo the first look random enough between -1 and 1.
@@ -64,9 +69,11 @@ def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Ten
     Args:
         kind: :data:`INVERSE` for (M + s I)^-1, :data:`FOURTH_ROOT` for (M + s I)^-1/4, both
             [n, d, d] and symmetric; :data:`EIGEN` for the eigenvalues of M as the first column and
-            its eigenvectors as the others, [n, d, d + 1] (the shifts are not used).
-        matrices: float32 symmetric positive semi-definite [n, d, d].
-        shifts: s, float32 [n].
+            its eigenvectors as the others, [n, d, d + 1] (the shifts are not used); :data:`BASIS`
+            for one step from a basis towards the eigenvectors, see :func:`basis_each`.
+        matrices: float32 symmetric positive semi-definite [n, d, d]; for :data:`BASIS` each with
+            its basis behind it, [n, d, 2 d].
+        shifts: s, float32 [n]; for :data:`BASIS` above 0 where there is a basis already.
 
     Returns:
         The solutions, and float32 [n]: 1 where one is sound, else 0.
@@ -76,6 +83,9 @@ def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Ten
     elif kind == EIGEN:
         values, vectors, ok = eigen_each(matrices)
         solved = ops.concat((values.expand_dims(2), vectors), 2)
+    elif kind == BASIS:
+        order, basis, ok = basis_each(matrices, shifts)
+        solved = ops.concat((ops.cast(order, ms.float32).expand_dims(2), basis), 2)
     else:
         solved, ok = inverse_fourth_root(matrices, shifts)
     return solved, ops.cast(ok, ms.float32)
@@ -83,7 +93,7 @@ def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Ten
 
 def solution_width(kind: str, size: int) -> int:
     """Columns of one solution of :func:`solve_each`."""
-    return size + 1 if kind == EIGEN else size
+    return size + 1 if kind in (EIGEN, BASIS) else size
 
 
 def _sound(residuals: Tensor) -> Tensor:
@@ -233,3 +243,53 @@ def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
     roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
     root = ops.bmm(vectors * roots, vectors.transpose((0, 2, 1)))
     return root, ops.logical_and(ok, ops.isfinite(rows(root).sum(1)))
+
+
+def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One power step and QR of bases towards the eigenvectors of symmetric matrices (SOAP).
+
+    Q' R = M Q P, where P sorts the columns q of Q by q^T M q, the largest first. Columns that M
+    maps to nothing that float32 can tell from zero come last, in their old order, and stay as far
+    as the others allow: their images would be rounding errors. Where there is no basis yet, Q' are
+    the eigenvectors themselves.
+
+    Args:
+        pairs: M and Q, float32 [n, d, 2 d].
+        known: above 0 where there is a Q, float32 [n].
+
+    Returns:
+        The order, int32 [n, d]: which column of Q each column of Q' comes from. Q' [n, d, d]. And
+        for each matrix whether all is finite and orthonormal.
+    """
+    d = pairs.shape[1]
+    eye = ops.eye(d, d, ms.float32)
+    moments, basis = part(pairs, 0, d, 2), part(pairs, d, d, 2)
+    traces = rows(moments * eye).sum(1).reshape((-1, 1, 1))
+    moments = moments / ops.maximum(traces, FAINT**3)
+    images = ops.bmm(moments, basis)
+    sizes = (basis * images).sum(1)
+    places = ops.cast(ops.arange(d), ms.int32).reshape((1, d))
+    seen = sizes > UNRESOLVED
+    keys = ops.where(seen, sizes, ops.cast(-1 - places, ms.float32))
+    order = ops.cast(ops.topk(keys, d)[1], ms.int32)
+    seen = seen.expand_dims(1)
+    columns = ops.where(seen, images / ops.where(seen, sizes.expand_dims(1), 1.0), basis)
+    found = orthonormal(_sorted(columns, order))
+    missing = known <= 0
+    finite = ops.logical_and(ops.isfinite(traces.reshape((-1,))), ops.isfinite(rows(images).sum(1)))
+    if missing.any():
+        which = missing.reshape((-1, 1, 1))
+        _, vectors, good = eigen_each(ops.where(which, moments, eye))
+        found = ops.where(
+            which, _sorted(vectors, ops.broadcast_to(d - 1 - places, order.shape)), found
+        )
+        order = ops.where(missing.reshape((-1, 1)), places, order)
+        finite = ops.logical_and(finite, good)
+    ok = _sound(ops.bmm(found.transpose((0, 2, 1)), found) - eye)
+    return order, found, ops.logical_and(ok, finite)
+
+
+def _sorted(columns: Tensor, order: Tensor) -> Tensor:
+    """The columns of [n, d, d] in an order, int [n, d]."""
+    places = ops.broadcast_to(order.expand_dims(1), columns.shape)
+    return ops.gather_elements(columns, 2, places)

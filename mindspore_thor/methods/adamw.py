@@ -38,6 +38,9 @@ class AdamW(nn.Optimizer):
         UserError: for a beta outside [0, 1) or an epsilon that is not positive.
     """
 
+    label = "adamw"
+    nesterov = False
+
     def __init__(
         self,
         params: Any,
@@ -55,9 +58,10 @@ class AdamW(nn.Optimizer):
         self.loss_scale = float(loss_scale)
         self.inverse_scale = 1.0 / self.loss_scale
         self.weights = self._parameters
-        self.settings = as_tuple(adam_settings((beta1, beta2), epsilon))
-        self.first = self.weights.clone(prefix="adamw.first", init="zeros")
-        self.second = self.weights.clone(prefix="adamw.second", init="zeros")
+        settings = adam_settings((beta1, beta2), epsilon, nesterov=self.nesterov)
+        self.settings = as_tuple(settings)
+        self.first = self.weights.clone(prefix=f"{self.label}.first", init="zeros")
+        self.second = self.weights.clone(prefix=f"{self.label}.second", init="zeros")
 
     def construct(self, gradients: Sequence[Tensor]) -> Tensor:
         """Update every parameter from its gradient."""

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from mindspore_thor.methods.fngd import FNGD
     from mindspore_thor.methods.kfac import KFAC
     from mindspore_thor.methods.lngd import LNGD
+    from mindspore_thor.methods.muon import Muon
     from mindspore_thor.methods.shampoo import Shampoo
+    from mindspore_thor.methods.soap import SOAP
     from mindspore_thor.methods.thor import THOR
     from mindspore_thor.methods.tkfac import TKFAC
     from mindspore_thor.optim.base import SecondOrder
@@ -38,9 +40,11 @@ __all__ = [
     "KFAC",
     "LNGD",
     "METHODS",
+    "SOAP",
     "THOR",
     "TKFAC",
     "Eva",
+    "Muon",
     "SecondOrder",
     "Shampoo",
     "create_optimizer",

@@ -1,4 +1,4 @@
-"""Adam's direction (Kingma & Ba 2015), as AdamW, the rest rule and grafting use it."""
+"""Adam's direction (Kingma & Ba 2015), as AdamW, NAdamW, the rest rule and grafting use it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,35 @@ from mindspore_thor.optim.checks import check_number, check_share_of_old
 
 
 class AdamSettings(NamedTuple):
-    """Weights of the old first and second moment, and what is added to the second one's root."""
+    """What Adam's direction depends on besides the gradients.
+
+    Attributes:
+        beta1: weight of the old first moment.
+        beta2: weight of the old second moment.
+        epsilon: added to the second one's root.
+        nesterov: whether the gradient counts once more in the first moment (Dozat 2016).
+    """
 
     beta1: float
     beta2: float
     epsilon: float
+    nesterov: bool = False
 
 
-def adam_settings(betas: Any, epsilon: Any, prefix: str = "") -> AdamSettings:
+Settings = tuple[float, float, float, bool]
+"""The same for graphs, whose parser takes a named tuple's fields only."""
+
+
+def adam_settings(
+    betas: Any, epsilon: Any, prefix: str = "", nesterov: bool = False
+) -> AdamSettings:
     """Check and return the settings.
 
     Args:
         betas: two numbers in [0, 1).
         epsilon: a number above 0.
         prefix: of the keywords' names in messages.
+        nesterov: see :class:`AdamSettings`.
 
     Raises:
         UserError: for anything else.
@@ -34,15 +49,16 @@ def adam_settings(betas: Any, epsilon: Any, prefix: str = "") -> AdamSettings:
     if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
         raise UserError(f"{name}={quoted(betas)}: give two numbers in [0, 1)")
     beta1, beta2 = (check_share_of_old(name, beta) for beta in betas)
-    return AdamSettings(beta1, beta2, check_number(f"{prefix}epsilon", epsilon, 0.0, open_low=True))
+    epsilon = check_number(f"{prefix}epsilon", epsilon, 0.0, open_low=True)
+    return AdamSettings(beta1, beta2, epsilon, nesterov)
 
 
-def as_tuple(settings: AdamSettings) -> tuple[float, float, float]:
-    """For graphs, whose parser takes a named tuple's fields only."""
-    return settings.beta1, settings.beta2, settings.epsilon
+def as_tuple(settings: AdamSettings) -> Settings:
+    """The settings as graphs take them."""
+    return settings.beta1, settings.beta2, settings.epsilon, settings.nesterov
 
 
-def bias_corrections(settings: tuple[float, float, float], step: Tensor) -> tuple[Tensor, Tensor]:
+def bias_corrections(settings: Settings, step: Tensor) -> tuple[Tensor, Tensor]:
     """1 - beta^t of both moments.
 
     Args:
@@ -53,13 +69,15 @@ def bias_corrections(settings: tuple[float, float, float], step: Tensor) -> tupl
 
 
 def adam_direction(
-    settings: tuple[float, float, float],
+    settings: Settings,
     corrections: tuple[Tensor, Tensor],
     first: Parameter,
     second: Parameter,
     gradient: Tensor,
 ) -> Tensor:
     """Let a gradient enter the moments; m^ / (sqrt(v^) + eps), of the moments' shape and type.
+
+    With Nesterov's momentum b1 m^ + (1 - b1) g / (1 - b1^t) stands for m^.
 
     Args:
         settings: see :class:`AdamSettings`.
@@ -68,11 +86,12 @@ def adam_direction(
         second: v, of the same shape.
         gradient: of the same shape.
     """
-    beta1, beta2, epsilon = settings
+    beta1, beta2, epsilon, nesterov = settings
     gradient = ops.cast(gradient, first.dtype)
     new_first = beta1 * first + (1.0 - beta1) * gradient
     new_second = beta2 * second + (1.0 - beta2) * gradient * gradient
-    direction = (new_first / corrections[0]) / (ops.sqrt(new_second / corrections[1]) + epsilon)
+    ahead = beta1 * new_first + (1.0 - beta1) * gradient if nesterov else new_first
+    direction = (ahead / corrections[0]) / (ops.sqrt(new_second / corrections[1]) + epsilon)
     ops.assign(first, new_first)
     ops.assign(second, new_second)
     return direction

@@ -106,6 +106,8 @@ class SecondOrder(UpdatingOptimizer):
     """
 
     derives: bool = True  # whether refreshes happen at all
+    first_refresh: int = 0  # the step, counted from 0, before whose update the first one is made
+    collects: bool = True  # whether any step collects statistics before its update
     observes: bool = False  # whether statistics are made of the gradients themselves
     remeasures: bool = False  # whether a refresh calls for new statistics of the same batch
     measures_first: bool = False  # whether statistics come from a pass before the step
@@ -113,6 +115,7 @@ class SecondOrder(UpdatingOptimizer):
     needs_whole_batch: str = ""  # why gradients cannot be accumulated over micro-batches
     without: tuple[str, ...] = ()
     """Keywords of this class that the method does not have."""
+    own_momentum: bool = False  # whether directions hold momentum: then there is none around them
     own_token_mode: str = ""  # how it sees tokens where that is no option
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
@@ -192,6 +195,7 @@ class SecondOrder(UpdatingOptimizer):
         if not self.is_group:
             self.decay_flags = tuple(bool(decay_filter(p)) for p in self.weights)
         self.momentum = momentum
+        self.heavy_ball = 0.0 if self.own_momentum else momentum
         self.clip_norm = clip_norm
         if grafting is not None and kl_clip == self.keywords()["kl_clip"].default:
             kl_clip = None
@@ -207,9 +211,10 @@ class SecondOrder(UpdatingOptimizer):
         self.inverse_interval = Interval("inverse_interval", inverse_interval)
         # Two optimizers in one graph must not share a name: each has the first of its own weights.
         scope = f"{label}.{self.weights[0].name}"
-        self.due = state(np.ones((), np.int32), f"{scope}.due")
-        self.next_factor = state(np.zeros((), np.int32), f"{scope}.next_factor")
-        first_inverse = np.full((), 0 if self.derives else NEVER, np.int32)
+        first = (int(self.collects), 0 if self.collects else NEVER)
+        self.due = state(np.full((), first[0], np.int32), f"{scope}.due")
+        self.next_factor = state(np.full((), first[1], np.int32), f"{scope}.next_factor")
+        first_inverse = np.full((), self.first_refresh if self.derives else NEVER, np.int32)
         self.next_inverse = state(first_inverse, f"{scope}.next_inverse")
         self.samples = state(np.ones((), np.int32), f"{scope}.samples")
         self.graph = GraphKind()
@@ -311,9 +316,9 @@ class SecondOrder(UpdatingOptimizer):
                 "gradients of optimizer.parameters are needed (weights and probes); use "
                 "mindspore_thor.TrainStep, or differentiate by optimizer.parameters"
             )
-        if self.due > 0:
+        if self.collects and self.due > 0:
             self.collect(gradients)
-        if self.step_number() >= self.next_inverse:
+        if self.derives and self.step_number() >= self.next_inverse:
             self.refresh_and_retry()
         return True  # see GroupCurvature.collect
 

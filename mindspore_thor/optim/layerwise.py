@@ -58,6 +58,11 @@ class LayerwiseOptimizer(nn.Optimizer):
         self._take_over(net)
         make = one_of_each()
         layers, self._rows = find_layers(net, self.weights, self.supported, token_mode, make)
+        left_out = self.left_out(layers)
+        layers = [layer for layer in layers if layer.name not in left_out]
+        for row in self._rows:
+            if row.layer in left_out:
+                row.covered, row.reason = False, left_out[row.layer]
         members: dict[Hashable, list[CoveredLayer]] = {}
         for layer in layers:
             members.setdefault(self.group_key(layer), []).append(layer)
@@ -190,6 +195,14 @@ class LayerwiseOptimizer(nn.Optimizer):
             weight.dtype,
             None if bias is None else (tuple(bias.shape), bias.dtype),
         )
+
+    def left_out(self, layers: Sequence[CoveredLayer]) -> dict[str, str]:
+        """Layers that the method could cover but leaves to the rest: name -> what the report says.
+
+        Args:
+            layers: all that it could cover, in the net's order.
+        """
+        return {}
 
     def packs_bias(self, layer: CoveredLayer) -> bool:
         """Whether a layer's bias is part of its group's matrices."""

@@ -68,7 +68,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
     A method that wants another order, or another stage among them, says so here.
     """
     decay_flags: tuple[bool, ...]
-    momentum: float
+    heavy_ball: float  # momentum around the directions
     clip_norm: float | None
     kl_clip: float | None
     loss_scale: float
@@ -119,7 +119,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         self.kept_numbers = tuple(held)
         self.kept_count = len(self.kept_numbers)
         self.kept = ParameterTuple([self.weights[i] for i in held])
-        if self.momentum > 0:
+        if self.heavy_ball > 0:
             if not self._moment_of:
                 self._make_moments()
             self.moving = ParameterTuple([self._moment_of[i] for i in held])
@@ -177,8 +177,8 @@ class UpdatingOptimizer(LayerwiseOptimizer):
             gradients = self.map(ops.partial(pick, gradients), self.kept_numbers)
             if self.is_group_lr:
                 lr = self.map(ops.partial(pick, lr), self.kept_numbers)
-        if self.momentum > 0:
-            how = (self.momentum, self.rate_inside_momentum)
+        if self.heavy_ball > 0:
+            how = (self.heavy_ball, self.rate_inside_momentum)
             if self.is_group_lr:
                 self.map(ops.partial(_move, how), lr, self.kept, self.moving, gradients)
             else:

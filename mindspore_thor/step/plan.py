@@ -3,8 +3,8 @@
 | phase | what it does | who has it |
 |---|---|---|
 | measure | statistics by a pass of their own; no weight gradient is in it | LNGD |
-| capture | backward pass that also collects statistics | all others |
-| refresh | derive inverses; again, with more damping, those that failed | all but Eva, FNGD |
+| capture | backward pass that also collects statistics | all others but Muon, SOAP |
+| refresh | derive inverses; again, with more damping, those that failed | all but Eva, FNGD, Muon |
 | recapture | the backward pass again, which measures in the new basis | EKFAC |
 | plain | backward pass of the plain network | all |
 

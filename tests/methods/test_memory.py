@@ -23,6 +23,10 @@ BLOCKS = DI**2 + DO**2
         ("kfac", {"method": "inverse", "momentum": 0.0}, 2 * FACTORS),
         ("tkfac", {}, WEIGHTS + 2 * FACTORS),
         ("shampoo", {}, WEIGHTS + 2 * BLOCKS),
+        ("nadamw", {}, 2 * WEIGHTS),
+        # Momentum; AdamW has both moments of the bias.
+        ("muon", {}, DI * DO + 2 * DO),
+        ("soap", {}, 2 * WEIGHTS + 2 * BLOCKS),
         ("eva", {}, WEIGHTS + DI + 1 + DO),
     ],
 )

@@ -37,6 +37,9 @@ SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {
     "tkfac": (0.1, {"kl_clip": 0.001}),
     "eva": (0.1, {}),
     "shampoo": (0.1, {"grafting": "sgd"}),
+    "muon": (0.02, {"rest_learning_rate": CosineDecay(0.003, EPOCHS, STEPS)}),
+    "soap": (0.005, {"inverse_interval": 10}),
+    "nadamw": (0.01, {"weight_decay": 0.05}),
     "fngd": (0.1, {}),
     "lngd": (0.1, {}),
 }

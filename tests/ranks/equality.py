@@ -28,9 +28,13 @@ BAD_STEP = 7
 MOMENTUM = 0.875
 RESUMED, MORE = ("thor", "ekfac", "fngd", "lngd"), 5
 INTERVALS = {"factor_interval": 2, "inverse_interval": 4}
+# Only sides whose eigenvectors are unique have a basis.
+SHORT = {"max_preconditioner_dim": 3, "rest": None}
 METHODS = {
     "sgd": ("sgd", {"weight_decay": 0.01}),
     "adamw": ("adamw", {}),
+    "muon": ("muon", {"rest_learning_rate": 0.01, "rest_epsilon": 1e-3}),
+    "soap": ("soap", {"inverse_interval": 4, "epsilon": 1e-3, **SHORT}),
     "thor": ("thor", {**INTERVALS, "split_dim": 8, "trace_thresholds": (0.25, 0.0)}),
     "thor_all": ("thor", {**INTERVALS, "inverse_share": "all"}),
     "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),

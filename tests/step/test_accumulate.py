@@ -9,6 +9,7 @@ from oracle.baselines import Eva, Shampoo, Tkfac
 from oracle.bridge import largest_error, oracle_net
 from oracle.nets import batches, mlp, token_net
 from oracle.optimizers import AdamW, Kfac, Thor
+from oracle.rivals import Muon, Soap
 from oracle.training import cross_entropy
 from steps import INTERVALS, Outer, assert_close, train
 
@@ -28,6 +29,8 @@ def rates() -> list[float]:
     return [0.1 * 0.7**k for k in range(20)]
 
 
+REST = {"rest_learning_rate": 0.01, "rest_epsilon": 1e-3}
+TURNS = {"inverse_interval": 2, "epsilon": 1e-3}
 # Every method with its oracle; epsilon of AdamW is large enough for float32 gradients.
 CASES = {
     "thor": (Thor, {**INTERVALS, "momentum": 0.9}, lambda: token_net(batch=6)),
@@ -35,6 +38,9 @@ CASES = {
     "tkfac": (Tkfac, {**INTERVALS, "momentum": 0.9}, lambda: mlp(batch=6)),
     "eva": (Eva, {"momentum": 0.9}, lambda: mlp(batch=6)),
     "shampoo": (Shampoo, {**INTERVALS, "momentum": 0.9}, lambda: mlp(batch=6)),
+    "muon": (Muon, REST, lambda: mlp(batch=6)),
+    # Only sides whose eigenvectors are unique have a basis.
+    "soap": (Soap, {**REST, "max_preconditioner_dim": 5, **TURNS}, lambda: mlp(batch=6)),
     "adamw": (AdamW, {}, lambda: mlp(batch=6)),
 }
 
