@@ -20,6 +20,7 @@ from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.files import shown
 
 _MOST = 2**31 - 1
+_LARGEST_BATCH = 1 << 16
 
 # Of a text that a vocabulary was trained on it knows nearly all; another alphabet is another text.
 _MOST_UNKNOWN = 0.1
@@ -75,7 +76,9 @@ def create_text(
     if split not in SPLITS:
         raise UserError(f"split is {quoted(split, 40)}: use one of {', '.join(SPLITS)}")
     check_integers(
-        batch_size=(batch_size, 1, _MOST), seed=(seed, 0, 2**63 - 1), rank=(rank, 0, _MOST - 1)
+        batch_size=(batch_size, 1, _LARGEST_BATCH),
+        seed=(seed, 0, 2**63 - 1),
+        rank=(rank, 0, _MOST - 1),
     )
     check_integers(rank_size=(rank_size, rank + 1, _MOST))
     options = TextOptions() if options is None else options

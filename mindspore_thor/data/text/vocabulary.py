@@ -66,22 +66,24 @@ class SentencePieceVocabulary:
             raise unreadable(path, error) from None
         name = shown(path, 120)
         try:
-            model = sentencepiece.SentencePieceProcessor(model_proto=content)
-            self.size = int(model.get_piece_size())
-        except (RuntimeError, ValueError, TypeError):
-            self.size, model = 0, None
-        if not self.size:
-            raise UserError(f"'{name}' is no SentencePiece model: remove it to train one anew")
-        special = (model.pad_id(), model.bos_id(), model.eos_id(), model.unk_id())
+            model = sentencepiece.SentencePieceProcessor()
+            # An exception, where a constructor with empty bytes would hand out an empty model.
+            model.LoadFromSerializedProto(content)
+            pieces = [model.id_to_piece(number) for number in range(model.get_piece_size())]
+            special = (model.pad_id(), model.bos_id(), model.eos_id(), model.unk_id())
+            model.decode(model.encode("".join(pieces)))
+        except (RuntimeError, ValueError, TypeError, IndexError):  # UnicodeDecodeError, too
+            raise UserError(
+                f"'{name}' is no sound SentencePiece model: remove it to train one anew"
+            ) from None
         if special != (PAD, BOS, EOS, UNKNOWN):
             raise UserError(
                 f"'{name}' numbers padding, start, end and unknown piece {special}, not 0, 1, 2, 3"
                 ": train it with pad_id=0, bos_id=1, eos_id=2, unk_id=3"
             )
         self._model = model
-        self.fingerprint = _fingerprint(
-            "sentencepiece", (model.id_to_piece(number) for number in range(self.size))
-        )
+        self.size = len(pieces)
+        self.fingerprint = _fingerprint("sentencepiece", pieces)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the pieces of each line, without start and end sign."""
@@ -107,7 +109,10 @@ class WordVocabulary:
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self.tokens = list(dict.fromkeys([*SPECIAL, *tokens]))
-        self._numbers = {token: number for number, token in enumerate(self.tokens)}
+        # A text that quotes a special piece must not end its own sentence.
+        self._numbers = {
+            token: number for number, token in enumerate(self.tokens) if number >= len(SPECIAL)
+        }
         self.size = len(self.tokens)
         self.fingerprint = _fingerprint("words", self.tokens)
 
