@@ -36,7 +36,7 @@ class TextOptions:
         character_coverage: Share of the characters of the training text that the vocabulary has;
             the rarest others become the unknown piece. Below 1 for text with stray characters.
         vocabulary_sentences: Most pairs that the vocabulary is trained on. From a larger corpus
-            that many are taken at even distances: SentencePiece holds what it trains on in memory.
+            that many are taken at even distances, for SentencePiece holds its text in memory.
         sentences: Training pairs of ``toy_translation`` in one epoch.
         corpus_seed: Seed of ``toy_translation``'s sentences, apart from the seed of their order.
     """
