@@ -37,6 +37,10 @@ SECTIONS = {
     "mindspore_thor.layers": ("LayerType", "Form", "register_layer_type"),
     "mindspore_thor.cache.compile_cache": ("CompileCache",),
     "mindspore_thor.data": ("create_data", "available_data"),
+    "mindspore_thor.data.text": (
+        *("create_text", "available_text", "TextOptions", "TextData", "EvaluationBatch"),
+        *("Dropped", "open_vocabulary", "translation_scores", "Scores"),
+    ),
     "mindspore_thor.runtime": ("prepare_target",),
     "mindspore_thor.errors": ("TrainingError",),
 }
@@ -46,6 +50,7 @@ METHODS = {
     "SecondOrder": ("layer_report",),
     "LayerReport": ("summary", "table"),
     "TrainStep": ("plain_step",),
+    "TextData": ("epoch", "evaluation", "dataset"),
 }
 """Class -> its methods that users call."""
 

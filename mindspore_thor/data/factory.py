@@ -13,7 +13,7 @@ import numpy as np
 from mindspore.dataset import vision
 
 from mindspore_thor.data.cifar import read_cifar10, read_cifar100
-from mindspore_thor.data.files import PathLike, RawSet, check_labels, data_folder
+from mindspore_thor.data.files import PathLike, RawSet, check_integers, check_labels, data_folder
 from mindspore_thor.data.idx import read_idx_set
 from mindspore_thor.data.imagenet import list_tree
 from mindspore_thor.data.order import Order
@@ -152,17 +152,17 @@ def create_data(
             f"unknown data set '{shown(name, 40)}', did you mean '{close[0]}'? "
             f"Known are {', '.join(available_data())}"
         )
-    _check_integers(
+    check_integers(
         batch_size=(batch_size, 1, _MOST),
         seed=(seed, 0, _MOST_SEED),
         num_workers=(num_workers, 1, _MOST),
         rank=(rank, 0, _MOST - 1),
     )
-    _check_integers(rank_size=(rank_size, rank + 1, _MOST))
+    check_integers(rank_size=(rank_size, rank + 1, _MOST))
     if num_classes is not None:
-        _check_integers(num_classes=(num_classes, 1, _MOST))
+        check_integers(num_classes=(num_classes, 1, _MOST))
     if image_size is not None:
-        _check_integers(image_size=(image_size, 1, _LARGEST_IMAGE))
+        check_integers(image_size=(image_size, 1, _LARGEST_IMAGE))
     request = _Request(
         name=name,
         train=train,
@@ -254,13 +254,3 @@ def _open_tree(request: _Request, folder: Path, image_size: int) -> Data:
         items_per_step=request.batch_size,
         items_per_epoch=used,
     )
-
-
-def _check_integers(**values: tuple[object, int, int]) -> None:
-    """Refuse whatever is not a whole number from the least to the most that is given with it."""
-    for name, (value, least, most) in values.items():
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or not least <= int(value) <= most:  # type: ignore[call-overload]
-            raise UserError(
-                f"{name} is {shown(value, 40)}: give a whole number from {least} to {most}"
-            )

@@ -1,4 +1,4 @@
-"""Checks on folders and labels that every data set shares."""
+"""Checks on arguments, folders and labels that every data set shares."""
 
 from __future__ import annotations
 
@@ -100,3 +100,20 @@ def check_labels(path: Path, labels: np.ndarray, num_classes: int) -> None:
             f"'{shown(path, 120)}': sample {index} has label {int(labels[index])}, but there "
             f"are {num_classes} classes (0 to {num_classes - 1}): correct num_classes or the file"
         )
+
+
+def check_integers(**values: tuple[object, int, int]) -> None:
+    """Refuse whatever is not a whole number in its range.
+
+    Args:
+        **values: Name -> what was given, the least and the most.
+
+    Raises:
+        UserError: Names the first one that is wrong, and its range.
+    """
+    for name, (value, least, most) in values.items():
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or not least <= int(value) <= most:  # type: ignore[call-overload]
+            raise UserError(
+                f"{name} is {shown(value, 40)}: give a whole number from {least} to {most}"
+            )

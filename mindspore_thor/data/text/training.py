@@ -1,0 +1,168 @@
+"""The vocabulary of a run: trained at its first use, read again afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mindspore.dataset.text import SentencePieceModel, SentencePieceVocab
+
+from mindspore_thor.data.text.corpus import Corpus
+from mindspore_thor.data.text.lines import check_parallel, count_lines, spread
+from mindspore_thor.data.text.vocabulary import (
+    BOS,
+    EOS,
+    MODEL_FILE,
+    PAD,
+    UNKNOWN,
+    WORDS_FILE,
+    SentencePieceVocabulary,
+    Vocabulary,
+    open_vocabulary,
+    read_words,
+    write_words,
+)
+from mindspore_thor.errors import UserError, shortened
+from mindspore_thor.files import held, remove_leftovers, shown, write_file
+
+TOKENS_FOLDER = "tokens"
+"""Folder beside the vocabulary for what is derived from it. It is held while something is made, for
+a run holds the folder around it itself."""
+
+
+def run_vocabulary(
+    folder: Path, corpus: Corpus, fingerprint: str | None = None
+) -> tuple[Vocabulary, Corpus]:
+    """Return a run's vocabulary, and the corpus with ``prepared`` found out.
+
+    The first process that comes trains it, the others wait for that and read it. Where folders are
+    not shared or cannot be held, each trains its own: the result is the same pieces.
+
+    Args:
+        folder: Where it is, or will be.
+        corpus: The data set.
+        fingerprint: The vocabulary that a checkpoint asks for, or None.
+
+    Raises:
+        UserError: A file cannot be read or written, the stored vocabulary does not fit, or the
+            training text is not enough for its size.
+    """
+    vocabulary = open_vocabulary(folder, fingerprint)
+    if vocabulary is None:
+        if fingerprint is not None:
+            raise UserError(
+                f"'{shown(folder, 110)}' has no vocabulary, but the checkpoint was trained with "
+                "one: give the folder of its run"
+            )
+        corpus = corpus.judged(None)
+        with held_tokens(folder):
+            vocabulary = open_vocabulary(folder)
+            if vocabulary is None:
+                vocabulary = _made(folder, corpus)
+    corpus = corpus.judged(vocabulary.tokenized)
+    size = corpus.options.vocab_size
+    if size is not None and size != vocabulary.size:
+        name = WORDS_FILE if vocabulary.tokenized else MODEL_FILE
+        raise UserError(
+            f"'{shown(folder / name, 110)}' has {vocabulary.size} pieces, but vocab_size is {size}"
+            f": set it to {vocabulary.size}, or give another folder"
+        )
+    return vocabulary, corpus
+
+
+@contextmanager
+def held_tokens(folder: Path) -> Iterator[Path]:
+    """Hold the folder of derived files, which is made where it is missing.
+
+    Args:
+        folder: The folder of the vocabulary.
+
+    Yields:
+        The folder of derived files.
+
+    Raises:
+        UserError: The system refuses something, here or in the block.
+    """
+    derived = folder / TOKENS_FOLDER
+    try:
+        with held(derived, wait=True):
+            remove_leftovers(derived)
+            yield derived
+    except OSError as error:
+        raise UserError(
+            f"'{shown(folder, 110)}' cannot hold the vocabulary ({shown(error.strerror, 60)}): "
+            "check the path, its permissions and the disk"
+        ) from None
+
+
+def _made(folder: Path, corpus: Corpus) -> Vocabulary:
+    if corpus.prepared:
+        words = read_words(corpus.words_file())
+        write_words(words, folder / WORDS_FILE)
+        return words
+    content = _trained(corpus)
+    write_file(folder / MODEL_FILE, [content], len(content))
+    return SentencePieceVocabulary(folder / MODEL_FILE)
+
+
+def _trained(corpus: Corpus) -> bytes:
+    """Return a joint model of both sides of the training split, as the bytes of its file."""
+    options = corpus.options
+    size = options.vocab_size or corpus.known.vocab_size
+    source, target = corpus.vocabulary_sides()
+    counts = count_lines(source), count_lines(target)
+    check_parallel(source, target, counts)
+    most = options.vocabulary_sentences
+    with tempfile.TemporaryDirectory(prefix="vocabulary-") as scratch:
+        text = Path(scratch, "text")
+        with open(text, "w", encoding="utf-8", newline="\n") as file:
+            for line in itertools.chain(
+                *(spread(side.lines(), counts[0], most) for side in (source, target))
+            ):
+                file.write(f"{line}\n")
+        try:
+            trained = SentencePieceVocab.from_file(
+                [str(text)],
+                size,
+                float(options.character_coverage),
+                SentencePieceModel.BPE,
+                {
+                    "pad_id": str(PAD),
+                    "bos_id": str(BOS),
+                    "eos_id": str(EOS),
+                    "unk_id": str(UNKNOWN),
+                    "minloglevel": "2",
+                },
+            )
+            SentencePieceVocab.save_model(trained, scratch, MODEL_FILE)
+        except RuntimeError as error:
+            raise _refused(str(error), size, min(counts[0], most)) from None
+        return Path(scratch, MODEL_FILE).read_bytes()
+
+
+def _refused(message: str, size: int, pairs: int) -> UserError:
+    """Return the error that says what SentencePiece wants."""
+    most = re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message)
+    if most:
+        return UserError(
+            f"vocab_size {size} is too large for the {pairs} training pairs: they give "
+            f"{most.group(1)} pieces at most"
+        )
+    least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if least:
+        return UserError(
+            f"vocab_size {size} is too small: the characters of the training text alone need "
+            f"{least.group(1)}; raise it, or lower character_coverage"
+        )
+    if "sentences_.empty()" in message:
+        return UserError(
+            "the training text holds no sentence that a vocabulary could be trained on: give lines "
+            "of at most 4192 bytes that are not all blank"
+        )
+    found = re.search(r"SentencePieceVocab: (.+)", message)
+    reason = shortened(found.group(1) if found else message, 120)
+    return UserError(f"SentencePiece cannot be trained on the text ({reason}): check its files")
