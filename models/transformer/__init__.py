@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.transformer.search import Translator, translate
 from models.transformer.sizes import (
     transformer,
     transformer_base,
@@ -18,10 +19,12 @@ __all__ = [
     "PAD",
     "UNK",
     "Transformer",
+    "Translator",
     "transformer",
     "transformer_base",
     "transformer_big",
     "transformer_fngd",
     "transformer_small",
     "transformer_tiny",
+    "translate",
 ]

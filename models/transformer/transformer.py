@@ -33,7 +33,8 @@ def sinusoids(length: int, width: int) -> np.ndarray:
 
 
 @ops.constexpr
-def _split(shape: tuple[int, ...], heads: int, width: int) -> tuple[int, ...]:
+def split_shape(shape: tuple[int, ...], heads: int, width: int) -> tuple[int, ...]:
+    """Return the shape of tokens [N, S, d] as heads see them, (N, S, heads, d / heads)."""
     return (*shape, heads, width // heads)
 
 
@@ -150,7 +151,7 @@ class Transformer(nn.Cell):
 
     def _encode(self, source: Tensor, mask: Tensor) -> Tensor:
         real = ops.not_equal(source, PAD)
-        split = _split(source.shape, self.heads, self.width)
+        split = split_shape(source.shape, self.heads, self.width)
         x = self._with_positions(self.embed_source(source), source.shape[1])
         for layer in self.encoder:
             x = layer(x, mask, real, split)
@@ -171,8 +172,8 @@ class Transformer(nn.Cell):
 
     def _decode(self, target: Tensor, memory: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         real = ops.not_equal(target, PAD)
-        split = _split(target.shape, self.heads, self.width)
-        memory_split = _split(source.shape, self.heads, self.width)
+        split = split_shape(target.shape, self.heads, self.width)
+        memory_split = split_shape(source.shape, self.heads, self.width)
         hidden = ops.cast(_future(target.shape[1]), mstype.float32) * HIDDEN
         hidden = ops.minimum(hidden, self.hidden_padding(target))
         x = self._with_positions(self.embed_target(target), target.shape[1])
