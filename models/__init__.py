@@ -21,6 +21,14 @@ from models.resnet import (
     resnet56,
     resnet101,
 )
+from models.transformer import (
+    transformer,
+    transformer_base,
+    transformer_big,
+    transformer_fngd,
+    transformer_small,
+    transformer_tiny,
+)
 from models.vgg import vgg11
 
 _FACTORIES: dict[str, Callable[..., nn.Cell]] = {
@@ -35,6 +43,12 @@ _FACTORIES: dict[str, Callable[..., nn.Cell]] = {
         resnet50,
         resnet56,
         resnet101,
+        transformer,
+        transformer_base,
+        transformer_big,
+        transformer_fngd,
+        transformer_small,
+        transformer_tiny,
         vgg11,
     )
 }

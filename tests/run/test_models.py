@@ -179,6 +179,12 @@ def test_registry() -> None:
         "resnet34",
         "resnet50",
         "resnet56",
+        "transformer",
+        "transformer_base",
+        "transformer_big",
+        "transformer_fngd",
+        "transformer_small",
+        "transformer_tiny",
         "vgg11",
     ]
     assert list(model_options("resnet20")) == [

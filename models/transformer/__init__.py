@@ -1,0 +1,30 @@
+"""Transformers for translation."""
+
+from __future__ import annotations
+
+from models.transformer.search import Translator, translate
+from models.transformer.sizes import (
+    transformer,
+    transformer_base,
+    transformer_big,
+    transformer_fngd,
+    transformer_small,
+    transformer_tiny,
+)
+from models.transformer.transformer import BOS, EOS, PAD, UNK, Transformer
+
+__all__ = [
+    "BOS",
+    "EOS",
+    "PAD",
+    "UNK",
+    "Transformer",
+    "Translator",
+    "transformer",
+    "transformer_base",
+    "transformer_big",
+    "transformer_fngd",
+    "transformer_small",
+    "transformer_tiny",
+    "translate",
+]

@@ -1,0 +1,195 @@
+"""The layers of encoder and decoder (Vaswani et al. 2017, section 3.1), pre-norm or post-norm."""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+
+from models.transformer.attention import Attention, dense
+from models.transformer.marks import mark_tokens
+
+EPSILON = 1e-6
+
+
+class FeedForward(nn.Cell):
+    """W2 relu(W1 x + b1) + b2, on each token (section 3.3).
+
+    Args:
+        width: Features of input and output.
+        hidden: Features in between.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.dense1 = dense(width, hidden)
+        self.dense2 = dense(hidden, width)
+        self.relu = ops.ReLU()
+
+    def construct(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """Map [N, S, width] to the same shape.
+
+        Args:
+            x: The tokens.
+            real: Which of them are no padding, bool [N, S]; None where nothing is differentiated.
+        """
+        x = self.dense1(x)
+        if real is not None:
+            x = mark_tokens(x, real)
+        return self.dense2(self.relu(x))
+
+
+class _Layer(nn.Cell):
+    """What encoder and decoder layers share: how a sublayer is wrapped.
+
+    Args:
+        norm_first: x + f(norm(x)), in place of the paper's norm(x + f(x)).
+        dropout: Share of a sublayer's outputs that training drops.
+    """
+
+    def __init__(self, norm_first: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.drops = dropout > 0
+        self.dropout = nn.Dropout(p=dropout)
+
+    def add(self, x: Tensor, y: Tensor, norm: nn.Cell) -> Tensor:
+        """Add a sublayer's output y to its input x."""
+        if self.drops:
+            y = self.dropout(y)
+        if self.norm_first:
+            return x + y
+        return norm(x + y)
+
+
+class EncoderLayer(_Layer):
+    """Self-attention and a feed-forward net.
+
+    Args:
+        width: Features of the tokens.
+        hidden: Features inside of the feed-forward net.
+        heads: Heads of the attention.
+        norm_first: See ``_Layer``.
+        bias: Whether the attention's Dense layers have biases.
+        dropout: See ``_Layer``.
+        attention_dropout: See ``Attention``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        heads: int,
+        norm_first: bool,
+        bias: bool,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
+        super().__init__(norm_first, dropout)
+        self.norm1 = nn.LayerNorm((width,), epsilon=EPSILON)
+        self.attention = Attention(width, heads, bias, attention_dropout)
+        self.norm2 = nn.LayerNorm((width,), epsilon=EPSILON)
+        self.feed_forward = FeedForward(width, hidden)
+
+    def construct(self, x: Tensor, mask: Tensor, real: Tensor, split: tuple[int, ...]) -> Tensor:
+        """Map [N, S, d] to the same shape; the other arguments are those of ``Attention``."""
+        y = self.norm1(x) if self.norm_first else x
+        x = self.add(x, self.attention(y, y, mask, real, split, split), self.norm1)
+        y = self.norm2(x) if self.norm_first else x
+        return self.add(x, self.feed_forward(y, real), self.norm2)
+
+
+class DecoderLayer(_Layer):
+    """Self-attention, attention to the encoder's output, and a feed-forward net.
+
+    Args:
+        width: Features of the tokens.
+        hidden: Features inside of the feed-forward net.
+        heads: Heads of both attentions.
+        norm_first: See ``_Layer``.
+        bias: Whether the attentions' Dense layers have biases.
+        dropout: See ``_Layer``.
+        attention_dropout: See ``Attention``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        heads: int,
+        norm_first: bool,
+        bias: bool,
+        dropout: float,
+        attention_dropout: float,
+    ) -> None:
+        super().__init__(norm_first, dropout)
+        self.norm1 = nn.LayerNorm((width,), epsilon=EPSILON)
+        self.attention = Attention(width, heads, bias, attention_dropout, marks=True)
+        self.norm2 = nn.LayerNorm((width,), epsilon=EPSILON)
+        self.cross_attention = Attention(width, heads, bias, attention_dropout)
+        self.norm3 = nn.LayerNorm((width,), epsilon=EPSILON)
+        self.feed_forward = FeedForward(width, hidden)
+        self.reshape = ops.Reshape()
+
+    def construct(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor,
+        memory_mask: Tensor,
+        real: Tensor,
+        split: tuple[int, ...],
+        memory_split: tuple[int, ...],
+    ) -> Tensor:
+        """Map [N, T, d] to the same shape, with the encoder's output [N, S, d].
+
+        Args:
+            x: The target's tokens.
+            memory: The encoder's output.
+            mask: Additive, [N, 1, T, T].
+            memory_mask: Additive, [N, 1, 1, S].
+            real: The target's tokens that are no padding, bool [N, T].
+            split: (N, T, heads, d_k).
+            memory_split: (N, S, heads, d_k).
+        """
+        y = self.norm1(x) if self.norm_first else x
+        x = self.add(x, self.attention(y, y, mask, real, split, split), self.norm1)
+        y = self.norm2(x) if self.norm_first else x
+        y = self.cross_attention(y, memory, memory_mask, real, split, memory_split)
+        return self._feed_forward(self.add(x, y, self.norm2), real)
+
+    def _feed_forward(self, x: Tensor, real: Tensor | None) -> Tensor:
+        y = self.norm3(x) if self.norm_first else x
+        return self.add(x, self.feed_forward(y, real), self.norm3)
+
+    def step(
+        self,
+        x: Tensor,
+        past: tuple[Tensor, Tensor],
+        memory: tuple[Tensor, Tensor],
+        here: Tensor,
+        mask: Tensor,
+        memory_mask: Tensor,
+        shapes: tuple[tuple[int, ...], ...],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map one more token of each of B prefixes per sentence.
+
+        Args:
+            x: The tokens [N, B, d], one for each prefix.
+            past: Keys and values of the prefixes, [N * B, heads, L, d_k], 0 from this token on.
+            memory: Keys and values of the encoder's output, [N, heads, S, d_k].
+            here: 1 where the token stands and 0 elsewhere, [L, 1].
+            mask: 0 up to this token and -1e9 behind it, [L].
+            memory_mask: Additive, [N, 1, 1, S].
+            shapes: (N * B, 1, d), (N * B, 1, heads, d_k) and (N, B, heads, d_k).
+
+        Returns:
+            The tokens [N, B, d], and ``past`` with this token.
+        """
+        y = self.norm1(x) if self.norm_first else x
+        y = self.reshape(y, shapes[0])
+        key, value = self.attention.keys_values(y, shapes[1])
+        keys, values = past[0] + key * here, past[1] + value * here
+        y = self.attention.attend(y, keys, values, mask, None, shapes[1])
+        x = self.add(x, self.reshape(y, x.shape), self.norm1)
+        y = self.norm2(x) if self.norm_first else x
+        y = self.cross_attention.attend(y, memory[0], memory[1], memory_mask, None, shapes[2])
+        return self._feed_forward(self.add(x, y, self.norm2), None), keys, values
