@@ -131,7 +131,9 @@ def thor_split(epochs: int) -> dict[str, Any]:
     found: dict[str, dict[str, list[float]]] = {}
     for split in ("18", "72", "null"):
         session = _session_of(_RESNET20, "--optimizer.split_dim", split)
-        evaluator = session.config.task.evaluation(session.net, session.eval_data)
+        evaluator = session.config.task.evaluation(
+            session.net, session.eval_data, session.config.data
+        )
         per_epoch = session.train_data.steps_per_epoch
         accuracies, losses, mean = [], [], []
         for done, loss in _train(session, epochs):

@@ -35,7 +35,7 @@ SEQUENCE = 2**12
 _HIGH, _LOW = _constant(32 - 14), _constant(QUANTILES - 1)
 
 
-def _hash(x: Tensor) -> Tensor:
+def scrambled(x: Tensor) -> Tensor:
     """A bijection of int32 that leaves no visible pattern of consecutive numbers."""
     for shift, mask, factor in zip(_SHIFTS, _MASKS, _FACTORS):
         # int32 shifts repeat the sign bit; the mask makes the shift a logical one.
@@ -81,7 +81,7 @@ def squared_normal(
     if positions > 0:
         return _of_positions(rows, positions, count // positions, key, step, first)
     half = (count + 1) // 2
-    start = _hash(_hash(step * _STEP) + key)
+    start = scrambled(scrambled(step * _STEP) + key)
     counter = ops.cast(ops.arange(first * half, (first + rows) * half), ms.int32)
     return _drawn(counter, start, rows, count)
 
@@ -91,7 +91,7 @@ def _of_positions(
 ) -> Tensor:
     """float32 [rows, positions * count]: a row of its own for every position."""
     half = (count + 1) // 2
-    start = _hash(_hash(step * _STEP) + key)
+    start = scrambled(scrambled(step * _STEP) + key)
     stride = max(positions, SEQUENCE) * half
     begin = ops.cast(ops.arange(first, first + rows), ms.int32).reshape((rows, 1)) * stride
     counter = begin + ops.cast(ops.arange(0, positions * half), ms.int32)
@@ -102,7 +102,7 @@ def _of_positions(
 def _drawn(counter: Tensor, start: Tensor, rows: int, count: int) -> Tensor:
     """float32 [rows, count] from as many counters as :func:`squared_normal` needs."""
     half = (count + 1) // 2
-    bits = _hash(counter * _GOLDEN + start)
+    bits = scrambled(counter * _GOLDEN + start)
     # Two numbers of one hash: its high bits, and those of a product that mixes the low ones in.
     indices = ops.concat((bits.reshape((rows, half)), (bits * _SECOND).reshape((rows, half))), 1)
     indices = ops.bitwise_and(ops.bitwise_right_shift(indices, _HIGH), _LOW)

@@ -149,6 +149,8 @@ class LNGD(SecondOrder):
         super()._cover(net, label, token_mode)
         for row in self._rows:
             row.reason = self._notes.get(row.layer, row.reason)
+        # Its keys are addresses: kept, no compiled graph would have the same key in another run.
+        self._following = {}
 
     def group_key(self, layer: CoveredLayer) -> Hashable:
         """Every layer by itself: its inverses are used in its own backward pass."""

@@ -20,7 +20,7 @@ from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import join_ranks
 from mindspore_thor.run.config import ChoiceConfig, Config, ModelCatalogue
 from mindspore_thor.run.sections import REST_RATE
-from mindspore_thor.run.task import TRAIN, VALID, Batches, Request
+from mindspore_thor.run.task import TEST, TRAIN, VALID, Batches, Request
 from mindspore_thor.runtime import prepare_target
 from mindspore_thor.step.train_step import TrainStep
 
@@ -33,6 +33,7 @@ class Session:
         config: The configuration, with what the data decided filled in.
         train_data: The training split.
         eval_data: What is looked at during the training.
+        test_data: What is looked at once, at its end; None where the task has no such thing.
         net: The net; the optimizer may have converted it.
         weight_names: Parameter names of the plain, unconverted net.
         optimizer: The optimizer.
@@ -43,6 +44,7 @@ class Session:
     config: Config
     train_data: Batches
     eval_data: Batches
+    test_data: Batches | None
     net: nn.Cell
     weight_names: tuple[str, ...]
     optimizer: nn.Cell
@@ -143,6 +145,7 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
     train_data = open_data(config, TRAIN, beside)
     config = fit_to_data(config, train_data, models)
     eval_data = open_data(config, VALID, beside)
+    test_data = open_data(config, TEST, beside) if config.task.tested else None
     net = models.create_model(config.model.name, **config.model.options)
     # Before the optimizer may convert the net: these are the names a checkpoint is known by.
     weight_names = tuple(net.parameters_dict())
@@ -154,7 +157,9 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
         cache = CompileCache(None, off="train.compile_cache is false")
     step = TrainStep(net, loss, optimizer, config.train.accumulate, cache)
     step.set_train()
-    return Session(config, train_data, eval_data, net, weight_names, optimizer, rate, step)
+    return Session(
+        config, train_data, eval_data, test_data, net, weight_names, optimizer, rate, step
+    )
 
 
 def _updates_per_epoch(config: Config, batches: int) -> int:

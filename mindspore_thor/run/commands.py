@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -278,6 +278,7 @@ def _run(session: Session, folder: RunFolder | None, position: Position, stop: S
     trainer.run()
     # The signal may have reached another rank only.
     code = (stop.exit_code or EXIT_TERMINATED) if trainer.stopped else 0
+    tested = None if trainer.stopped else _test(session, folder, stop)
     if folder is None:
         return code
     checkpoint = folder.checkpoint(position.epoch, position.step)
@@ -287,7 +288,36 @@ def _run(session: Session, folder: RunFolder | None, position: Position, stop: S
         return code
     print(trainer.summary())
     print(f"checkpoint: {checkpoint}", flush=True)
+    if tested is not None:
+        print(_result(tested, checkpoint), flush=True)
     return 0
+
+
+def _test(session: Session, folder: RunFolder | None, stop: StopRequest) -> dict[str, float] | None:
+    """Measure a finished run on the test split, where there is one; all ranks do it together."""
+    if session.test_data is None:
+        return None
+    config = session.config
+    evaluation = config.task.final(session.net, session.test_data, config.data)
+    measured = evaluation(stop.requested if world()[1] == 1 else None)
+    if folder is not None:
+        for name, text in evaluation.files.items():
+            folder.write(name, text.encode("utf-8"))
+        _print_signature(evaluation)
+    return measured
+
+
+def _print_signature(evaluation: Any) -> None:
+    """Say how the scores were computed, where there is more than one way."""
+    signature = getattr(evaluation, "signature", "")
+    if signature:
+        print(f"signature: {signature}", flush=True)
+
+
+def _result(measured: Mapping[str, float], checkpoint: Path) -> str:
+    """The line of the model zoo."""
+    rounded = {name: round(value, 6) for name, value in measured.items()}
+    return f"result: {rounded} ckpt= {checkpoint}"
 
 
 def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
@@ -317,9 +347,10 @@ def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     config = fit_to_data(config, data, models)
     net = models.create_model(config.model.name, **config.model.options)
     load_weights(net, checkpoint)
-    measured = config.task.final(net, data)()
+    evaluation = config.task.final(net, data, config.data)
+    measured = evaluation()
     assert measured is not None
-    result = {name: round(value, 6) for name, value in measured.items()}
     if leads:
-        print(f"result: {result} ckpt= {checkpoint}", flush=True)
+        _print_signature(evaluation)
+        print(_result(measured, checkpoint), flush=True)
     return 0

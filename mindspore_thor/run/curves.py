@@ -14,6 +14,7 @@ from mindspore_thor.run.tasks import TASKS
 
 _LOSS_COLOUR = "#4c566a"
 _METRIC_COLOURS = ("#c8553d", "#2a7f9e")
+_SPELLED = {"bleu": "BLEU", "chrf": "chrF", "valid_loss": "validation loss per token"}
 # Stands in the picture's text chunk, which comes before its pixels.
 _ORIGIN = "mindspore_thor"
 _HEAD_BYTES = 1024
@@ -67,6 +68,9 @@ def draw_curves(
     for column, (label, places) in enumerate(columns):
         loss, accuracy = panels[0][column], panels[1][column]
         _line(loss, places, metrics, "loss", 1.0, _LOSS_COLOUR, "training loss")
+        if task.loss_metric:
+            name = task.loss_metric
+            _line(loss, places, metrics, name, 1.0, _METRIC_COLOURS[0], _label(name))
         for name, colour in reversed(list(zip(task.metrics, _METRIC_COLOURS))):
             _line(accuracy, places, metrics, name, factor, colour, _label(name))
         _mark_best(accuracy, places, metrics, task)
@@ -74,10 +78,14 @@ def draw_curves(
         for axes in (loss, accuracy):
             axes.grid(True, alpha=0.3, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("training loss")
+    panels[0][0].set_ylabel("loss" if task.loss_metric else "training loss")
+    if task.loss_metric:
+        panels[0][0].legend(loc="upper right", frameon=False)
     panels[0][0].set_ylim(bottom=0.0)
     panels[1][0].set_ylabel(
-        "test accuracy (%)" if task.percent else f"test {_label(task.metrics[0])}"
+        "test accuracy (%)"
+        if task.percent
+        else f"{'validation' if task.tested else 'test'} {_label(task.metrics[0])}"
     )
     panels[1][0].xaxis.get_major_locator().set_params(integer=True)
     panels[1][1].set_xlim(left=0.0)
@@ -116,6 +124,8 @@ def _line(
 
 def _label(metric: str) -> str:
     """``top_1_accuracy`` -> ``top-1``, ``reconstruction_error`` -> ``reconstruction error``."""
+    if metric in _SPELLED:
+        return _SPELLED[metric]
     if metric.endswith("_accuracy"):
         return metric[: -len("_accuracy")].replace("_", "-")
     return metric.replace("_", " ")

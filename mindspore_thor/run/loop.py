@@ -65,7 +65,7 @@ class Trainer:
             self._task.metrics,
             quiet=folder is None,
         )
-        self._evaluate = self._task.evaluation(session.net, session.eval_data)
+        self._evaluate = self._task.evaluation(session.net, session.eval_data, session.config.data)
         if session.step.store is not None:
             session.step.store.tell = self._progress.message
         self._pending: list[Tensor] = []
@@ -83,6 +83,8 @@ class Trainer:
             TrainingError: If too many updates in a row were skipped.
             UserError: If an image cannot be read, or the system refuses to write a file.
         """
+        for line in self._task.notes(self._session.train_data):
+            self._progress.message(line)
         report = getattr(self._session.optimizer, "layer_report", None)
         if report is not None:
             self._progress.message(report().summary())

@@ -102,6 +102,8 @@ class Task(ABC):
         percent: Whether the metrics are shares in [0, 1], shown in per cent in pictures.
         data_config: The section ``data`` of its recipes.
         own_files: Names of further files in a run folder.
+        loss_metric: A metric that is drawn beside the training loss; empty for none.
+        tested: Whether a finished run is measured on the test split, once.
     """
 
     name: str
@@ -110,6 +112,8 @@ class Task(ABC):
     percent: bool
     data_config: type[DataConfig]
     own_files: tuple[str, ...] = ()
+    loss_metric: str = ""
+    tested: bool = False
 
     @abstractmethod
     def open(self, data: Any, request: Request) -> Any:
@@ -143,16 +147,26 @@ class Task(ABC):
         """Return what the train step gets: the net's inputs and the target of the loss."""
 
     @abstractmethod
-    def evaluation(self, net: nn.Cell, data: Any) -> Evaluation:
-        """Return what measures a net on an opened split, during the training."""
+    def evaluation(self, net: nn.Cell, data: Any, config: Any) -> Evaluation:
+        """Return what measures a net during the training.
 
-    def final(self, net: nn.Cell, data: Any) -> Evaluation:
-        """Return what measures a trained net on the test split."""
-        return self.evaluation(net, data)
+        Args:
+            net: The net.
+            data: An opened split.
+            config: The section ``data``.
+        """
+
+    def final(self, net: nn.Cell, data: Any, config: Any) -> Evaluation:
+        """Return what measures a trained net on the test split; see :meth:`evaluation`."""
+        return self.evaluation(net, data, config)
 
     @abstractmethod
     def check_model(self, name: str, options: Mapping[str, Any]) -> None:
         """Raise ``UserError`` where the model is not made for this task."""
+
+    def notes(self, data: Any) -> list[str]:
+        """Return lines that a run begins with: what of the opened training split it leaves out."""
+        return []
 
     def kept(self, data: Any) -> dict[str, bytes]:
         """Return the files, name -> content, without which a checkpoint could not be used."""

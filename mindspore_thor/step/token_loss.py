@@ -39,21 +39,53 @@ class TokenMeanLoss(nn.Cell):
         self.ignore_index = ignore_index
         self.smoothing = float(label_smoothing)
         self.ranks = world()[1]
+        self.weighted = WeightedCrossEntropy(self.smoothing)
         self.all_reduce = ops.AllReduce() if self.ranks > 1 else nn.Identity()
 
     def construct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits [N, T, V], targets int32 [N, T] -> float32 scalar; 0 where all are ignored."""
-        classes = logits.shape[-1]
-        scores = ops.log_softmax(ops.cast(logits, ms.float32).reshape((-1, classes)), -1)
+        scores = ops.cast(logits, ms.float32).reshape((-1, logits.shape[-1]))
         flat = targets.reshape((-1, 1))
         counted = ops.cast(flat != self.ignore_index, ms.float32)
-        # What is ignored need be no class.
-        own = ops.gather_elements(scores, 1, flat * ops.cast(counted, flat.dtype))
-        loss = own * (self.smoothing - 1.0)
-        if self.smoothing > 0:
-            loss = loss - scores.sum(1, keepdims=True) * (self.smoothing / classes)
         count = counted.reshape((1, -1)).sum(1)
         if self.ranks > 1:
-            count = ops.stop_gradient(self.all_reduce(count)) * (1.0 / self.ranks)
-        total = (loss * counted).reshape((1, -1)).sum(1)
-        return (total / ops.maximum(count, 1.0 / self.ranks)).reshape(())
+            count = self.all_reduce(count) * (1.0 / self.ranks)
+        weights = counted / ops.maximum(count, 1.0 / self.ranks)
+        # What is ignored need be no class.
+        own = flat * ops.cast(counted, flat.dtype)
+        return self.weighted(scores, own, ops.stop_gradient(weights))
+
+
+class WeightedCrossEntropy(nn.Cell):
+    """The weighted sum of the rows' cross entropies, with its gradient in closed form.
+
+    The gradient of a row is w (softmax - q), with q the smoothed target: three passes over the
+    scores. What MindSpore derives from log_softmax and a gather takes three times as long on CPU.
+
+    Args:
+        smoothing: eps: q is eps / V for every class, and 1 - eps more for the target.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        super().__init__(auto_prefix=False)
+        self.smoothing = smoothing
+
+    def construct(self, scores: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Scores float32 [n, V], targets int32 [n, 1], weights float32 [n, 1] -> scalar."""
+        logs = ops.log_softmax(scores, -1)
+        loss = ops.gather_elements(logs, 1, targets) * (self.smoothing - 1.0)
+        if self.smoothing > 0:
+            loss = loss - logs.sum(1, keepdims=True) * (self.smoothing / scores.shape[1])
+        return (loss * weights).reshape((1, -1)).sum(1).reshape(())
+
+    def bprop(
+        self, scores: Tensor, targets: Tensor, weights: Tensor, out: Tensor, dout: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient of the scores; targets and weights have none."""
+        weights = weights * dout
+        spread = (ops.softmax(scores, -1) - self.smoothing / scores.shape[1]) * weights
+        rows = ops.arange(0, scores.shape[0]).reshape((-1, 1))
+        places = ops.concat((ops.cast(rows, targets.dtype), targets), 1)
+        own = weights.reshape(-1) * (self.smoothing - 1.0)
+        gradient = ops.tensor_scatter_add(spread, places, own)
+        return gradient, ops.zeros_like(targets), ops.zeros_like(weights)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import XavierUniform
 
-from models.transformer.marks import mark_tokens
+from mindspore_thor import mark_tokens
+from models.transformer.dropout import WeightDropout
 
 
 def dense(before: int, after: int, bias: bool = True) -> nn.Dense:
@@ -21,11 +22,20 @@ class Attention(nn.Cell):
         heads: Number of heads.
         bias: Whether the Dense layers have biases.
         dropout: Share of the attention weights that training drops.
+        most: Most keys.
+        number: Tells the net's dropouts apart.
         marks: Whether queries may be without gradient: where a token sees nothing but itself.
     """
 
     def __init__(
-        self, width: int, heads: int, bias: bool, dropout: float, marks: bool = False
+        self,
+        width: int,
+        heads: int,
+        bias: bool,
+        dropout: float,
+        most: int,
+        number: int,
+        marks: bool = False,
     ) -> None:
         super().__init__()
         self.query = dense(width, width, bias)
@@ -35,7 +45,8 @@ class Attention(nn.Cell):
         self.scale = (width // heads) ** -0.5
         self.marks = marks
         self.drops = dropout > 0
-        self.dropout = nn.Dropout(p=dropout)
+        if self.drops:
+            self.dropout = WeightDropout(heads, most, dropout, number)
         self.softmax = ops.Softmax(axis=-1)
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.mixed = ops.BatchMatMul()
@@ -61,6 +72,7 @@ class Attention(nn.Cell):
         values: Tensor,
         mask: Tensor,
         real: Tensor | None,
+        noise: Tensor | None,
         split: tuple[int, ...],
     ) -> Tensor:
         """Attend to keys and values [N, heads, S, d_k] from x [N, T, d].
@@ -72,6 +84,7 @@ class Attention(nn.Cell):
             mask: 0 where T may see S and -1e9 elsewhere, broadcast to [N, heads, T, S].
             real: The tokens of x that are no padding, bool [N, T]; None where nothing is
                 differentiated.
+            noise: The tokens' numbers for the dropout, int32 [N, T]; None where nothing is dropped.
             split: (N, T, heads, d_k).
         """
         queries = self.query(x)
@@ -79,8 +92,8 @@ class Attention(nn.Cell):
             queries = mark_tokens(queries, real)
         queries = self.transpose(self.reshape(queries, split), self.swap)
         weights = self.softmax(self.scores(queries, keys) * self.scale + mask)
-        if self.drops:
-            weights = self.dropout(weights)
+        if self.drops and noise is not None:
+            weights = self.dropout(weights, noise)
         mixed = self.transpose(self.mixed(weights, values), self.swap)
         return self.out(self.reshape(mixed, x.shape))
 
@@ -90,9 +103,10 @@ class Attention(nn.Cell):
         memory: Tensor,
         mask: Tensor,
         real: Tensor,
+        noise: Tensor | None,
         split: tuple[int, ...],
         memory_split: tuple[int, ...],
     ) -> Tensor:
         """Attend to memory [N, S, d] from x [N, T, d]; see ``keys_values`` and ``attend``."""
         keys, values = self.keys_values(memory, memory_split)
-        return self.attend(x, keys, values, mask, real, split)
+        return self.attend(x, keys, values, mask, real, noise, split)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor import mark_tokens
 from models.transformer.attention import Attention, dense
-from models.transformer.marks import mark_tokens
+from models.transformer.dropout import TokenDropout
 
 EPSILON = 1e-6
+_DROPOUTS = 5  # at most in one layer: three of sublayers, two of attentions
 
 
 class FeedForward(nn.Cell):
@@ -43,18 +47,23 @@ class _Layer(nn.Cell):
     Args:
         norm_first: x + f(norm(x)), in place of the paper's norm(x + f(x)).
         dropout: Share of a sublayer's outputs that training drops.
+        width: Features of the tokens.
+        numbers: One for each sublayer; they tell the net's dropouts apart.
     """
 
-    def __init__(self, norm_first: bool, dropout: float) -> None:
+    def __init__(
+        self, norm_first: bool, dropout: float, width: int, numbers: Sequence[int]
+    ) -> None:
         super().__init__()
         self.norm_first = norm_first
         self.drops = dropout > 0
-        self.dropout = nn.Dropout(p=dropout)
-
-    def add(self, x: Tensor, y: Tensor, norm: nn.Cell) -> Tensor:
-        """Add a sublayer's output y to its input x."""
         if self.drops:
-            y = self.dropout(y)
+            self.dropouts = nn.CellList([TokenDropout(width, dropout, n) for n in numbers])
+
+    def add(self, x: Tensor, y: Tensor, norm: nn.Cell, noise: Tensor | None, which: int) -> Tensor:
+        """Add the output y of sublayer ``which`` to its input x."""
+        if self.drops and noise is not None:
+            y = self.dropouts[which](y, noise)
         if self.norm_first:
             return x + y
         return norm(x + y)
@@ -71,6 +80,8 @@ class EncoderLayer(_Layer):
         bias: Whether the attention's Dense layers have biases.
         dropout: See ``_Layer``.
         attention_dropout: See ``Attention``.
+        most: Most tokens.
+        number: Of the layer, counted over encoder and decoder.
     """
 
     def __init__(
@@ -82,19 +93,30 @@ class EncoderLayer(_Layer):
         bias: bool,
         dropout: float,
         attention_dropout: float,
+        most: int,
+        number: int,
     ) -> None:
-        super().__init__(norm_first, dropout)
+        numbers = [_DROPOUTS * number + i for i in range(_DROPOUTS)]
+        super().__init__(norm_first, dropout, width, numbers[:2])
         self.norm1 = nn.LayerNorm((width,), epsilon=EPSILON)
-        self.attention = Attention(width, heads, bias, attention_dropout)
+        self.attention = Attention(width, heads, bias, attention_dropout, most, numbers[3])
         self.norm2 = nn.LayerNorm((width,), epsilon=EPSILON)
         self.feed_forward = FeedForward(width, hidden)
 
-    def construct(self, x: Tensor, mask: Tensor, real: Tensor, split: tuple[int, ...]) -> Tensor:
+    def construct(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        real: Tensor,
+        noise: Tensor | None,
+        split: tuple[int, ...],
+    ) -> Tensor:
         """Map [N, S, d] to the same shape; the other arguments are those of ``Attention``."""
         y = self.norm1(x) if self.norm_first else x
-        x = self.add(x, self.attention(y, y, mask, real, split, split), self.norm1)
+        y = self.attention(y, y, mask, real, noise, split, split)
+        x = self.add(x, y, self.norm1, noise, 0)
         y = self.norm2(x) if self.norm_first else x
-        return self.add(x, self.feed_forward(y, real), self.norm2)
+        return self.add(x, self.feed_forward(y, real), self.norm2, noise, 1)
 
 
 class DecoderLayer(_Layer):
@@ -108,6 +130,8 @@ class DecoderLayer(_Layer):
         bias: Whether the attentions' Dense layers have biases.
         dropout: See ``_Layer``.
         attention_dropout: See ``Attention``.
+        most: Most tokens.
+        number: Of the layer, counted over encoder and decoder.
     """
 
     def __init__(
@@ -119,12 +143,17 @@ class DecoderLayer(_Layer):
         bias: bool,
         dropout: float,
         attention_dropout: float,
+        most: int,
+        number: int,
     ) -> None:
-        super().__init__(norm_first, dropout)
+        numbers = [_DROPOUTS * number + i for i in range(_DROPOUTS)]
+        super().__init__(norm_first, dropout, width, numbers[:3])
         self.norm1 = nn.LayerNorm((width,), epsilon=EPSILON)
-        self.attention = Attention(width, heads, bias, attention_dropout, marks=True)
+        self.attention = Attention(
+            width, heads, bias, attention_dropout, most, numbers[3], marks=True
+        )
         self.norm2 = nn.LayerNorm((width,), epsilon=EPSILON)
-        self.cross_attention = Attention(width, heads, bias, attention_dropout)
+        self.cross_attention = Attention(width, heads, bias, attention_dropout, most, numbers[4])
         self.norm3 = nn.LayerNorm((width,), epsilon=EPSILON)
         self.feed_forward = FeedForward(width, hidden)
         self.reshape = ops.Reshape()
@@ -136,6 +165,7 @@ class DecoderLayer(_Layer):
         mask: Tensor,
         memory_mask: Tensor,
         real: Tensor,
+        noise: Tensor | None,
         split: tuple[int, ...],
         memory_split: tuple[int, ...],
     ) -> Tensor:
@@ -147,18 +177,20 @@ class DecoderLayer(_Layer):
             mask: Additive, [N, 1, T, T].
             memory_mask: Additive, [N, 1, 1, S].
             real: The target's tokens that are no padding, bool [N, T].
+            noise: The target's tokens' numbers for the dropout, int32 [N, T], or None.
             split: (N, T, heads, d_k).
             memory_split: (N, S, heads, d_k).
         """
         y = self.norm1(x) if self.norm_first else x
-        x = self.add(x, self.attention(y, y, mask, real, split, split), self.norm1)
+        y = self.attention(y, y, mask, real, noise, split, split)
+        x = self.add(x, y, self.norm1, noise, 0)
         y = self.norm2(x) if self.norm_first else x
-        y = self.cross_attention(y, memory, memory_mask, real, split, memory_split)
-        return self._feed_forward(self.add(x, y, self.norm2), real)
+        y = self.cross_attention(y, memory, memory_mask, real, noise, split, memory_split)
+        return self._feed_forward(self.add(x, y, self.norm2, noise, 1), real, noise)
 
-    def _feed_forward(self, x: Tensor, real: Tensor | None) -> Tensor:
+    def _feed_forward(self, x: Tensor, real: Tensor | None, noise: Tensor | None) -> Tensor:
         y = self.norm3(x) if self.norm_first else x
-        return self.add(x, self.feed_forward(y, real), self.norm3)
+        return self.add(x, self.feed_forward(y, real), self.norm3, noise, 2)
 
     def step(
         self,
@@ -188,8 +220,8 @@ class DecoderLayer(_Layer):
         y = self.reshape(y, shapes[0])
         key, value = self.attention.keys_values(y, shapes[1])
         keys, values = past[0] + key * here, past[1] + value * here
-        y = self.attention.attend(y, keys, values, mask, None, shapes[1])
-        x = self.add(x, self.reshape(y, x.shape), self.norm1)
+        y = self.attention.attend(y, keys, values, mask, None, None, shapes[1])
+        x = self.add(x, self.reshape(y, x.shape), self.norm1, None, 0)
         y = self.norm2(x) if self.norm_first else x
-        y = self.cross_attention.attend(y, memory[0], memory[1], memory_mask, None, shapes[2])
-        return self._feed_forward(self.add(x, y, self.norm2), None), keys, values
+        y = self.cross_attention.attend(y, memory[0], memory[1], memory_mask, None, None, shapes[2])
+        return self._feed_forward(self.add(x, y, self.norm2, None, 1), None, None), keys, values

@@ -7,6 +7,8 @@ nothing is no NaN, and the gradient at every padded position is exactly zero.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -14,6 +16,7 @@ from mindspore.common.initializer import Normal
 
 from mindspore_thor.errors import UserError
 from models.transformer.attention import dense
+from models.transformer.dropout import TokenDropout, refuse_silence, token_noise
 from models.transformer.layers import EPSILON, DecoderLayer, EncoderLayer
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -93,20 +96,37 @@ class Transformer(nn.Cell):
         super().__init__()
         self.vocab_size, self.max_length = vocab_size, max_length
         self.width, self.heads = width, heads
-        self.tied, self.norm_first, self.drops = tied, norm_first, dropout > 0
+        self.tied, self.norm_first = tied, norm_first
+        self.drops, self.silenced = dropout > 0, max(dropout, attention_dropout) > 0
         if tied:
             self.embedding = self._table()
         else:
             self.source_embedding = self._table()
             self.target_embedding = self._table()
             self.generator = dense(width, vocab_size, False)
-        options = (width, hidden, heads, norm_first, attention_bias, dropout, attention_dropout)
-        self.encoder = nn.CellList([EncoderLayer(*options) for _ in range(encoder_layers)])
-        self.decoder = nn.CellList([DecoderLayer(*options) for _ in range(decoder_layers)])
+        options: dict[str, Any] = {
+            "width": width,
+            "hidden": hidden,
+            "heads": heads,
+            "norm_first": norm_first,
+            "bias": attention_bias,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "most": max_length,
+        }
+        numbers = range(1, encoder_layers + decoder_layers + 1)
+        self.encoder = nn.CellList(
+            [EncoderLayer(**options, number=n) for n in numbers[:encoder_layers]]
+        )
+        self.decoder = nn.CellList(
+            [DecoderLayer(**options, number=n) for n in numbers[encoder_layers:]]
+        )
         if norm_first:
             self.encoder_norm = nn.LayerNorm((width,), epsilon=EPSILON)
             self.decoder_norm = nn.LayerNorm((width,), epsilon=EPSILON)
-        self.dropout = nn.Dropout(p=dropout)
+        if self.drops:
+            self.source_dropout = TokenDropout(width, dropout, 0)
+            self.target_dropout = TokenDropout(width, dropout, 1)
         self.positions = Tensor(sinusoids(max_length, width))
         self.root = width**0.5
         self.first = ops.Slice()
@@ -142,19 +162,31 @@ class Transformer(nn.Cell):
 
     def _with_positions(self, x: Tensor, length: int) -> Tensor:
         size = _first(length, self.width, self.max_length)
-        x = x + self.first(self.positions, (0, 0), size)
-        return self.dropout(x) if self.drops else x
+        return x + self.first(self.positions, (0, 0), size)
+
+    def _noises(
+        self, noise: Tensor | None, source: Tensor, target: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The numbers of the source's and the target's tokens; None where nothing is dropped."""
+        if not self.training or not self.silenced:
+            return None, None
+        if noise is None:
+            refuse_silence()
+            return None, None
+        return token_noise(noise, source.shape[1]), token_noise(noise + 1, target.shape[1])
 
     def encode(self, source: Tensor) -> Tensor:
         """Map source ids int32 [N, S] to the encoder's output, the memory [N, S, d]."""
-        return self._encode(source, self.hidden_padding(source))
+        return self._encode(source, self.hidden_padding(source), None)
 
-    def _encode(self, source: Tensor, mask: Tensor) -> Tensor:
+    def _encode(self, source: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
         real = ops.not_equal(source, PAD)
         split = split_shape(source.shape, self.heads, self.width)
         x = self._with_positions(self.embed_source(source), source.shape[1])
+        if self.drops and noise is not None:
+            x = self.source_dropout(x, noise)
         for layer in self.encoder:
-            x = layer(x, mask, real, split)
+            x = layer(x, mask, real, noise, split)
         return self.encoder_norm(x) if self.norm_first else x
 
     def decode(self, target: Tensor, memory: Tensor, source: Tensor) -> Tensor:
@@ -168,20 +200,47 @@ class Transformer(nn.Cell):
         Returns:
             float32 [N, T, V]: of the token that follows each of the target's.
         """
-        return self._decode(target, memory, source, self.hidden_padding(source))
+        return self._decode(target, memory, source, self.hidden_padding(source), None)
 
-    def _decode(self, target: Tensor, memory: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+    def _decode(
+        self,
+        target: Tensor,
+        memory: Tensor,
+        source: Tensor,
+        mask: Tensor,
+        noise: Tensor | None,
+    ) -> Tensor:
         real = ops.not_equal(target, PAD)
         split = split_shape(target.shape, self.heads, self.width)
         memory_split = split_shape(source.shape, self.heads, self.width)
         hidden = ops.cast(_future(target.shape[1]), mstype.float32) * HIDDEN
         hidden = ops.minimum(hidden, self.hidden_padding(target))
         x = self._with_positions(self.embed_target(target), target.shape[1])
+        if self.drops and noise is not None:
+            x = self.target_dropout(x, noise)
         for layer in self.decoder:
-            x = layer(x, memory, hidden, mask, real, split, memory_split)
+            x = layer(x, memory, hidden, mask, real, noise, split, memory_split)
         return self.generate(x)
 
-    def construct(self, source: Tensor, target: Tensor) -> Tensor:
-        """Map source ids int32 [N, S] and target ids int32 [N, T] to logits [N, T, V]."""
+    def construct(self, source: Tensor, target: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Map source and target to logits.
+
+        Args:
+            source: Ids, int32 [N, S].
+            target: Ids, int32 [N, T].
+            noise: A number for each sentence, int32 [N], on which the masks of the dropout depend:
+                a training needs other ones in every step. Nothing is dropped elsewhere.
+
+        Returns:
+            Logits of the next token, float32 [N, T, V].
+        """
         mask = self.hidden_padding(source)
-        return self._decode(target, self._encode(source, mask), source, mask)
+        source_noise, target_noise = self._noises(noise, source, target)
+        memory = self._encode(source, mask, source_noise)
+        return self._decode(target, memory, source, mask, target_noise)
+
+    def translator(self, beam: int, length_penalty: float, max_length: int) -> Any:
+        """Return a :class:`~models.transformer.search.Translator` of this net."""
+        from models.transformer.search import Translator  # which imports this module
+
+        return Translator(self, beam=beam, length_penalty=length_penalty, max_length=max_length)

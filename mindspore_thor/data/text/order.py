@@ -8,6 +8,26 @@ import numpy as np
 
 # A first word of its own beside those in mindspore_thor.data.order: no two uses share a stream.
 _BUCKET_STREAM = 3
+_NOISE_STREAM = 4
+
+
+def pair_noise(seed: int, epoch: int, pairs: np.ndarray) -> np.ndarray:
+    """Return a number for each pair that looks random and is another one in every epoch.
+
+    Args:
+        seed: The run's data seed, >= 0.
+        epoch: Number of the epoch, from 0.
+        pairs: Numbers of the pairs, [n].
+
+    Returns:
+        int32 [n]: the finisher of MurmurHash3, of 64 bits, over what one generator gives for the
+        epoch, plus the pair.
+    """
+    generator = np.random.default_rng((_NOISE_STREAM, seed, epoch))
+    mixed = np.asarray(pairs, np.uint64) + generator.integers(0, 2**63, dtype=np.uint64)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(factor)
+    return (mixed >> np.uint64(32)).astype(np.uint32).view(np.int32)
 
 
 def buckets_of(lengths: np.ndarray, boundaries: tuple[int, ...], *, clip: bool) -> np.ndarray:
@@ -111,6 +131,10 @@ class BucketOrder:
         first = self._rank * self._batch_size
         used = int(np.clip(plan.counts[step] - first, 0, self._batch_size))
         return int(plan.buckets[step]), row[first : first + self._batch_size], used
+
+    def noise(self, epoch: int, step: int) -> np.ndarray:
+        """Return a number for each pair of a batch, int32 [batch_size]; see :func:`pair_noise`."""
+        return pair_noise(self._seed, epoch, self.batch(epoch, step)[1])
 
     def used(self) -> int:
         """Return how many pairs count for this rank in one epoch."""

@@ -72,6 +72,10 @@ class TextSource:
         """Return the number of batches per epoch."""
         return len(self.order)
 
+    def noise(self, number: int) -> np.ndarray:
+        """Return a number for each pair of a batch, int32 [N], others in every epoch."""
+        return self.order.noise(*divmod(int(number), len(self.order)))
+
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return source int32 [N, S] and target int32 [N, T + 1] of a batch."""
         bucket, rows, _ = self.order.batch(*divmod(int(number), len(self.order)))
@@ -143,7 +147,7 @@ class TextData:
         """Return the number of batches per epoch."""
         return self.steps_per_epoch
 
-    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, index: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Iterate over one epoch.
 
         The batches depend only on the arguments of ``create_text`` and on ``index``; nothing that
@@ -155,7 +159,8 @@ class TextData:
             start: First batch, 0 <= start <= steps_per_epoch.
 
         Returns:
-            An iterator over source and target. In an evaluation split the rows behind the last
+            An iterator over source, target and noise int32 [N], a number for each pair and epoch
+            that dropout may depend on. In an evaluation split the rows behind the last
             pair repeat it: ``evaluation`` says which.
 
         Raises:
@@ -181,7 +186,7 @@ class TextData:
             ValueError: This is the training split, or ``start`` is out of range.
         """
         self._evaluated()
-        for step, (source, target) in enumerate(self.epoch(0, start), start):
+        for step, (source, target, _) in enumerate(self.epoch(0, start), start):
             _, rows, used = self._source.order.batch(0, step)
             counts = (np.arange(len(rows)) < used).astype(np.float32)
             yield EvaluationBatch(source, target, Tensor(counts), rows[:used].copy())
@@ -213,10 +218,10 @@ class TextData:
             self._source, COLUMNS, sampler=sampler, python_multiprocessing=False
         )
 
-    def _batches(self, numbers: range) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, numbers: range) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for number in numbers:
             source, target = self._source[number]
-            yield Tensor(source), Tensor(target)
+            yield Tensor(source), Tensor(target), Tensor(self._source.noise(number))
 
     def _evaluated(self) -> None:
         if self.split == "train":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from mindspore_thor.data.text.vocabulary import (
 )
 from mindspore_thor.errors import UserError, shortened
 from mindspore_thor.files import held, remove_leftovers, shown, write_file
+
+_STDERR = 2
 
 TOKENS_FOLDER = "tokens"
 """Folder beside the vocabulary for what is derived from it. It is held while something is made, for
@@ -125,23 +128,42 @@ def _trained(corpus: Corpus) -> bytes:
             ):
                 file.write(f"{line}\n")
         try:
-            trained = SentencePieceVocab.from_file(
-                [str(text)],
-                size,
-                float(options.character_coverage),
-                SentencePieceModel.BPE,
-                {
-                    "pad_id": str(PAD),
-                    "bos_id": str(BOS),
-                    "eos_id": str(EOS),
-                    "unk_id": str(UNKNOWN),
-                    "minloglevel": "2",
-                },
-            )
+            with _silenced():
+                trained = SentencePieceVocab.from_file(
+                    [str(text)],
+                    size,
+                    float(options.character_coverage),
+                    SentencePieceModel.BPE,
+                    {
+                        "pad_id": str(PAD),
+                        "bos_id": str(BOS),
+                        "eos_id": str(EOS),
+                        "unk_id": str(UNKNOWN),
+                        "minloglevel": "2",
+                    },
+                )
             SentencePieceVocab.save_model(trained, scratch, MODEL_FILE)
         except RuntimeError as error:
             raise _refused(str(error), size, min(counts[0], most)) from None
         return Path(scratch, MODEL_FILE).read_bytes()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what C++ writes on the error stream: SentencePiece warns of what the exception says."""
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # it is closed
+        yield
+        return
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+        os.close(sink)
 
 
 def _refused(message: str, size: int, pairs: int) -> UserError:

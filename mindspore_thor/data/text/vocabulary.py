@@ -30,11 +30,18 @@ class Vocabulary(Protocol):
             keeps to know its vocabulary again.
         tokenized: Whether the text that it decodes to stays cut into tokens, as prepared files
             are, so that scores must not cut it again.
+        file: Name of the file that it is stored in.
+        content: That file's content.
     """
 
     size: int
     fingerprint: str
     tokenized: bool
+    file: str
+
+    @property
+    def content(self) -> bytes:
+        """See the class."""
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the pieces of each line, without start and end sign."""
@@ -57,6 +64,7 @@ class SentencePieceVocabulary:
     """
 
     tokenized = False
+    file = MODEL_FILE
 
     def __init__(self, path: Path) -> None:
         sentencepiece = _sentencepiece()
@@ -82,8 +90,14 @@ class SentencePieceVocabulary:
                 ": train it with pad_id=0, bos_id=1, eos_id=2, unk_id=3"
             )
         self._model = model
+        self._content = content
         self.size = len(pieces)
         self.fingerprint = _fingerprint("sentencepiece", pieces)
+
+    @property
+    def content(self) -> bytes:
+        """The model as it was read."""
+        return self._content
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the pieces of each line, without start and end sign."""
@@ -106,6 +120,7 @@ class WordVocabulary:
     """
 
     tokenized = True
+    file = WORDS_FILE
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self.tokens = list(dict.fromkeys([*SPECIAL, *tokens]))
@@ -115,6 +130,11 @@ class WordVocabulary:
         }
         self.size = len(self.tokens)
         self.fingerprint = _fingerprint("words", self.tokens)
+
+    @property
+    def content(self) -> bytes:
+        """One token a line."""
+        return "".join(f"{token}\n" for token in self.tokens).encode()
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the numbers of each line's tokens, without start and end sign."""
@@ -153,8 +173,7 @@ def read_words(path: Path) -> WordVocabulary:
 
 def write_words(vocabulary: WordVocabulary, path: Path) -> None:
     """Write a list of tokens, whole or not at all."""
-    content = "".join(f"{token}\n" for token in vocabulary.tokens).encode()
-    write_file(path, [content], len(content))
+    write_file(path, [vocabulary.content], len(vocabulary.content))
 
 
 def open_vocabulary(folder: str | Path, fingerprint: str | None = None) -> Vocabulary | None:

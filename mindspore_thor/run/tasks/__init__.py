@@ -2,6 +2,7 @@
 
 from mindspore_thor.run.task import Task
 from mindspore_thor.run.tasks.images import Classify, Reconstruct
+from mindspore_thor.run.tasks.translate import Translate
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Reconstruct())}
+TASKS: dict[str, Task] = {task.name: task for task in (Classify(), Reconstruct(), Translate())}
 """Tasks by the name that configurations use."""

@@ -140,7 +140,7 @@ class ImageTask(Task):
             "image_size": data.image_shape[1],
         }
 
-    def evaluation(self, net: nn.Cell, data: Data) -> Evaluator:
+    def evaluation(self, net: nn.Cell, data: Data, config: Any = None) -> Evaluator:
         """Return the means of the metrics over a split."""
         return Evaluator(self.measure(net), net, data, self.metrics)
 
