@@ -22,7 +22,7 @@ from mindspore_thor.data.text.vocabulary import WordVocabulary
 
 
 def arrays(data: TextData, epoch: int, start: int = 0) -> list[tuple[Any, Any]]:
-    return [(x.asnumpy().tolist(), y.asnumpy().tolist()) for x, y in data.epoch(epoch, start)]
+    return [(x.asnumpy().tolist(), y.asnumpy().tolist()) for x, y, _ in data.epoch(epoch, start)]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_batch_holds_pairs_of_the_corpus_with_their_signs(folder: Path) -> Non
     assert (len(data), data.dropped.incomplete) == divmod(200 - too_long, 4)
     assert data.size == 4 * len(data) and data.buckets == (8, 12, 20)
     found = []
-    for source, target in data.epoch(0):
+    for source, target, _ in data.epoch(0):
         assert source.shape[0] == target.shape[0] == 4
         length = source.shape[1]
         assert length in (8, 12, 20) and target.shape[1] == length + 1
@@ -319,7 +319,7 @@ def test_options_have_defaults_for_each_data_set(tmp_path: Path) -> None:
     data = create_text("toy_translation", split="valid", batch_size=50, vocabulary_folder=tmp_path)
     assert data.vocabulary.size == 1000 and data.buckets == (12, 22) and data.size == 500
     assert data.dropped.clipped == 0
-    assert {x.shape[1] for x, _ in data.epoch(0)} == {12, 22}
+    assert {x.shape[1] for x, _, _ in data.epoch(0)} == {12, 22}
     small = create_text(
         "toy_translation",
         split="train",

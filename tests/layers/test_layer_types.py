@@ -201,6 +201,7 @@ OPTIONS = {
     # Samples are drawn by a layer's name: without drawing equal layers have equal factors.
     "LNGD": {"sampling": "analytic"},
     "FNGD": {"share": "none"},
+    "Muon": {"exclude": None},  # its last layer would be AdamW's
 }
 
 
