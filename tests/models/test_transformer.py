@@ -168,9 +168,10 @@ def test_dropout_acts_in_training_alone() -> None:
     net = tiny(dropout=0.5, attention_dropout=0.5)
     plain = tiny()
     inputs = Tensor(padded(SOURCES, 5)), Tensor(padded(TARGETS, 6))
-    np.testing.assert_array_equal(net(*inputs).asnumpy(), plain(*inputs).asnumpy())
+    noise = Tensor(np.arange(len(SOURCES), dtype=np.int32))
+    np.testing.assert_array_equal(net(*inputs, noise).asnumpy(), plain(*inputs).asnumpy())
     net.set_train(True)
-    assert np.abs(net(*inputs).asnumpy() - plain(*inputs).asnumpy()).max() > 1e-3
+    assert np.abs(net(*inputs, noise).asnumpy() - plain(*inputs).asnumpy()).max() > 1e-3
 
 
 def test_initial_values() -> None:
@@ -246,10 +247,9 @@ def test_thor_covers_every_dense_layer_and_no_tied_table(tied: bool) -> None:
     optimizer = THOR(net, 0.01, damping=0.1)
     step = TrainStep(net, TokenLoss(), optimizer)
     labels = padded([[*t[1:], 2] for t in TARGETS], 6)
-    losses = [
-        float(step(*map(Tensor, (padded(SOURCES, 7), padded(TARGETS, 6), labels))).asnumpy())
-        for _ in range(2)
-    ]
+    noise = np.arange(len(SOURCES), dtype=np.int32)
+    inputs = (padded(SOURCES, 7), padded(TARGETS, 6), noise, labels)
+    losses = [float(step(*map(Tensor, inputs)).asnumpy()) for _ in range(2)]
     assert np.isfinite(losses).all()
     rows = {row.layer: row for row in optimizer.layer_report()}
     dense = [name for name, row in rows.items() if row.type == "Dense"]
