@@ -32,7 +32,7 @@ def nadamw(
     weight_decay: float = 0.0,
     loss_scale: float = 1.0,
 ) -> nn.Optimizer:
-    """NAdamW with bias correction and decoupled decay."""
+    """NAdamW with bias correction and decoupled decay; arguments and errors as ``adamw``."""
     check_learning_rate(learning_rate)
     groups = decay_groups(net, weight_decay)
     return NAdamW(groups, learning_rate, beta1, beta2, epsilon, loss_scale=loss_scale)

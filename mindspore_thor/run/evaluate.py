@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -11,6 +12,29 @@ from mindspore import dtype as mstype
 from mindspore_thor.data import Data
 from mindspore_thor.errors import UserError
 from mindspore_thor.parallel.agreement import sum_over_ranks
+
+
+@contextmanager
+def evaluating(net: nn.Cell, measure: nn.Cell) -> Iterator[None]:
+    """While this holds, a net is evaluated; then it is back in the mode that it was in.
+
+    Args:
+        net: The net.
+        measure: What measures it, with the net in it.
+
+    Raises:
+        UserError: If the memory is not enough.
+    """
+    training = bool(net.training)
+    measure.set_train(False)
+    try:
+        yield
+    except MemoryError:
+        raise UserError(
+            "the memory is not enough for an evaluation batch; lower data.eval_batch_size"
+        ) from None
+    finally:
+        net.set_train(training)
 
 
 class Evaluator:
@@ -51,11 +75,9 @@ class Evaluator:
         Raises:
             UserError: If a sample cannot be read, or the memory is not enough.
         """
-        training = bool(self._net.training)
-        self._measure.set_train(False)
         sums = np.zeros(len(self._metrics), dtype=np.float64)
         total = full = 0
-        try:
+        with evaluating(self._net, self._measure):
             for images, labels in self._data.epoch(0):
                 size = labels.shape[0]
                 # Of the first batch: a set smaller than the batch size needs no filling.
@@ -64,12 +86,6 @@ class Evaluator:
                 total += size
                 if should_stop is not None and should_stop():
                     return None
-        except MemoryError:
-            raise UserError(
-                "the memory is not enough for an evaluation batch; lower data.eval_batch_size"
-            ) from None
-        finally:
-            self._net.set_train(training)
         *sums, total = sum_over_ranks(np.array([*sums, total])).tolist()
         return {name: float(value / total) for name, value in zip(self._metrics, sums)}
 

@@ -13,12 +13,11 @@ from mindspore_thor.data.text.scores import translation_scores
 from mindspore_thor.data.text.vocabulary import PAD
 from mindspore_thor.errors import UserError
 from mindspore_thor.parallel.agreement import sum_over_ranks
+from mindspore_thor.run.evaluate import evaluating
 
 BLEU = "bleu"
 CHRF = "chrf"
 VALID_LOSS = "valid_loss"
-
-_MOST_EXACT = 2**24  # what float32 counts exactly
 
 
 class TokenLosses(nn.Cell):
@@ -98,9 +97,7 @@ class TranslationEvaluation:
         references = self._data.references
         found = np.zeros((len(references), self._length), np.int64)
         sums = np.zeros(2)
-        training = bool(self._net.training)
-        self._net.set_train(False)
-        try:
+        with evaluating(self._net, self._losses):
             for source, target, used, indices in self._data.evaluation():
                 ids = target.asnumpy()
                 losses = self._losses(source, Tensor(ids[:, :-1]), Tensor(ids[:, 1:]), used)
@@ -110,12 +107,6 @@ class TranslationEvaluation:
                     found[index, : len(row)] = row
                 if should_stop is not None and should_stop():
                     return None
-        except MemoryError:
-            raise UserError(
-                "the memory is not enough for an evaluation batch; lower data.eval_batch_size"
-            ) from None
-        finally:
-            self._net.set_train(training)
         sums = sum_over_ranks(sums)
         found = sum_over_ranks(found).astype(np.int64)
         vocabulary = self._data.vocabulary

@@ -60,7 +60,7 @@ class WeightedCrossEntropy(nn.Cell):
     """The weighted sum of the rows' cross entropies, with its gradient in closed form.
 
     The gradient of a row is w (softmax - q), with q the smoothed target: three passes over the
-    scores. What MindSpore derives from log_softmax and a gather takes three times as long on CPU.
+    scores. What MindSpore derives from log_softmax and a gather takes over twice as long on CPU.
 
     Args:
         smoothing: eps: q is eps / V for every class, and 1 - eps more for the target.

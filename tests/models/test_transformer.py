@@ -150,7 +150,7 @@ def test_the_gradient_at_padding_is_exactly_zero(norm_first: bool) -> None:
             np.testing.assert_array_equal(at_all, real, err_msg=probe.name)
 
 
-def test_more_padding_changes_no_bit_that_counts() -> None:
+def test_more_padding_changes_nothing_that_counts() -> None:
     net = tiny()
     short = net(Tensor(padded(SOURCES, 5)), Tensor(padded(TARGETS, 6))).asnumpy()
     long = net(Tensor(padded(SOURCES, 9)), Tensor(padded(TARGETS, 8))).asnumpy()

@@ -48,8 +48,8 @@ TEXT_SETS = {
         8000,
         _ORDINARY,
     ),
-    # The prepared names are those of nmt/scripts/wmt16_en_de.sh, which the model zoo builds on; so
-    # are its boundaries.
+    # The prepared training names and the boundaries are the model zoo's. The prepared newstest
+    # names follow them, unchecked against its files: valid_stem and test_stem give others.
     "wmt14": TextSet(
         {
             "train": ("train.tok.clean.bpe.32000", "train"),
