@@ -109,6 +109,15 @@ class LayerwiseOptimizer(nn.Optimizer):
         self.coverable = sorted({i for layer in layers for i in self._coverable(layer)})
         self.keep_plain({layer.name: layer.elsewhere for layer in layers if layer.elsewhere})
 
+    def scale_by(self, unscale: Tensor | None) -> None:
+        """Say what undoes the loss scale on statistics in the graphs compiled from now on.
+
+        Args:
+            unscale: float32 scalar parameter, or None for the optimizer's own ``inverse_scale``.
+        """
+        for hook in self._hooks.values():
+            hook.scale_by(unscale)
+
     def keep_plain(self, elsewhere: dict[str, str]) -> None:
         """Give layers whose weights have uses outside of them their plain gradient.
 
