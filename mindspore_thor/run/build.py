@@ -22,6 +22,7 @@ from mindspore_thor.run.config import ChoiceConfig, Config, ModelCatalogue
 from mindspore_thor.run.sections import REST_RATE
 from mindspore_thor.run.task import TEST, TRAIN, VALID, Batches, Request
 from mindspore_thor.runtime import prepare_target
+from mindspore_thor.step.loss_scale import DynamicLossScale
 from mindspore_thor.step.train_step import TrainStep
 
 
@@ -155,7 +156,8 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
     cache = open_cache(config.train.compile_cache, config.train.compile_cache_limit)
     if cache is None:  # one that keeps nothing says what is being compiled all the same
         cache = CompileCache(None, off="train.compile_cache is false")
-    step = TrainStep(net, loss, optimizer, config.train.accumulate, cache)
+    scale = DynamicLossScale() if config.train.dynamic_loss_scale else None
+    step = TrainStep(net, loss, optimizer, config.train.accumulate, cache, scale)
     step.set_train()
     return Session(
         config, train_data, eval_data, test_data, net, weight_names, optimizer, rate, step
@@ -226,6 +228,10 @@ def _loss_scale(config: Config) -> dict[str, float]:
     scale, name = config.train.loss_scale, config.optimizer.name
     if scale == 1.0:
         return {}
+    if config.train.dynamic_loss_scale:
+        raise UserError(
+            f"train.loss_scale is {scale:g} beside train.dynamic_loss_scale: give one of the two"
+        )
     if "loss_scale" not in optimizer_options(name):
         raise UserError(
             f"train.loss_scale is {scale:g}, but optimizer {name!r} has no loss scale; set it to 1"

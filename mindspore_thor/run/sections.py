@@ -63,6 +63,9 @@ class TrainConfig:
     loss_scale: float = option(
         1.0, float, "factor on the loss in the backward pass", above=0.0, most=MAX_LOSS_SCALE
     )
+    dynamic_loss_scale: bool = option(
+        False, bool, "let the factor on the loss find its own size, for nets in float16"
+    )
     eval_every: int = option(
         1, int, "epochs between evaluations; 0: only at the end", low=0, most=MAX_EPOCHS
     )
