@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,16 +117,29 @@ def fit_to_data(config: Config, data: Any, models: ModelCatalogue) -> Config:
     Raises:
         UserError: If the model is not made for the task.
     """
+    config = fit_model(config, config.task.model_options(data), models)
+    return dataclasses.replace(config, data=config.task.completed(config.data, data))
+
+
+def fit_model(config: Config, derived: Mapping[str, Any], models: ModelCatalogue) -> Config:
+    """Fill in the options of the model that the data decides.
+
+    Args:
+        config: The configuration.
+        derived: Options by name, also such as this model does not have.
+        models: The models, for the options that this one has.
+
+    Returns:
+        The configuration; an option that it gives itself stays.
+
+    Raises:
+        UserError: If the model is not made for the task.
+    """
     known = models.model_options(config.model.name)
     config.task.check_model(config.model.name, known)
-    derived = config.task.model_options(data)
     options = {key: value for key, value in derived.items() if key in known}
     options.update(config.model.options)
-    return dataclasses.replace(
-        config,
-        model=ChoiceConfig(config.model.name, options),
-        data=config.task.completed(config.data, data),
-    )
+    return dataclasses.replace(config, model=ChoiceConfig(config.model.name, options))
 
 
 def build_session(config: Config, models: ModelCatalogue, beside: Path | None = None) -> Session:
