@@ -38,7 +38,7 @@ else:
         },
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 # Without the subpackages: a star import would put them in place of the user's own names.
 __all__ = [
     "EKFAC",

@@ -6,6 +6,7 @@ That of ``export.py`` is in :mod:`mindspore_thor.run.export`.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,14 +115,17 @@ def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
         purpose: One line for ``--help``.
     """
     keys = "\n".join(describe_keys())
+    called = Path(sys.argv[0]).name
     parser = Parser(
-        prog=program,
+        prog=called if called.startswith("mindspore-thor-") else program,
         description=purpose,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any key of the configuration can follow, e.g. --train.epochs 5:\n{keys}",
     )
     parser.add_argument(
-        "--config_path", type=path_argument, help="recipe, e.g. models/resnet/*.yaml"
+        "--config_path",
+        type=path_argument,
+        help="recipe, or the name of one in models/, e.g. resnet20_fashion_mnist_sample",
     )
     parser.add_argument("--method", help="which of the recipe's methods [thor, or the only one]")
     parser.add_argument(
@@ -177,7 +181,7 @@ def chosen_recipe(
         UserError: If it is wrong.
         SystemExit: With 0, where the configuration was to be printed.
     """
-    recipe = load_recipe(path, models, overrides, arguments.method)
+    recipe = load_recipe(models.shipped_recipe(path), models, overrides, arguments.method)
     if arguments.print_config:
         print(annotated_yaml(recipe.config, recipe.origins), end="", flush=True)
         raise SystemExit(0)  # as --help: what is printed is the result

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from mindspore import nn
@@ -31,6 +32,10 @@ class ModelCatalogue(Protocol):
 
     def model_options(self, name: str) -> Mapping[str, inspect.Parameter]:
         """Return the keywords of one model's factory."""
+        ...
+
+    def shipped_recipe(self, path: Path) -> Path:
+        """Return the recipe that a path or a name stands for."""
         ...
 
 
