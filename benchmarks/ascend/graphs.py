@@ -13,6 +13,7 @@ from benchmarks import step_time
 from benchmarks.step_time import make_optimizer, optimizer_of
 from mindspore_thor import optim
 from mindspore_thor.errors import UserError
+from mindspore_thor.parallel.sync_norm import synchronise_norms
 from mindspore_thor.step.token_loss import TokenMeanLoss
 from mindspore_thor.step.train_step import TrainStep
 from models import create_model
@@ -54,6 +55,9 @@ class Setting(NamedTuple):
     def __str__(self) -> str:
         return f"{self.level}, {self.ranks} rank{'s' if self.ranks > 1 else ''}"
 
+
+SYNC = "_sync"
+"""How a model is called whose BatchNorm sees the samples of all ranks."""
 
 SHAPES = {"resnet20": (32, 32), "resnet50": (4, 64)}
 """(samples, pixels) of the batch that a model's graphs are compiled for."""
@@ -135,10 +139,13 @@ class Graphs:
         options: dict[str, Any] = {"weight_decay": WEIGHT_DECAY, "steps_per_epoch": 4}
         if model in SENTENCES:
             return cls.of_sentences(model, method, options)
-        if model not in SHAPES:
+        plain = model[: -len(SYNC)] if model.endswith(SYNC) else model
+        if plain not in SHAPES:
             raise UserError(f"unknown model {model!r}: use {', '.join((*SHAPES, *SENTENCES))}")
-        batch, pixels = SHAPES[model]
-        net, optimizer = make_optimizer(method, model, **options)
+        batch, pixels = SHAPES[plain]
+        net, optimizer = make_optimizer(method, plain, **options)
+        if plain != model:
+            synchronise_norms(net)
         loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
         rng = np.random.default_rng(0)
         images = rng.standard_normal((batch, 3, pixels, pixels)).astype(np.float32)

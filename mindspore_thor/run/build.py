@@ -19,6 +19,7 @@ from mindspore_thor.optim.checks import MAX_STEPS
 from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import join_ranks
+from mindspore_thor.parallel.sync_norm import synchronise_norms
 from mindspore_thor.run.config import ChoiceConfig, Config, ModelCatalogue
 from mindspore_thor.run.sections import REST_RATE
 from mindspore_thor.run.task import TEST, TRAIN, VALID, Batches, Request
@@ -162,6 +163,8 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
     eval_data = open_data(config, VALID, beside)
     test_data = open_data(config, TEST, beside) if config.task.tested else None
     net = models.create_model(config.model.name, **config.model.options)
+    if config.train.sync_batch_norm:
+        synchronise_norms(net)
     # Before the optimizer may convert the net: these are the names a checkpoint is known by.
     weight_names = tuple(net.parameters_dict())
     steps = _updates_per_epoch(config, train_data.steps_per_epoch)

@@ -65,6 +65,9 @@ class TrainConfig:
     seed: int = option(1, int, "seed of weights, order and augmentation", low=0, below=2**31)
     label_smoothing: float = option(0.0, float, "share of the uniform label", low=0.0, below=1.0)
     accumulate: int = option(1, int, "batches per update", low=1, most=65536)
+    sync_batch_norm: bool = option(
+        False, bool, "BatchNorm over the samples of all ranks (Ascend only)"
+    )
     loss_scale: float = option(
         1.0, float, "factor on the loss in the backward pass", above=0.0, most=MAX_LOSS_SCALE
     )

@@ -23,10 +23,7 @@ import mindspore_thor
 
 pytest.importorskip("wheel")
 
-# What the tree has besides its files: environments, caches, what was built or trained in it.
-NOT_SOURCES = shutil.ignore_patterns(
-    ".*", "*.egg-info", "__pycache__", "build", "dist", "runs", "rank_*", "kernel_meta", "*.ckpt"
-)
+FOLDERS = ("benchmarks", "docs", "mindspore_thor", "models", "scripts", "tests")
 BUILD = "import sys, setuptools.build_meta as b; getattr(b, 'build_' + sys.argv[1])(sys.argv[2])"
 COMMANDS = ("train", "eval", "export", "launch")
 
@@ -56,7 +53,14 @@ def call(*command: object, cwd: Path, code: int = 0) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A source distribution of the tree, and the wheel that is built from that."""
     folder = tmp_path_factory.mktemp("built")
-    shutil.copytree(ROOT, folder / "tree", ignore=NOT_SOURCES)
+    # Not the whole tree, in which there may be environments and runs.
+    (folder / "tree").mkdir()
+    for name in FOLDERS:
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / "tree" / name, ignore=skipped)
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, folder / "tree")
     call(sys.executable, "-c", BUILD, "sdist", folder, cwd=folder / "tree")
     (sdist,) = folder.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -108,7 +112,7 @@ def test_the_source_distribution_can_test_itself(built: Built) -> None:
     with tarfile.open(built.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"train.py", "eval.py", "export.py", "CHANGELOG.md", "CITATION.cff", "LICENSE"}
-    for folder in ("tests", "scripts", "benchmarks", "docs", "models", "mindspore_thor"):
+    for folder in FOLDERS:
         wanted |= sources(folder, ".py", ".sh", ".yaml", ".md")
     assert wanted <= names
 
