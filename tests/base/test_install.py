@@ -127,7 +127,7 @@ def test_a_first_run_from_anywhere(scripts: Path, tmp_path: Path) -> None:
     where = ("--checkpoint_file_path", "run")
     printed = call(scripts / "mindspore-thor-eval", *where, cwd=tmp_path)
     result = {name: round(row[name], 6) for name in ("top_1_accuracy", "top_5_accuracy")}
-    assert printed.splitlines()[-1].startswith(f"result: {result} ckpt= run/mlp-1_")
+    assert printed.splitlines()[-1].startswith(f"result: {result} ckpt= run/mlp-2_")
     export = (*where, "--file_name", "net", "--batch_size", 5)
     printed = call(scripts / "mindspore-thor-export", *export, cwd=tmp_path)
     assert "input x: float32 [5, 1, 28, 28]" in printed
