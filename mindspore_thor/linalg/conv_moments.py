@@ -14,6 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.counting import counting
 from mindspore_thor.graph.slices import every, part
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 from mindspore_thor.linalg.device import operand, rescaled, wide
@@ -239,9 +240,9 @@ def _cut(blocks: Tensor, plan: RowPlan, layout: BlockLayout, groups: int) -> Ten
     """The entries of every block, out of those of the channels that it touches."""
     size = blocks.shape[-1]
     offsets = Tensor(plan.offsets, ms.int32).reshape((-1, 1, 1))
-    entry = ops.arange(layout.size).astype(ms.int32).reshape((1, -1, 1))
-    number = ops.arange(layout.blocks).astype(ms.int32).reshape((-1, 1, 1))
-    chosen = ops.arange(size).astype(ms.int32).reshape((1, 1, -1)) == entry + offsets
+    entry = counting(0, layout.size).reshape((1, -1, 1))
+    number = counting(0, layout.blocks).reshape((-1, 1, 1))
+    chosen = counting(0, size).reshape((1, 1, -1)) == entry + offsets
     real = number * layout.size + entry < layout.dim
     picker = ops.logical_and(chosen, real).astype(ms.float32)
     picker = ops.tile(picker, (groups, 1, 1))

@@ -10,6 +10,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 from mindspore.scipy.linalg import eigh as _eigh
 
+from mindspore_thor.graph.counting import counting
 from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.device import (
     batched_eigh,
@@ -170,7 +171,7 @@ def _roughened(matrices: Tensor) -> Tensor:
     decomposition changes by no more than rounding the matrix to float32 did.
     """
     # Not a sine, whose last bit need not be the same in every call (see inverse_fourth_root).
-    k = ops.arange(1, matrices.shape[-1] + 1).astype(ms.int32)
+    k = counting(1, matrices.shape[-1] + 1)
     products = k.expand_dims(0) * k.expand_dims(1) % _PRIME * _FACTOR % _PRIME
     pattern = products.astype(ms.float32) * (2.0 / _PRIME) - 1.0
     size = ops.abs(matrices)
@@ -268,7 +269,7 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     moments = moments / ops.maximum(traces, FAINT**3)
     images = ops.bmm(moments, basis)
     sizes = (basis * images).sum(1)
-    places = ops.cast(ops.arange(d), ms.int32).reshape((1, d))
+    places = counting(0, d).reshape((1, d))
     seen = sizes > UNRESOLVED
     keys = ops.where(seen, sizes, ops.cast(-1 - places, ms.float32))
     order = ops.cast(ops.topk(keys, d)[1], ms.int32)

@@ -13,6 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.counting import counting
 from mindspore_thor.graph.slices import part
 
 
@@ -82,7 +83,7 @@ def squared_normal(
         return _of_positions(rows, positions, count // positions, key, step, first)
     half = (count + 1) // 2
     start = scrambled(scrambled(step * _STEP) + key)
-    counter = ops.cast(ops.arange(first * half, (first + rows) * half), ms.int32)
+    counter = counting(first * half, (first + rows) * half)
     return _drawn(counter, start, rows, count)
 
 
@@ -93,8 +94,8 @@ def _of_positions(
     half = (count + 1) // 2
     start = scrambled(scrambled(step * _STEP) + key)
     stride = max(positions, SEQUENCE) * half
-    begin = ops.cast(ops.arange(first, first + rows), ms.int32).reshape((rows, 1)) * stride
-    counter = begin + ops.cast(ops.arange(0, positions * half), ms.int32)
+    begin = counting(first, first + rows).reshape((rows, 1)) * stride
+    counter = begin + counting(0, positions * half)
     numbers = _drawn(counter.reshape((-1,)), start, rows * positions, count)
     return numbers.reshape((rows, positions * count))
 

@@ -8,6 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.graph.counting import counting
 from mindspore_thor.parallel.communication import world
 
 
@@ -84,7 +85,7 @@ class WeightedCrossEntropy(nn.Cell):
         """The gradient of the scores; targets and weights have none."""
         weights = weights * dout
         spread = (ops.softmax(scores, -1) - self.smoothing / scores.shape[1]) * weights
-        rows = ops.arange(0, scores.shape[0]).reshape((-1, 1))
+        rows = counting(0, scores.shape[0]).reshape((-1, 1))
         places = ops.concat((ops.cast(rows, targets.dtype), targets), 1)
         own = weights.reshape(-1) * (self.smoothing - 1.0)
         gradient = ops.tensor_scatter_add(spread, places, own)

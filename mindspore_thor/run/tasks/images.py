@@ -15,6 +15,7 @@ from mindspore import dtype as mstype
 from mindspore_thor.data import Data, create_data
 from mindspore_thor.data.factory import image_facts
 from mindspore_thor.errors import UserError
+from mindspore_thor.graph.counting import counting
 from mindspore_thor.run.evaluate import Evaluator
 from mindspore_thor.run.options import option
 from mindspore_thor.run.task import TRAIN, DataConfig, Request, Task
@@ -60,7 +61,7 @@ class CountHits(nn.Cell):
         would rank every label first.
         """
         logits = ops.cast(self.net(images), mstype.float32)
-        classes = ops.arange(0, logits.shape[1]).reshape((1, -1))
+        classes = counting(0, logits.shape[1]).reshape((1, -1))
         column = labels.reshape((-1, 1))
         own = ops.gather_elements(logits, 1, column)
         before = ops.logical_or(logits > own, ops.logical_and(logits == own, classes < column))
