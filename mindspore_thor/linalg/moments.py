@@ -124,14 +124,21 @@ def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, co
     return _INNER(rows_g * rows_g, rows_a * rows_a) * (1.0 / count)
 
 
+# Not in the graph: a call of max() compiles for 50 ms.
+@ops.constexpr
+def _chunk(samples: int, size: int) -> int:
+    """How many samples' matrices of that size are made at a time."""
+    return max(1, min(samples, LARGEST_CHUNK // size))
+
+
 def _summed_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, divisor: int) -> Tensor:
     """Several positions: as many per-sample matrices at a time as fit a chunk."""
     n, groups, d_in, positions = a.shape
     d_out = g.shape[2]
-    chunk = max(1, min(n, LARGEST_CHUNK // (groups * d_in * d_out)))
+    chunk = _chunk(n, groups * d_in * d_out)
     total = ops.zeros((groups, d_out, d_in), ms.float32)
     for start in range(0, n, chunk):
-        count = min(chunk, n - start)
+        count = chunk if start + chunk < n else n - start
         part_a, part_g = part(a, start, count), part(g, start, count)
         # Rotate whichever is smaller: the rows before the sum over positions, or the sums.
         if positions * (d_in * d_in + d_out * d_out) < d_in * d_out * (d_in + d_out):

@@ -24,6 +24,8 @@ class ConvGeometry(NamedTuple):
     groups: int
 
 
+# Not in the graph: a call of max() compiles for 50 ms.
+@ops.constexpr
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """Padding before and after one axis in ``"same"`` mode: ceil(size / stride) outputs."""
     out = -(-size // stride)

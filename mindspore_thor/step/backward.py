@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
@@ -19,6 +20,12 @@ from mindspore_thor.step.loss_scale import LossScale
 
 def _unscale(inverse: Tensor, gradient: Tensor) -> Tensor:
     return gradient * inverse
+
+
+@ops.constexpr
+def _filled(dtype: Any, shape: tuple[int, ...], value: float) -> Tensor:
+    """A constant; made in the graph by ``ops.fill`` it would compile for 50 ms."""
+    return Tensor(np.full(shape, value), dtype)
 
 
 class StepGraph(StoredGraph):
@@ -108,7 +115,7 @@ class Backward(nn.Cell):
             refuse_several_outputs()
         if self.needs_mean and loss.size != 1:
             refuse_no_mean(loss.shape)
-        sens = ops.fill(loss.dtype, loss.shape, self.sens)
+        sens = _filled(loss.dtype, loss.shape, self.sens)
         if self.dynamic is not None:
             sens = sens * ops.cast(self.dynamic.scale, loss.dtype)
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
