@@ -126,16 +126,16 @@ def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, co
 
 # Not in the graph: a call of max() compiles for 50 ms.
 @ops.constexpr
-def _chunk(samples: int, size: int) -> int:
-    """How many samples' matrices of that size are made at a time."""
-    return max(1, min(samples, LARGEST_CHUNK // size))
+def _chunk(samples: int, size: int, largest: int) -> int:
+    """How many samples' matrices of that size are at most so large together, at least one."""
+    return max(1, min(samples, largest // size))
 
 
 def _summed_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, divisor: int) -> Tensor:
     """Several positions: as many per-sample matrices at a time as fit a chunk."""
     n, groups, d_in, positions = a.shape
     d_out = g.shape[2]
-    chunk = _chunk(n, groups * d_in * d_out)
+    chunk = _chunk(n, groups * d_in * d_out, LARGEST_CHUNK)
     total = ops.zeros((groups, d_out, d_in), ms.float32)
     for start in range(0, n, chunk):
         count = chunk if start + chunk < n else n - start
