@@ -27,11 +27,11 @@ from mindspore_thor.errors import TrainingError
 from models import create_model
 
 BATCH = 128
-TRAIN = 6400
+TRAIN = 5120
 """The first images of the training files: these are trained on."""
 HELD_OUT = 2000
 """Those behind them: they choose rates."""
-TEST = 2500
+TEST = 2000
 """The first images of the test file: they draw the curves, and choose nothing."""
 
 _EVALUATION_BATCH = 250
@@ -128,7 +128,7 @@ class Net:
 
 NETS = {
     "resnet20": Net("ResNet-20, a quarter wide", "resnet20", options={"width": 0.25}),
-    "vgg11": Net("VGG-11, a quarter wide", "vgg11", options={"width": 0.25}),
+    "vgg11": Net("VGG-11, an eighth wide", "vgg11", options={"width": 0.125}),
     "mobilenet": Net("MobileNet v1 0.25 (mindcv)", "mobilenet_v1_025"),
     "squeezenet": Net("SqueezeNet 1.1 (mindcv)", "squeezenet1_1", (0.01, 0.03, 0.1)),
 }
