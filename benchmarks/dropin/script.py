@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -48,14 +49,14 @@ def momentum(net: nn.Cell, rates: Rates) -> nn.Optimizer:
 def thor(net: nn.Cell, rates: Rates) -> nn.Optimizer:
     """The line in its place."""
     return THOR(
-        *(net, rates), weight_decay=5e-4, factor_interval=10, inverse_interval=20, grafting="sgd"
+        net, rates, weight_decay=5e-4, factor_interval=10, inverse_interval=20, grafting="sgd"
     )
 
 
 def kfac(net: nn.Cell, rates: Rates) -> nn.Optimizer:
     """The other line in its place."""
     return KFAC(
-        *(net, rates), weight_decay=5e-4, factor_interval=10, inverse_interval=20, grafting="sgd"
+        net, rates, weight_decay=5e-4, factor_interval=10, inverse_interval=20, grafting="sgd"
     )
 
 
@@ -100,37 +101,54 @@ class Net:
 
     Attributes:
         title: In tables and figures.
-        name: What its library calls it.
+        build: Makes it with fresh weights, for 10 classes.
         rates: Candidates for Momentum's rate.
-        options: Of our own models; None for one of mindcv's.
     """
 
     title: str
-    name: str
+    build: Callable[[], nn.Cell]
     rates: tuple[float, ...] = (0.03, 0.1, 0.3)
-    options: dict[str, Any] | None = field(default=None, hash=False)
 
-    def build(self) -> nn.Cell:
-        """The net with fresh weights, 10 classes.
 
-        Raises:
-            UserError: If it is mindcv's, and that is not installed.
-        """
-        if self.options is not None:
-            return create_model(self.name, **self.options)
-        if importlib.util.find_spec("mindcv") is None:
-            raise UserError(
-                f"{self.name} is mindcv's, which is not installed here: "
-                "'pip install --no-deps mindcv', or leave it out of --nets"
-            )
-        return importlib.import_module("mindcv").create_model(self.name, num_classes=10)
+def _mindcv(module: str, name: str, **options: Any) -> nn.Cell:
+    """Build a net of mindcv's.
+
+    Args:
+        module: Of ``mindcv.models``.
+        name: The class or function in it.
+        **options: Its own.
+
+    Raises:
+        UserError: If mindcv is not installed.
+    """
+    if importlib.util.find_spec("mindcv") is None:
+        raise UserError(
+            f"{name} is mindcv's, which is not installed here: 'pip install --no-deps mindcv', or "
+            "leave it out of --nets"
+        )
+    found = getattr(importlib.import_module(f"mindcv.models.{module}"), name)
+    return found(num_classes=10, **options)
 
 
 NETS = {
-    "resnet20": Net("ResNet-20, a quarter wide", "resnet20", options={"width": 0.25}),
-    "vgg11": Net("VGG-11, an eighth wide", "vgg11", options={"width": 0.125}),
-    "mobilenet": Net("MobileNet v1 0.25 (mindcv)", "mobilenet_v1_025"),
-    "squeezenet": Net("SqueezeNet 1.1 (mindcv)", "squeezenet1_1", (0.01, 0.03, 0.1)),
+    "resnet20": Net(
+        "ResNet-20, a quarter wide", partial(create_model, "resnet20", num_classes=10, width=0.25)
+    ),
+    "vgg11": Net(
+        "VGG-11, an eighth wide", partial(create_model, "vgg11", num_classes=10, width=0.125)
+    ),
+    "densenet": Net(
+        "DenseNet of 8 layers (mindcv)",
+        partial(
+            *(_mindcv, "densenet", "DenseNet"),
+            growth_rate=12,
+            block_config=(2, 2, 2, 2),
+            num_init_features=24,
+        ),
+    ),
+    "mobilenet": Net(
+        "MobileNet v1 0.25 (mindcv)", partial(_mindcv, "mobilenetv1", "mobilenet_v1_025")
+    ),
 }
 
 
