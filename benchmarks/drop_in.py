@@ -32,6 +32,7 @@ from benchmarks.dropin.script import NETS, OPTIMIZERS
 from benchmarks.harness.process import in_own_process
 from benchmarks.harness.spec import RESULTS, ROOT
 from mindspore_thor.command_line import Parser, one_line_errors, path_argument, whole_number
+from mindspore_thor.data.files import data_folder
 from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.program import run_program
 
@@ -103,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             state = "out of date" if arguments.check else "written"
             print(f"{stale.relative_to(ROOT)}: {state}")
         return 1 if stale and arguments.check else 0
+    data_folder("cifar10", arguments.data_path)
     for net, optimizer in wanted:
         place = Place(arguments.results_dir, net, optimizer)
         keeps = True if arguments.compile_cache is None else str(arguments.compile_cache)

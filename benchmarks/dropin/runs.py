@@ -47,11 +47,24 @@ class Place:
         """
         return self.folder / f"{self.net}-{self.optimizer}-seed{seed}.jsonl"
 
+    def stored(self) -> list[Path]:
+        """The files of the runs that are there, by seed."""
+        return [path for path in map(self.run, SEEDS) if path.is_file()]
+
+    @property
+    def chooser(self) -> str:
+        """Whose choice the rate is: Momentum's, but for an optimizer with a rate of its own."""
+        return self.optimizer if OPTIMIZERS[self.optimizer].own_rates else MOMENTUM
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the rate was chosen for this optimizer."""
+        return self.chooser == self.optimizer
+
     @property
     def tuning(self) -> Path:
-        """The file of the choice of the rate, Momentum's where the optimizer takes that."""
-        chooser = self.optimizer if OPTIMIZERS[self.optimizer].own_rates else MOMENTUM
-        return self.folder / f"{self.net}-{chooser}-tuning.json"
+        """The file of the choice of the rate."""
+        return self.folder / f"{self.net}-{self.chooser}-tuning.json"
 
 
 def best(values: Sequence[float | None]) -> int:
@@ -86,8 +99,7 @@ def tuned_rate(place: Place, data: Path, compile_cache: Choice = None) -> float:
     path = place.tuning
     if path.is_file():
         return float(json.loads(path.read_text(encoding="utf-8"))["rate"])
-    chooser = place.optimizer if OPTIMIZERS[place.optimizer].own_rates else MOMENTUM
-    net, line = NETS[place.net], OPTIMIZERS[chooser]
+    net, line = NETS[place.net], OPTIMIZERS[place.chooser]
     images = script.read_images(data, tuning=True)
     rates = line.own_rates or net.rates
     found: list[float | None] = []
@@ -97,7 +109,9 @@ def tuned_rate(place: Place, data: Path, compile_cache: Choice = None) -> float:
         )
         accuracy = None if failed else rows[-1]["test_accuracy"]
         found.append(accuracy)
-        print(f"{place.net}, {chooser}: rate {rate:g}: held-out accuracy {accuracy}", flush=True)
+        print(
+            f"{place.net}, {place.chooser}: rate {rate:g}: held-out accuracy {accuracy}", flush=True
+        )
     content = {
         "rate": rates[best(found)],
         "candidates": [{"rate": rate, "accuracy": value} for rate, value in zip(rates, found)],

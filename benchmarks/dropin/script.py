@@ -140,7 +140,9 @@ NETS = {
     "densenet": Net(
         "DenseNet of 8 layers (mindcv)",
         partial(
-            *(_mindcv, "densenet", "DenseNet"),
+            _mindcv,
+            "densenet",
+            "DenseNet",
             growth_rate=12,
             block_config=(2, 2, 2, 2),
             num_init_features=24,
