@@ -27,8 +27,8 @@ from mindspore_thor.data.sources import ArraySource, SmallAugment
 from mindspore_thor.errors import TrainingError
 from models import create_model
 
-BATCH = 128
-TRAIN = 5120
+BATCH = 64
+TRAIN = 3200
 """The first images of the training files: these are trained on."""
 HELD_OUT = 2000
 """Those behind them: they choose rates."""

@@ -281,13 +281,13 @@ def test_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="results: drop_in"):
         page.report(tmp_path, tmp_path / "logs", check=False)
     path.write_text(
-        "above\n<!-- results: drop_in -->\nold\n<!-- end of results: drop_in -->\nbelow\n"
+        "above\n<!-- results: drop_in -->\nstale\n<!-- end of results: drop_in -->\nbelow\n"
     )
     assert page.report(tmp_path, tmp_path / "logs", check=True) == path
-    assert "old" in path.read_text() and not (tmp_path / page.FIGURE).exists()
+    assert "stale" in path.read_text() and not (tmp_path / page.FIGURE).exists()
     assert page.report(tmp_path, tmp_path / "logs", check=False) == path
     text = path.read_text()
-    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert text.startswith("above\n") and text.endswith("below\n") and "stale" not in text
     with Image.open(tmp_path / page.FIGURE) as picture:
         pixels = np.asarray(picture.convert("L"))
     assert min(pixels.shape) > 300 and pixels.min() < 100 and pixels.max() == 255
