@@ -142,7 +142,6 @@ def test_the_script_trains_as_momentum_does(small: None) -> None:
     assert [row["epoch"] for row in rows] == [1, 2] and rows[1]["skipped"] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("line", [script.thor, script.kfac])
 def test_the_line_keeps_the_length_of_momentums_step(
     line: Callable[[nn.Cell, Any], nn.Optimizer],
