@@ -19,7 +19,7 @@ from benchmarks.harness.provenance import provenance
 from mindspore_thor.cache.compile_cache import Choice
 from mindspore_thor.files import write_file
 
-EPOCHS = 6
+EPOCHS = 5
 TUNING_EPOCHS = 2
 TUNING_SEED = 100
 SEEDS = (1, 2, 3)
