@@ -148,8 +148,15 @@ NETS = {
             num_init_features=24,
         ),
     ),
-    "mobilenet": Net(
-        "MobileNet v1 0.25 (mindcv)", partial(_mindcv, "mobilenetv1", "mobilenet_v1_025")
+    "repvgg": Net(
+        "RepVGG of 5 blocks (mindcv)",
+        partial(
+            _mindcv,
+            "repvgg",
+            "RepVGG",
+            num_blocks=[1, 1, 1, 1],
+            width_multiplier=[0.5, 0.5, 0.25, 0.25],
+        ),
     ),
 }
 
