@@ -37,8 +37,8 @@ from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.program import run_program
 
 GRAFTED = ("momentum", "thor", "kfac")
-OWN_RATE_NET = "resnet20"
-"""The net whose runs with own rates are done by default."""
+OWN_RATE_NETS = ("resnet20", "vgg11")
+"""The nets whose runs with own rates are done by default."""
 
 
 def _wanted(option: str, text: str, known: Iterable[str]) -> list[str]:
@@ -54,7 +54,7 @@ def pairs(nets: str | None, optimizers: str | None) -> list[tuple[str, str]]:
 
     Args:
         nets: What ``--nets`` says, or None.
-        optimizers: What ``--optimizers`` says, or None: then own rates are for one net alone.
+        optimizers: What ``--optimizers`` says, or None: then own rates are for two nets alone.
 
     Raises:
         UserError: For names that there are not.
@@ -64,7 +64,7 @@ def pairs(nets: str | None, optimizers: str | None) -> list[tuple[str, str]]:
         names = _wanted("--optimizers", optimizers, OPTIMIZERS)
         return [(net, name) for net in chosen for name in names]
     return [
-        (net, name) for net in chosen for name in (OPTIMIZERS if net == OWN_RATE_NET else GRAFTED)
+        (net, name) for net in chosen for name in (OPTIMIZERS if net in OWN_RATE_NETS else GRAFTED)
     ]
 
 

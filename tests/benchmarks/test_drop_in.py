@@ -293,10 +293,11 @@ def test_report(tmp_path: Path) -> None:
     assert page.report(tmp_path, tmp_path / "logs", check=True) is None
 
 
-def test_own_rates_are_for_one_net_unless_they_are_asked_for() -> None:
+def test_own_rates_are_for_two_nets_unless_they_are_asked_for() -> None:
     found = program.pairs(None, None)
     own = [net for net, optimizer in found if optimizer.endswith("_own")]
-    assert own == ["resnet20", "resnet20"] and len(found) == 3 * len(script.NETS) + 2
+    assert own == ["resnet20", "resnet20", "vgg11", "vgg11"]
+    assert len(found) == 3 * len(script.NETS) + 4
     assert program.pairs("vgg11", "thor_own,thor") == [("vgg11", "thor_own"), ("vgg11", "thor")]
 
 
