@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mindspore_thor.layers.tokens import mark_tokens
     from mindspore_thor.optim import EKFAC, FNGD, KFAC, LNGD, SOAP, THOR, TKFAC, Eva, Muon, Shampoo
     from mindspore_thor.step.callbacks import StopOnFailure
+    from mindspore_thor.step.loss_scale import DynamicLossScale
     from mindspore_thor.step.token_loss import TokenMeanLoss
     from mindspore_thor.step.train_step import TrainStep
 else:
@@ -29,6 +30,7 @@ else:
         {
             **{name: "mindspore_thor.methods" for name in _OPTIMIZERS},
             **{name: f"mindspore_thor.{name}" for name in ("data", "methods", "optim")},
+            "DynamicLossScale": "mindspore_thor.step.loss_scale",
             "StopOnFailure": "mindspore_thor.step.callbacks",
             "TokenMeanLoss": "mindspore_thor.step.token_loss",
             "TrainStep": "mindspore_thor.step.train_step",
@@ -36,7 +38,7 @@ else:
         },
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 # Without the subpackages: a star import would put them in place of the user's own names.
 __all__ = [
     "EKFAC",
@@ -46,6 +48,7 @@ __all__ = [
     "SOAP",
     "THOR",
     "TKFAC",
+    "DynamicLossScale",
     "Eva",
     "Muon",
     "Shampoo",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Callable
 
 from mindspore import nn
 
 from mindspore_thor.errors import UserError, quoted
-from models.autoencoder import autoencoder
-from models.mlp import mlp
-from models.resnet import (
+
+from .autoencoder import autoencoder
+from .mlp import mlp
+from .resnet import (
     resnet18,
     resnet20,
     resnet32,
@@ -21,7 +24,7 @@ from models.resnet import (
     resnet56,
     resnet101,
 )
-from models.transformer import (
+from .transformer import (
     transformer,
     transformer_base,
     transformer_big,
@@ -29,7 +32,7 @@ from models.transformer import (
     transformer_small,
     transformer_tiny,
 )
-from models.vgg import vgg11
+from .vgg import vgg11
 
 _FACTORIES: dict[str, Callable[..., nn.Cell]] = {
     factory.__name__: factory
@@ -60,7 +63,7 @@ _MOST_LAYERS = 1000
 _MOST_WIDTH = 16
 _MOST_PIXELS = 4096  # as data.image_size
 
-__all__ = ["available_models", "create_model", "model_options"]
+__all__ = ["available_models", "create_model", "model_options", "shipped_recipe"]
 
 
 def available_models() -> list[str]:
@@ -100,6 +103,25 @@ def create_model(name: str, **options: Any) -> nn.Cell:
             raise UserError(_unknown(f"option of model '{name}'", option, known))
         _check_type(name, known[option], options[option])
     return _FACTORIES[name](**options)
+
+
+def shipped_recipe(path: Path) -> Path:
+    """Return the recipe that is meant, from wherever a command is called.
+
+    Args:
+        path: A file; else ``models/<family>/<name>.yaml``, or only a shipped recipe's name.
+
+    Returns:
+        The shipped recipe's path; the same path where it is no such recipe's.
+    """
+    if os.path.exists(path):
+        return path
+    here = Path(__file__).parent
+    if path.parts[:1] == ("models",) and here.joinpath(*path.parts[1:-1]).is_dir():
+        return here.joinpath(*path.parts[1:])
+    shipped = {recipe.stem: recipe for recipe in here.glob("*/*.yaml")}
+    name = path.name[: -len(".yaml")] if path.suffix == ".yaml" else path.name
+    return shipped.get(name, path) if len(path.parts) == 1 else path
 
 
 def _check_type(name: str, option: inspect.Parameter, value: Any) -> None:

@@ -13,7 +13,7 @@ from oracle.nets import Problem, batches, mlp
 from oracle.optimizers import Base
 from oracle.training import compare, cross_entropy
 
-from mindspore_thor import THOR, TrainStep
+from mindspore_thor import THOR, DynamicLossScale, TrainStep
 
 INTERVALS = {"factor_interval": 2, "inverse_interval": 3}
 STEPS = 7
@@ -103,15 +103,19 @@ def run(
 ) -> tuple[dict[str, float], Any, Any]:
     """Optimizer and oracle side by side; ``options`` go to both, no momentum unless given.
 
-    A loss scale goes to the optimizer alone: it has to cancel.
+    A loss scale goes to the optimizer or the step alone: it has to cancel.
     """
     scale = options.pop("loss_scale", 1.0)
+    dynamic = scale if isinstance(scale, DynamicLossScale) else None
+    fixed = 1.0 if dynamic else scale
     lr = options.pop("lr", 1.0)
     options.setdefault("momentum", 0.0)
     return compare(
         problem[0],
         data_for(problem, data),
-        lambda n: TrainStep(n, cross_entropy(), optimizer(n, lr, loss_scale=scale, **options)),
+        lambda n: TrainStep(
+            n, cross_entropy(), optimizer(n, lr, loss_scale=fixed, **options), loss_scale=dynamic
+        ),
         lambda o: oracle(o, lr=lr, **options),
     )
 

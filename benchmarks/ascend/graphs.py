@@ -10,10 +10,13 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from benchmarks import step_time
-from benchmarks.step_time import make_optimizer
+from benchmarks.step_time import make_optimizer, optimizer_of
 from mindspore_thor import optim
 from mindspore_thor.errors import UserError
+from mindspore_thor.parallel.sync_norm import synchronise_norms
+from mindspore_thor.step.token_loss import TokenMeanLoss
 from mindspore_thor.step.train_step import TrainStep
+from models import create_model
 
 MARK = "[graph]"
 """How the lines begin that compiling writes among MindSpore's log."""
@@ -53,8 +56,14 @@ class Setting(NamedTuple):
         return f"{self.level}, {self.ranks} rank{'s' if self.ranks > 1 else ''}"
 
 
+SYNC = "_sync"
+"""How a model is called whose BatchNorm sees the samples of all ranks."""
+
 SHAPES = {"resnet20": (32, 32), "resnet50": (4, 64)}
 """(samples, pixels) of the batch that a model's graphs are compiled for."""
+
+SENTENCES = {"transformer_tiny": (4, 16), "transformer_base": (4, 16)}
+"""(sentence pairs, tokens of each side) for the models that translate."""
 
 WEIGHT_DECAY = 5e-4
 """Without decay there would be less to fuse than in a real training."""
@@ -81,6 +90,7 @@ def required() -> tuple[Case, ...]:
     """
     named = [("resnet20", method) for method in (BASELINE, *METHODS)]
     named += [("resnet50", method) for method in (BASELINE, "thor")]
+    named += [("transformer_base", method) for method in (BASELINE, *METHODS)]
     return tuple(Case(*pair, kind) for pair in named for kind in kinds_of(pair[1]))
 
 
@@ -125,15 +135,35 @@ class Graphs:
     @classmethod
     def of(cls, model: str, method: str) -> Graphs:
         """Those of a benchmarked method on a benchmarked model."""
-        batch, pixels = SHAPES[model]
         # FNGD's coefficients are few here: their store does not change the graph.
         options: dict[str, Any] = {"weight_decay": WEIGHT_DECAY, "steps_per_epoch": 4}
-        net, optimizer = make_optimizer(method, model, **options)
+        if model in SENTENCES:
+            return cls.of_sentences(model, method, options)
+        plain = model[: -len(SYNC)] if model.endswith(SYNC) else model
+        if plain not in SHAPES:
+            raise UserError(f"unknown model {model!r}: use {', '.join((*SHAPES, *SENTENCES))}")
+        batch, pixels = SHAPES[plain]
+        net, optimizer = make_optimizer(method, plain, **options)
+        if plain != model:
+            synchronise_norms(net)
         loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
         rng = np.random.default_rng(0)
         images = rng.standard_normal((batch, 3, pixels, pixels)).astype(np.float32)
         labels = rng.integers(0, 10, batch).astype(np.int32)
         return cls(TrainStep(net, loss, optimizer), (Tensor(images), Tensor(labels)))
+
+    @classmethod
+    def of_sentences(cls, model: str, method: str, options: dict[str, Any]) -> Graphs:
+        """Those of a Transformer, as task "translate" trains it, tables and norms by AdamW."""
+        pairs, length = SENTENCES[model]
+        net = create_model(model)
+        optimizer = optimizer_of(method, net, rest="adamw", **options)
+        rng = np.random.default_rng(0)
+        source, target = rng.integers(4, net.vocab_size, (2, pairs, length + 1)).astype(np.int32)
+        source[0, -3:] = target[0, -3:] = 0  # padding
+        inputs = (source[:, :-1], target[:, :-1], np.arange(pairs, dtype=np.int32), target[:, 1:])
+        step = TrainStep(net, TokenMeanLoss(label_smoothing=0.1), optimizer)
+        return cls(step, tuple(map(Tensor, inputs)))
 
     def cell(self, kind: str) -> tuple[nn.Cell, tuple[Any, ...]]:
         """The cell of one of :data:`KINDS`, or of :data:`CONTROL`, and its arguments."""

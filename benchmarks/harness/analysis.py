@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.harness.spec import BASELINE, Study
+from benchmarks.harness.spec import Study
 from benchmarks.harness.store import Run
 
 
@@ -24,7 +24,7 @@ class Summary:
         best_epoch: Its epoch.
         last: Its last value.
         seconds: Seconds per epoch, from the step times, or None where they were not measured.
-        ratio: Those as a multiple of SGD's.
+        ratio: Those as a multiple of the baseline's.
     """
 
     method: str
@@ -85,7 +85,7 @@ def epochs_to(curve: Sequence[float], target: float, lower_is_better: bool) -> i
 
 
 def baseline_lengths(study: Study, summaries: dict[str, Summary]) -> list[tuple[int, float]]:
-    """Return the lengths of SGD's runs with the best value of each, shortest first.
+    """Return the lengths of the baseline's runs with the best value of each, shortest first.
 
     Args:
         study: The study.
@@ -141,7 +141,7 @@ def summarise(
     Returns:
         Method -> summary, for the methods with at least one epoch.
     """
-    lower = study.task.lower_is_better
+    lower = study.lower_is_better
     worst = math.inf if lower else -math.inf
     steps, measured = step_time.get("steps_per_epoch", 0), step_time.get("methods", {})
     found = {}
@@ -153,7 +153,7 @@ def summarise(
         best = min(curve) if lower else max(curve)
         time = measured.get(name)
         if time is None and study.is_baseline(name):
-            time = measured.get(BASELINE)  # its steps are the same in a run of any length
+            time = measured.get(study.baseline)  # its steps are the same in a run of any length
         found[name] = Summary(
             method=name,
             runs=group,
@@ -162,6 +162,6 @@ def summarise(
             best_epoch=curve.index(best) + 1,
             last=curve[-1],
             seconds=steps * time["amortised"] if time else None,
-            ratio=time["amortised"] / measured[BASELINE]["amortised"] if time else None,
+            ratio=time["amortised"] / measured[study.baseline]["amortised"] if time else None,
         )
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.analysis import Summary, metric_curve, summarise
-from benchmarks.harness.spec import BASELINE, Study
+from benchmarks.harness.spec import Study
 from benchmarks.harness.store import load_json, load_runs
 from benchmarks.harness.tables import figure_names, has_ends
 
@@ -21,8 +21,8 @@ def draw(study: Study, results: Path, folder: Path) -> list[Path]:
         folder: The model family's folder.
 
     Returns:
-        The files written: none without runs, one without step times, three where SGD has runs of
-        several lengths.
+        The files written: none without runs, one without step times, three where the baseline has
+        runs of several lengths.
     """
     summaries = summarise(study, load_runs(study, results), load_json(results / "step_time.json"))
     if not summaries:
@@ -59,7 +59,7 @@ def _draw_ends(study: Study, summaries: dict[str, Summary], path: Path) -> None:
     lines: dict[str, Any] = {}
     for name, found in points.items():
         xs, ys = zip(*sorted(found))
-        wide = 2.6 if name == BASELINE else 1.2
+        wide = 2.6 if name == study.baseline else 1.2
         (lines[name],) = axes.plot(xs, ys, "o-", color=_colour(study, name), lw=wide, ms=5)
     _style(axes, study, in_epochs=False)
     axes.set_xlabel("time of the whole run (s): epochs x seconds per epoch")
@@ -70,7 +70,7 @@ def _draw_ends(study: Study, summaries: dict[str, Summary], path: Path) -> None:
 def _panels(study: Study, summaries: dict[str, Summary]) -> list[tuple[str, list[Summary]]]:
     """One panel for every length of runs, the budget first: its heading and its methods.
 
-    SGD's longer runs stand beside the budget's, which are measured by them.
+    The baseline's longer runs stand beside the budget's, which are measured by them.
     """
     panels: dict[int, list[Summary]] = {}
     for name, item in summaries.items():
@@ -109,14 +109,15 @@ def _draw(
                 # Where curves coincide the study's first method is to be seen.
                 line.set_zorder(3.0 - place / len(items))
                 lines.setdefault(label, line)
-        baseline = summaries.get(BASELINE)
+        baseline = summaries.get(study.baseline)
         if baseline is not None and math.isfinite(baseline.best):
             # What the others have to reach, and how soon.
             best = _unit(study) * baseline.best
-            lines[f"{BASELINE}'s best"] = axes.axhline(best, color="0.3", lw=0.9, linestyle=":")
+            line = axes.axhline(best, color="0.3", lw=0.9, linestyle=":")
+            lines[f"{study.baseline}'s best"] = line
         axes.set_title(heading, fontsize=10)
         _style(axes, study, in_epochs=seconds is None)
-    if study.task.percent:
+    if study.percent:
         # A single seed that fell far for an epoch must not press all the others together.
         low, high = _range_of_medians(study, [item for _, items in panels for item in items])
         grid[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -137,7 +138,7 @@ def _finish(figure: Any, lines: dict[str, Any], path: Path) -> None:
 
 
 def _ylabel(study: Study) -> str:
-    unit = " (%)" if study.task.percent else ""
+    unit = " (%)" if study.percent else ""
     return f"test {study.metric.replace('_', ' ')}{unit}"
 
 
@@ -158,7 +159,7 @@ def _style(axes: Any, study: Study, *, in_epochs: bool) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     else:
         axes.set_xlim(left=0.0)
-    if not study.task.percent:
+    if not study.percent:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -169,12 +170,12 @@ def _style(axes: Any, study: Study, *, in_epochs: bool) -> None:
 
 def _unit(study: Study) -> float:
     """How many of the axis's units the metric's 1 is."""
-    return 100.0 if study.task.percent else 1.0
+    return 100.0 if study.percent else 1.0
 
 
 def _curves(axes: Any, study: Study, item: Summary, scale: float, colour: Any, dashes: str) -> Any:
     """Draw a method's median, and thinly its single seeds; return the median's line, if any."""
-    worst = math.inf if study.task.lower_is_better else -math.inf
+    worst = math.inf if study.lower_is_better else -math.inf
     for run in item.runs if len(item.runs) > 1 else []:
         xs, ys = _points(study, metric_curve(run.rows, study.metric, worst), scale)
         axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=0.7, alpha=0.5)

@@ -273,7 +273,7 @@ class Runner:
             label = f"tuning-{index + 1}"
             rows = self.run(method, index, label, self._study.tuning_seed, tuning=True)
             found.append({"settings": settings, "value": self._last_value(rows)})
-        chosen = best_candidate([row["value"] for row in found], self._study.task.lower_is_better)
+        chosen = best_candidate([row["value"] for row in found], self._study.lower_is_better)
         (self._folder / method / "tuning.json").write_text(
             json.dumps({"chosen": chosen, "candidates": found}, indent=1) + "\n", encoding="utf-8"
         )

@@ -17,7 +17,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 STUDIES = ROOT / "benchmarks" / "studies"
 
 BASELINE = "sgd"
-"""The method that the others are compared with."""
+"""The method that the others are compared with, where a study names no other."""
+
+_TITLES = {"sgd": "SGD", "adamw": "AdamW", "nadamw": "NAdamW"}
 
 # A study keeps what an exact resume needs, and no more.
 _RUN_DEFAULTS = {
@@ -27,7 +29,7 @@ _RUN_DEFAULTS = {
     "log_every": 0,
 }
 _KEYS = ("title", "family", "targets", "seeds", "common", "tuning", "methods")
-_KNOWN_KEYS = (*_KEYS, "shorter", "longer")
+_KNOWN_KEYS = (*_KEYS, "shorter", "longer", "baseline", "metric")
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,14 @@ class Study:
         epochs: The budget: length of a final run, where it is not one of ``shorter``.
         shorter: Lengths of further final runs of every method, with the schedule made so much
             shorter; such a form of a method is a method of its own, ``<name>-<epochs>ep``.
-        longer: Lengths of further final runs of SGD alone: how long it takes to what the others
-            reach within the budget.
+        longer: Lengths of further final runs of the baseline alone: how long it takes to what the
+            others reach within the budget.
         tuning_epochs: Length of a tuning run.
         tuning_seed: Its seed, which is none of ``seeds``.
         tuning_common: What the recipes of tuning runs have otherwise, a smaller net for instance.
         methods: Name -> method, in the order in which they run.
+        baseline: The method that the others are compared with.
+        metric: The name of the metric in ``metrics.jsonl``.
     """
 
     name: str
@@ -84,6 +88,8 @@ class Study:
     tuning_seed: int
     tuning_common: dict[str, Any]
     methods: dict[str, Method]
+    baseline: str
+    metric: str
 
     @property
     def task(self) -> Task:
@@ -91,20 +97,31 @@ class Study:
         return TASKS[self.common.get("train", {}).get("task", "classify")]
 
     @property
-    def metric(self) -> str:
-        """The name of the metric in ``metrics.jsonl``."""
-        return self.task.metrics[0]
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value of the metric is the better one."""
+        return self.task.lower_is_better or self.metric == self.task.loss_metric
+
+    @property
+    def percent(self) -> bool:
+        """Whether the metric is a share, shown in per cent."""
+        return self.task.percent and self.metric != self.task.loss_metric
+
+    @property
+    def baseline_title(self) -> str:
+        """The baseline's name in texts."""
+        return _TITLES.get(self.baseline, self.baseline)
 
     def is_baseline(self, name: str) -> bool:
-        """Whether this is SGD, or a shorter or longer form of it.
+        """Whether this is the baseline, or a shorter or longer form of it.
 
         Args:
             name: Name of a method; may be one that the study no longer has.
 
         Returns:
-            True for SGD in any length of run; False also for a name that the study does not have.
+            True for the baseline in any length of run; False also for a name that the study does
+            not have.
         """
-        return name in self.methods and self.methods[name].tuned_as == BASELINE
+        return name in self.methods and self.methods[name].tuned_as == self.baseline
 
     def recipe(self, method: str, candidate: int, *, tuning: bool) -> str:
         """Return the recipe of a run, without seed and data path.
@@ -179,6 +196,7 @@ def load_study(path: Path) -> Study:
         if not isinstance(part, dict):
             raise UserError(f"{path}: {key} is {part!r}; give a section with keys below it")
     epochs, shorter, longer = _lengths(path, tree)
+    baseline, metric = _compared(path, tree)
     return Study(
         name=path.stem,
         title=str(tree["title"]),
@@ -192,7 +210,9 @@ def load_study(path: Path) -> Study:
         tuning_epochs=tuning["epochs"],
         tuning_seed=tuning["seed"],
         tuning_common=tuning_common,
-        methods=_methods(path, tree["methods"], epochs, shorter, longer),
+        methods=_methods(path, tree, epochs, shorter, longer),
+        baseline=baseline,
+        metric=metric,
     )
 
 
@@ -210,9 +230,23 @@ def _lengths(path: Path, tree: dict[str, Any]) -> tuple[int, tuple[int, ...], tu
         raise UserError(
             f"{path}: longer is {longer!r}; give a list of whole numbers above {epochs}"
         )
-    if longer and BASELINE not in tree["methods"]:
-        raise UserError(f"{path}: longer is for {BASELINE!r}, which is no method here; add it")
+    baseline = tree.get("baseline", BASELINE)
+    if longer and baseline not in tree["methods"]:
+        raise UserError(f"{path}: longer is for {baseline!r}, which is no method here; add it")
     return epochs, tuple(shorter), tuple(longer)
+
+
+def _compared(path: Path, tree: dict[str, Any]) -> tuple[str, str]:
+    """The baseline, and the metric that methods are compared by."""
+    baseline = tree.get("baseline", BASELINE)
+    if "baseline" in tree and baseline not in tree["methods"]:
+        raise UserError(f"{path}: baseline {baseline!r} is no method here; add it")
+    task = TASKS[tree["common"].get("train", {}).get("task", "classify")]
+    known = [name for name in (*task.metrics, task.loss_metric) if name]
+    metric = tree.get("metric", known[0])
+    if metric not in known:
+        raise UserError(f"{path}: metric is {metric!r}; give one of {', '.join(known)}")
+    return baseline, metric
 
 
 def _whole_numbers(value: Any) -> bool:
@@ -221,13 +255,13 @@ def _whole_numbers(value: Any) -> bool:
 
 def _methods(
     path: Path,
-    parts: dict[str, Any],
+    tree: dict[str, Any],
     epochs: int,
     shorter: tuple[int, ...],
     longer: tuple[int, ...],
 ) -> dict[str, Method]:
     methods = {}
-    for name, part in parts.items():
+    for name, part in tree["methods"].items():
         if not isinstance(part, dict) or set(part) != {"settings", "candidates"}:
             raise UserError(f"{path}: method {name!r} needs exactly 'settings' and 'candidates'")
         candidates = part["candidates"]
@@ -245,7 +279,7 @@ def _methods(
         raise UserError(f"{path}: the tuning budgets differ ({budgets}); give all the same number")
     tuned = list(methods.values())
     forms = [(method, length) for length in shorter for method in tuned]
-    forms += [(methods[BASELINE], length) for length in longer]
+    forms += [(methods[tree.get("baseline", BASELINE)], length) for length in longer]
     for method, length in forms:
         name = f"{method.name}-{length}ep"
         methods[name] = replace(method, name=name, epochs=length)

@@ -1,4 +1,4 @@
-"""Step times of a study's methods on the study's own model and data, interleaved with SGD's."""
+"""Step times of a study's methods on its own model and data, interleaved with the baseline's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import models
 from benchmarks.harness.process import in_own_process
 from benchmarks.harness.provenance import provenance
-from benchmarks.harness.spec import BASELINE, Study
+from benchmarks.harness.spec import Study
 from benchmarks.step_time import Runner, amortised_seconds
 from mindspore_thor.errors import UserError
 from mindspore_thor.methods.fngd import FNGD
@@ -67,14 +67,14 @@ def _session(study: Study, name: str, recipe: Path, data_path: str | None) -> Se
 def _paired(
     study: Study, name: str, results: Path, data_path: str | None, rounds: int
 ) -> tuple[dict[str, Medians], int]:
-    """Medians of SGD and of one method, and the steps of an epoch; runs in a process of its own.
+    """Medians of the baseline and of one method, and the steps of an epoch; in an own process.
 
     Each round runs one step of every kind of both, so that a drift of the machine's speed hits
     both alike.
     """
     runners: dict[str, tuple[Runner, Session, Any]] = {}
     steps_per_epoch = 0
-    for member in dict.fromkeys([BASELINE, name]):
+    for member in dict.fromkeys([study.baseline, name]):
         recipe = results / f"{member}.yaml"
         with tempfile.TemporaryDirectory() as folder:
             if not recipe.is_file():
@@ -106,18 +106,19 @@ def _in_process(study: Study, name: str, *rest: Any) -> tuple[dict[str, Medians]
     return in_own_process(name, "--only", _paired, study, name, *rest)
 
 
-def scaled(pairs: Sequence[dict[str, Medians]]) -> dict[str, Medians]:
-    """Bring the processes' step times to one scale: SGD's median over all of them.
+def scaled(pairs: Sequence[dict[str, Medians]], baseline: str) -> dict[str, Medians]:
+    """Bring the processes' step times to one scale: the baseline's median over all of them.
 
     Args:
-        pairs: For every process, method -> kind of step -> seconds; SGD is in each.
+        pairs: For every process, method -> kind of step -> seconds; the baseline is in each.
+        baseline: Its name.
 
     Returns:
-        Method -> kind of step -> seconds; ratios to SGD are those of the method's own process.
+        Method -> kind of step -> seconds; ratios to it are those of the method's own process.
     """
-    reference = statistics.median(pair[BASELINE]["plain"] for pair in pairs)
+    reference = statistics.median(pair[baseline]["plain"] for pair in pairs)
     return {
-        name: {kind: value * reference / pair[BASELINE]["plain"] for kind, value in row.items()}
+        name: {kind: value * reference / pair[baseline]["plain"] for kind, value in row.items()}
         for pair in pairs
         for name, row in pair.items()
     }
@@ -126,11 +127,11 @@ def scaled(pairs: Sequence[dict[str, Medians]]) -> dict[str, Medians]:
 def measure(
     study: Study, names: list[str], results: Path, data_path: str | None, rounds: int
 ) -> None:
-    """Measure and store the step times; SGD is always among them.
+    """Measure and store the step times; the baseline is always among them.
 
-    Every method is measured beside SGD in a process of its own: with twelve nets in one process
-    the same graph was found to take 15 % longer in one place than in another. Every round really
-    inverts: what THOR's trace rule saves is not in the figures.
+    Every method is measured beside the baseline in a process of its own: with twelve nets in one
+    process the same graph was found to take 15 % longer in one place than in another. Every round
+    really inverts: what THOR's trace rule saves is not in the figures.
 
     Args:
         study: The study.
@@ -141,26 +142,29 @@ def measure(
         rounds: Measured rounds; two more come before.
 
     Raises:
-        UserError: If the study has no method ``sgd`` to compare with, or a recipe is wrong.
+        UserError: If the study has no baseline to compare with, or a recipe is wrong.
     """
-    if BASELINE not in study.methods:
-        raise UserError(f"{study.name}: has no method {BASELINE!r} to compare with; add it")
+    if study.baseline not in study.methods:
+        raise UserError(f"{study.name}: has no method {study.baseline!r} to compare with; add it")
     # The steps of a method's shorter form are its own.
     wanted = list(dict.fromkeys(study.methods[name].tuned_as for name in names))
     if len(wanted) > 1:
-        wanted = [name for name in wanted if name != BASELINE]  # it is in all the others' processes
+        wanted = [
+            name for name in wanted if name != study.baseline
+        ]  # it is in all the others' processes
     pairs, steps_per_epoch = [], 0
     for name in wanted:
         pair, steps_per_epoch = _in_process(study, name, results, data_path, rounds)
         pairs.append(pair)
-        own, base = pair[name]["amortised"], pair[BASELINE]["amortised"]
-        print(f"{name:<12} {1e3 * own:8.1f} ms, {own / base:.3f} x SGD", flush=True)
+        own, base = pair[name]["amortised"], pair[study.baseline]["amortised"]
+        ratio = f"{own / base:.3f} x {study.baseline_title}"
+        print(f"{name:<12} {1e3 * own:8.1f} ms, {ratio}", flush=True)
     content = {
         **provenance(),
         "rounds": rounds,
         "paired": True,
         "steps_per_epoch": steps_per_epoch,
-        "methods": scaled(pairs),
+        "methods": scaled(pairs, study.baseline),
     }
     results.mkdir(parents=True, exist_ok=True)
     (results / FILE_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -68,7 +68,7 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
     failed = folder / FAILED_NAME
     if failed.is_file():
         head["failed"] = json.loads(failed.read_text(encoding="utf-8"))["message"]
-    kept = (*_KEPT, *study.task.metrics)
+    kept = tuple(dict.fromkeys((*_KEPT, *study.task.metrics, study.metric)))
     rows = [{key: row[key] for key in kept if key in row} for row in read_rows(folder)]
     lines = [json.dumps(item) for item in (head, *rows)]
     (target / f"{method}-seed{seed}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from benchmarks.harness.analysis import (
     metric_curve,
     summarise,
 )
-from benchmarks.harness.spec import BASELINE, ROOT, Study
+from benchmarks.harness.spec import ROOT, Study
 from benchmarks.harness.store import Run, load_json, load_runs
 
 NOTHING = "No runs are stored yet."
@@ -73,7 +74,7 @@ def value_text(study: Study, value: float) -> str:
         study: The study.
         value: The metric.
     """
-    return f"{100 * value:.2f} %" if study.task.percent else f"{value:.3f}"
+    return f"{100 * value:.2f} %" if study.percent else f"{value:.3f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -96,10 +97,17 @@ def _budget(study: Study) -> str:
     )
     text = (
         f"`benchmarks/studies/{study.name}.yaml`: {study.epochs} epochs, batch "
-        f"{study.common['data']['batch_size']}. Tuning, the same for every method: {count} "
-        f"candidates, {study.tuning_epochs} epoch(s) each with seed {study.tuning_seed}{other}; "
-        f"the best {study.metric} on the test images decides."
+        f"{study.common['data']['batch_size']}. "
     )
+    if count == 1:
+        text += "Every method has one setting, chosen beforehand: nothing was tuned."
+    else:
+        where = "validation split" if study.task.tested else "test images"
+        text += (
+            f"Tuning, the same for every method: {count} candidates, {study.tuning_epochs} "
+            f"epoch(s) each with seed {study.tuning_seed}{other}; the best {study.metric} on the "
+            f"{where} decides."
+        )
     for length in study.shorter:
         text += (
             f" Rows `NAME-{length}ep`: the same settings, with the schedule brought to its end in "
@@ -107,7 +115,8 @@ def _budget(study: Study) -> str:
         )
     if study.longer:
         lengths = " and ".join(map(str, study.longer))
-        text += f" SGD, with the same settings, has runs of {lengths} epochs as well."
+        title = study.baseline_title
+        text += f" {title}, with the same settings, has runs of {lengths} epochs as well."
     return text
 
 
@@ -121,12 +130,16 @@ def _reached(summary: Summary, target: float, lower: bool) -> str:
 
 
 def _summary_table(study: Study, summaries: dict[str, Summary]) -> str:
-    lower = study.task.lower_is_better
-    sgd = summaries.get(BASELINE)
+    lower = study.lower_is_better
+    sgd = summaries.get(study.baseline)
     relation = "<=" if lower else ">="
-    head = ["method", "seeds", "best (epoch)", "last", "s/epoch", "/ SGD"]
+    base = study.baseline_title
+    head = ["method", "seeds", "best (epoch)", "last", "s/epoch", f"/ {base}"]
     head += [f"{relation} {value_text(study, target)}" for target in study.targets]
-    head += ["to SGD's best", "time / SGD's"] if sgd else []
+    others = [name for name in study.task.metrics if name != study.metric]
+    others = others if study.metric == study.task.loss_metric else []
+    head += [f"{name}, last" for name in others]
+    head += [f"to {base}'s best", f"time / {base}'s"] if sgd else []
     rows = []
     for name, item in summaries.items():
         row = [
@@ -138,10 +151,17 @@ def _summary_table(study: Study, summaries: dict[str, Summary]) -> str:
             "-" if item.ratio is None else f"{item.ratio:.2f}",
             *(_reached(item, target, lower) for target in study.targets),
         ]
+        row += [_last_of(item, name) for name in others]
         if sgd:
             row += [_reached(item, sgd.best, lower), _against_sgd(item, sgd, lower)]
         rows.append(row)
     return table(head, rows)
+
+
+def _last_of(item: Summary, metric: str) -> str:
+    """The median of another metric at the runs' ends."""
+    ends = [run.rows[-1][metric] for run in item.runs if run.rows and metric in run.rows[-1]]
+    return f"{statistics.median(ends):.1f}" if ends else "-"
 
 
 def _against_sgd(item: Summary, sgd: Summary, lower: bool) -> str:
@@ -158,14 +178,14 @@ def has_ends(study: Study, summaries: dict[str, Summary]) -> bool:
         study: The study.
         summaries: Method -> summary.
     """
-    sgd = summaries.get(BASELINE)
+    sgd = summaries.get(study.baseline)
     return (
         sgd is not None and sgd.seconds is not None and len(baseline_lengths(study, summaries)) > 1
     )
 
 
 def _equal_table(study: Study, summaries: dict[str, Summary]) -> str:
-    """How long SGD takes for what each method reaches; empty with one length of SGD's runs."""
+    """How long the baseline takes for what each method reaches; empty with one length of it."""
     known = baseline_lengths(study, summaries)
     if len(known) < 2:
         return ""
@@ -174,24 +194,25 @@ def _equal_table(study: Study, summaries: dict[str, Summary]) -> str:
         if name not in study.methods or study.is_baseline(name):
             continue
         length = study.methods[name].epochs
-        epochs = equivalent_epochs(known, item.best, study.task.lower_is_better)
+        epochs = equivalent_epochs(known, item.best, study.lower_is_better)
         if epochs is None:
             return ""
         sign, bound = "", epochs
         if epochs in (0.0, math.inf):
             sign, bound = ("<", known[0][0]) if epochs == 0.0 else (">", known[-1][0])
-        # A bound on SGD's epochs is one the other way round on the ratio.
+        # A bound on the baseline's epochs is one the other way round on the ratio.
         other = {"<": "> ", ">": "< ", "": ""}[sign]
         time = "-" if item.ratio is None else f"{other}{length * item.ratio / bound:.2f}"
         needed = f"{sign} {bound}" if sign else f"{bound:.1f}"
         rows.append([name, str(length), value_text(study, item.best), needed, time])
     if not rows:
         return ""
-    head = ["method", "its epochs", "its best", "SGD's epochs for that", "time / SGD's"]
+    base = study.baseline_title
+    head = ["method", "its epochs", "its best", f"{base}'s epochs for that", f"time / {base}'s"]
     values = ", ".join(f"{value_text(study, value)} with {length}" for length, value in known)
     return (
-        f"What the same value takes with SGD, whose runs end at {values} epochs; between these its "
-        "best is taken to be linear in the logarithm of the epochs:\n\n" + table(head, rows)
+        f"What the same value takes with {base}, whose runs end at {values} epochs; between these "
+        "its best is taken to be linear in the logarithm of the epochs:\n\n" + table(head, rows)
     )
 
 
@@ -212,8 +233,9 @@ def _notes(study: Study, step_time: dict[str, Any]) -> str:
 
 
 def _step_table(study: Study, step_time: dict[str, Any]) -> str:
-    base = step_time["methods"][BASELINE]["plain"]
-    head = ["method", "plain", "factor", "inverse alone", "amortised", "amortised / SGD"]
+    base = step_time["methods"][study.baseline]["plain"]
+    title = study.baseline_title
+    head = ["method", "plain", "factor", "inverse alone", "amortised", f"amortised / {title}"]
     rows = []
     for name, row in step_time["methods"].items():
         if name in study.methods and study.methods[name].tuned_as != name:
@@ -224,7 +246,8 @@ def _step_table(study: Study, step_time: dict[str, Any]) -> str:
         ]
         rows.append([name, *cells, f"{row['amortised'] / base:.3f}"])
     how = (
-        "each interleaved with SGD in a process of its own, scaled to SGD's median over these"
+        f"each interleaved with {title} in a process of its own, scaled to {title}'s median over "
+        "these"
         if step_time.get("paired")
         else "all methods interleaved in one process"
     )
@@ -253,7 +276,7 @@ def _tuning_table(study: Study, tuning: dict[str, Any]) -> str:
 
 
 def _run_table(study: Study, runs: dict[str, list[Run]], results: Path) -> str:
-    lower = study.task.lower_is_better
+    lower = study.lower_is_better
     worst = float("inf") if lower else float("-inf")
     head = ["method", "seed", "best", "last", "commit", "versions", "command"]
     rows = []

@@ -49,7 +49,7 @@ _PASSING = frozenset(
         *("_parameter_layout_dict", "_parallel_parameter_name_list", "_lazy_construct_sig"),
         *("_parallel_parameter_merge_net_dict", "_jit_graph_name", "_compiled", "_init_flag"),
         *("_is_check_and_refresh", "_cell_init_args", "_has_mutable_args_list", "is_top_cell"),
-        *("_attr_synced", "_is_recursion_hook", "__parse_method__"),
+        *("_attr_synced", "_is_recursion_hook", "__parse_method__", "sequence_modified"),
     )
 )
 """What MindSpore notes on a cell while it works; no graph depends on it."""
@@ -67,6 +67,9 @@ _CHANGING = frozenset(("random", "secrets", "time", "datetime", "uuid"))
 """Modules whose functions return something else at every call."""
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range, slice)
+_CONTAINERS = (
+    *(tuple, ParameterTuple, list, OrderedDict, dict, set, frozenset, types.MappingProxyType),
+)
 _BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 
 
@@ -126,7 +129,7 @@ class Fingerprint:
         kind = type(value)
         if kind in _SIMPLE:
             self._put(kind.__name__, repr(value))
-        elif kind in (tuple, list, OrderedDict, dict, set, frozenset, types.MappingProxyType):
+        elif kind in _CONTAINERS:
             self._container(value)
         elif isinstance(value, Parameter):
             self._parameter(value)
@@ -144,7 +147,8 @@ class Fingerprint:
             self._object(value)
 
     def _container(self, value: Any) -> None:
-        # Equal tuples may be one object in one process and two in another.
+        # Equal tuples may be one object in one process and two in another: MindSpore puts a new
+        # ParameterTuple into a cell when it compiles it.
         if not isinstance(value, (tuple, frozenset)) and self._known(value):
             return
         self._put(type(value).__name__, str(len(value)))
@@ -230,7 +234,7 @@ class Fingerprint:
 
     def _transparent(self, value: Any, where: str) -> bool:
         """Whether an object is nothing but its class and its attributes."""
-        if isinstance(value, (nn.Cell, ops.Primitive, MetaFuncGraph_, ParameterTuple)):
+        if isinstance(value, (nn.Cell, ops.Primitive, MetaFuncGraph_)):
             return True
         if where == "package" or isinstance(value, (argparse.Namespace, types.SimpleNamespace)):
             return True

@@ -17,6 +17,7 @@ import numpy as np
 import mindspore_thor
 
 PACKAGE = "mindspore_thor"
+_MODELS = f"{PACKAGE}.models."
 _BY_VERSION = ("mindspore", "numpy")
 
 
@@ -75,7 +76,8 @@ def owner(module: str | None) -> str:
     top = (module or "").partition(".")[0]
     if top in _BY_VERSION or (top and _standard(top)):
         return "version"
-    return "package" if top == PACKAGE else "user"
+    # The models come from outside of the package's folder where it is installed for editing.
+    return "package" if top == PACKAGE and not f"{module}.".startswith(_MODELS) else "user"
 
 
 def names_in(code: types.CodeType) -> frozenset[str]:

@@ -21,8 +21,12 @@ class DirectRule(nn.Cell):
         rows: the layer's geometry, with samples as its first axis.
         has_bias: whether the layer's bias belongs to its block.
         inverse_scale: what undoes the loss scale on ``dout``.
+
+    Attributes:
+        dynamic: whether the argument ``unscale`` undoes it instead.
     """
 
+    dynamic = False
     keeps_apart = False
     """Whether the statistics of a pass are of no use to the gradients of the same pass."""
 
@@ -46,9 +50,11 @@ class DirectRule(nn.Cell):
         columns = self.rows.output_positions(dout)
         return columns.sum(3).reshape((columns.shape[0], -1))
 
-    def unscaled(self, dout: Tensor) -> Tensor:
+    def unscaled(self, dout: Tensor, unscale: Tensor) -> Tensor:
         """The output gradient of the mean loss in float32, without the loss scale."""
         g = ops.cast(dout, ms.float32)
+        if self.dynamic:
+            return g * unscale
         return g if self.inverse_scale == 1.0 else g * self.inverse_scale
 
 
@@ -71,7 +77,7 @@ class DirectCapture(nn.Cell):
         ``rule.reported(statistics)``: the part of it that the probe is shaped like;
         ``rule.derived(x, statistics)`` / ``rule.stored(x, state)``: what the gradients need, from
         fresh statistics or from the stored state;
-        ``rule.gradients(x, weight, bias, dout, derived)``: (dweight, dbias);
+        ``rule.gradients(x, weight, bias, dout, derived, unscale)``: (dweight, dbias);
         ``rule.keeps_apart``: that the gradients only ever need the stored state.
     """
 
@@ -84,6 +90,10 @@ class DirectCapture(nn.Cell):
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
         self.once = Once()
 
+    def scale_by(self, dynamic: bool) -> None:
+        """Say which number undoes the loss scale."""
+        self.rule.dynamic = dynamic
+
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The linear map; a method, because GradOperation differentiates those exactly."""
         return self.rows.apply(x, weight)
@@ -95,6 +105,7 @@ class DirectCapture(nn.Cell):
         bias: Tensor,
         flag: Tensor,
         probe: Tensor,
+        unscale: Tensor,
         s0: Tensor,
         s1: Tensor,
         s2: Tensor,
@@ -111,24 +122,33 @@ class DirectCapture(nn.Cell):
         out = self.rows.apply(x, weight)
         return self.rows.add_bias(out, bias) if self.has_bias else out
 
-    def collect(self, x: Tensor, flag: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
+    def collect(
+        self, x: Tensor, flag: Tensor, state: Any, unscale: Tensor, out: Tensor, dout: Tensor
+    ) -> Tensor:
         """The statistics where ``flag`` is set; the branch is lazy."""
         if flag > 0:
-            statistics = self.rule(x, out, self.rule.unscaled(dout), state)
+            statistics = self.rule(x, out, self.rule.unscaled(dout, unscale), state)
         else:
             statistics = self.rule.idle(x, state)
         return statistics
 
     def measure(
-        self, x: Tensor, flag: Tensor, state: Any, probe: Tensor, out: Tensor, dout: Tensor
+        self,
+        x: Tensor,
+        flag: Tensor,
+        state: Any,
+        probe: Tensor,
+        unscale: Tensor,
+        out: Tensor,
+        dout: Tensor,
     ) -> tuple[Tensor, Any]:
         """Statistics for the probe and what the gradients need, in this kind of graph."""
         if self.rule.keeps_apart:
-            return self.collect(x, flag, state, out, dout), self.rule.stored(x, state)
+            return self.collect(x, flag, state, unscale, out, dout), self.rule.stored(x, state)
         if self.graph.kind == PLAIN:
             # No plain step asks for statistics.
             return probe, self.rule.stored(x, state)
-        statistics = self.collect(x, flag, state, out, dout)
+        statistics = self.collect(x, flag, state, unscale, out, dout)
         return self.rule.reported(statistics), self.rule.derived(x, statistics)
 
     def bprop(
@@ -138,6 +158,7 @@ class DirectCapture(nn.Cell):
         bias: Tensor,
         flag: Tensor,
         probe: Tensor,
+        unscale: Tensor,
         s0: Tensor,
         s1: Tensor,
         s2: Tensor,
@@ -152,11 +173,12 @@ class DirectCapture(nn.Cell):
         seen = ops.depend(x, dout)
         dx = self.vjp(self.run)(seen, weight, dout)[0]
         state = (s0, s1, s2, s3)
-        statistics, derived = self.measure(x, flag, state, probe, out, dout)
-        dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived)
+        statistics, derived = self.measure(x, flag, state, probe, unscale, out, dout)
+        dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived, unscale)
         if self.graph.guarded:
             statistics = statistics * GUARD
-        return dx, dweight, dbias, ops.zeros_like(flag), statistics, s0, s1, s2, s3
+        no_flag, no_unscale = ops.zeros_like(flag), ops.zeros_like(unscale)
+        return dx, dweight, dbias, no_flag, statistics, no_unscale, s0, s1, s2, s3
 
 
 class DirectHook(Replacement):
@@ -172,7 +194,7 @@ class DirectHook(Replacement):
     def __init__(
         self, capture: DirectCapture, curvature: nn.Cell, due: Tensor, bias: Tensor | None
     ) -> None:
-        super().__init__(auto_prefix=False)
+        super().__init__()
         self.capture = capture
         self.graph = capture.graph
         self.curvature = curvature
@@ -191,7 +213,7 @@ class DirectHook(Replacement):
             return self.capture.affine(x, weight, bias)
         flag = collecting(curvature, 0, self.due)
         s0, s1, s2, s3 = curvature.capture_state(0, flag)
-        return self.capture(x, weight, bias, flag, self.probe, s0, s1, s2, s3)
+        return self.capture(x, weight, bias, flag, self.probe, self.unscale, s0, s1, s2, s3)
 
 
 class NoBias(nn.Cell):

@@ -26,6 +26,8 @@ Such a cell may clip the gradients by their global norm, among which the statist
 this they are nothing beside the gradients, and a power of two loses nothing on the way.
 """
 
+ONE = Tensor(1.0, ms.float32)
+
 
 class Capture(nn.Cell):
     """One layer's linear map with a backward pass that also computes its statistics.
@@ -37,6 +39,9 @@ class Capture(nn.Cell):
         inverse_scale: what undoes the loss scale on ``dout`` before the rule sees it.
         graph: what the graph being compiled is for.
         stops: whether a layer may stop collecting on its own.
+
+    Attributes:
+        dynamic: whether the input ``unscale`` undoes the loss scale, in place of ``inverse_scale``.
     """
 
     def __init__(
@@ -54,21 +59,28 @@ class Capture(nn.Cell):
         self.rule = rule
         self.graph = graph
         self.inverse_scale = inverse_scale
+        self.dynamic = False
         self.size = size
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
         self.once = Once()
+
+    def scale_by(self, dynamic: bool) -> None:
+        """Say which number undoes the loss scale."""
+        self.dynamic = dynamic
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The plain map; a method, because GradOperation differentiates those exactly."""
         return self.rows.apply(x, weight)
 
     def construct(
-        self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor
+        self, x: Tensor, weight: Tensor, flag: Tensor, state: Any, probe: Tensor, unscale: Tensor
     ) -> Tensor:
-        """The layer's output; flag, state and probe only matter to the backward pass."""
+        """The layer's output; all from ``flag`` on only matters to the backward pass."""
         return self.rows.apply(x, weight)
 
-    def collect(self, x: Tensor, flag: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
+    def collect(
+        self, x: Tensor, flag: Tensor, state: Any, unscale: Tensor, out: Tensor, dout: Tensor
+    ) -> Tensor:
         """The statistics where ``flag`` is set, else zeros ("nothing collected").
 
         The branch is lazy, so a stopped layer or a step between two factor updates costs nothing.
@@ -77,20 +89,22 @@ class Capture(nn.Cell):
         """
         if self.graph.kind == OWN and not self.stops:
             # A graph of its own runs in the steps that collect, and in no other.
-            statistics = self.measure(x, state, out, dout)
+            statistics = self.measure(x, state, unscale, out, dout)
         elif flag > 0:
-            statistics = self.measure(x, state, out, dout)
+            statistics = self.measure(x, state, unscale, out, dout)
             if self.graph.guarded:
                 statistics = statistics * GUARD
         else:
             statistics = ops.zeros((self.size,), ms.float32)
         return statistics
 
-    def measure(self, x: Tensor, state: Any, out: Tensor, dout: Tensor) -> Tensor:
+    def measure(self, x: Tensor, state: Any, unscale: Tensor, out: Tensor, dout: Tensor) -> Tensor:
         """The statistics."""
         # float32 first: squares of half-precision gradients under- and overflow.
         g = ops.cast(dout, ms.float32)
-        if self.inverse_scale != 1.0:
+        if self.dynamic:
+            g = g * unscale
+        elif self.inverse_scale != 1.0:
             g = g * self.inverse_scale
         return self.rule(x, out, g, state)
 
@@ -101,6 +115,7 @@ class Capture(nn.Cell):
         flag: Tensor,
         state: Any,
         probe: Tensor,
+        unscale: Tensor,
         out: Tensor,
         dout: Tensor,
     ) -> tuple[Any, ...]:
@@ -109,8 +124,8 @@ class Capture(nn.Cell):
         # A constant would be left out of the gradients: let it seem to depend on something.
         x = ops.depend(x, dout)
         dx, dweight = self.vjp(self.run)(x, weight, dout)
-        statistics = self.collect(x, flag, state, out, dout)
-        return dx, dweight, ops.zeros_like(flag), state, statistics
+        statistics = self.collect(x, flag, state, unscale, out, dout)
+        return dx, dweight, ops.zeros_like(flag), state, statistics, ops.zeros_like(unscale)
 
 
 def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
@@ -128,12 +143,26 @@ class Replacement(nn.Cell):
         replaced: its operator; not set where the layer's class was replaced instead.
         graph: what the graph being compiled is for.
         elsewhere: whether the layer's weight has uses outside of it, so that the gradient is plain.
+        capture: the layer's map, whose backward pass collects.
+        unscale: float32 scalar that undoes a loss scale which changes while the net trains.
     """
 
     layer: nn.Cell
     replaced: Any
     graph: GraphKind
     elsewhere: bool = False
+    capture: Any
+    unscale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        object.__setattr__(self, "unscale", ONE)
+
+    def scale_by(self, unscale: Tensor | None) -> None:
+        """Say what undoes the loss scale: a parameter, or None for the optimizer's own number."""
+        # Out of the registry: it may change between a parameter and a constant.
+        object.__setattr__(self, "unscale", ONE if unscale is None else unscale)
+        self.capture.scale_by(unscale is not None)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A copy of the layer holds a copy of its operator."""
@@ -166,7 +195,7 @@ class Bound(Replacement):
     def __init__(
         self, capture: Capture, curvature: nn.Cell, number: int, due: Tensor, graph: GraphKind
     ) -> None:
-        super().__init__(auto_prefix=False)
+        super().__init__()
         self.capture = capture
         self.curvature = curvature
         self.number = number
@@ -181,7 +210,7 @@ class Bound(Replacement):
             return self.capture.run(x, weight)
         flag = collecting(self.curvature, self.number, self.due)
         state = self.curvature.capture_state(self.number, flag)
-        return self.capture(x, weight, flag, state, self.probe)
+        return self.capture(x, weight, flag, state, self.probe, self.unscale)
 
 
 class Hook(Bound):

@@ -37,6 +37,7 @@ class ArraySet:
 
     read: Reader
     num_classes: int
+    image_size: int
     mean: Sequence[float]
     std: Sequence[float]
     augment: SmallAugment
@@ -54,13 +55,49 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 ARRAY_SETS = {
     "fashion_mnist_sample": ArraySet(
-        read_idx_set, 10, *_FASHION_MNIST, SmallAugment(2, True), SAMPLE_FOLDER
+        read_idx_set, 10, 28, *_FASHION_MNIST, SmallAugment(2, True), SAMPLE_FOLDER
     ),
-    "mnist": ArraySet(read_idx_set, 10, *_MNIST, SmallAugment(2, False)),
-    "fashion_mnist": ArraySet(read_idx_set, 10, *_FASHION_MNIST, SmallAugment(2, True)),
-    "cifar10": ArraySet(read_cifar10, 10, *_CIFAR10, SmallAugment(4, True)),
-    "cifar100": ArraySet(read_cifar100, 100, *_CIFAR100, SmallAugment(4, True)),
+    "mnist": ArraySet(read_idx_set, 10, 28, *_MNIST, SmallAugment(2, False)),
+    "fashion_mnist": ArraySet(read_idx_set, 10, 28, *_FASHION_MNIST, SmallAugment(2, True)),
+    "cifar10": ArraySet(read_cifar10, 10, 32, *_CIFAR10, SmallAugment(4, True)),
+    "cifar100": ArraySet(read_cifar100, 100, 32, *_CIFAR100, SmallAugment(4, True)),
 }
+
+
+_IMAGENET_CLASSES, _IMAGENET_SIZE = 1000, 224
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of a data set without its files.
+
+    Attributes:
+        num_classes: Number of classes; of a tree like ImageNet's, those of ImageNet.
+        image_size: Rows and columns; of ImageNet, unless others are asked for.
+        mean: Mean of each channel of pixels in [0, 1].
+        std: Standard deviation of each channel.
+    """
+
+    num_classes: int
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def image_facts(name: str) -> ImageFacts:
+    """Return what is known of a data set without its files.
+
+    Args:
+        name: One of ``available_data()``.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    _check_name(name)
+    if name == "imagenet":
+        return ImageFacts(_IMAGENET_CLASSES, _IMAGENET_SIZE, *_IMAGENET)
+    known = ARRAY_SETS[name]
+    return ImageFacts(known.num_classes, known.image_size, known.mean, known.std)
 
 
 @dataclass(frozen=True)
@@ -98,6 +135,15 @@ class _Request:
 def available_data() -> list[str]:
     """Return the names that ``create_data`` knows, sorted."""
     return sorted([*ARRAY_SETS, "imagenet"])
+
+
+def _check_name(name: str) -> None:
+    if name not in available_data():
+        close = difflib.get_close_matches(name[:40], available_data(), 1, 0.0)
+        raise UserError(
+            f"unknown data set '{shown(name, 40)}', did you mean '{close[0]}'? "
+            f"Known are {', '.join(available_data())}"
+        )
 
 
 def create_data(
@@ -146,12 +192,7 @@ def create_data(
     Raises:
         UserError: Any argument or file that is not as described above.
     """
-    if name not in available_data():
-        close = difflib.get_close_matches(name[:40], available_data(), 1, 0.0)
-        raise UserError(
-            f"unknown data set '{shown(name, 40)}', did you mean '{close[0]}'? "
-            f"Known are {', '.join(available_data())}"
-        )
+    _check_name(name)
     check_integers(
         batch_size=(batch_size, 1, _MOST),
         seed=(seed, 0, _MOST_SEED),
@@ -177,7 +218,7 @@ def create_data(
         normalize=normalize,
     )
     if name == "imagenet":
-        return _open_tree(request, data_folder(name, path), image_size or 224)
+        return _open_tree(request, data_folder(name, path), image_size or _IMAGENET_SIZE)
     known = ARRAY_SETS[name]
     folder = known.bundled if path is None and known.bundled else data_folder(name, path)
     return _open_arrays(request, known, folder, image_size)

@@ -137,7 +137,13 @@ class WeightingRule(DirectRule):
         return values * ops.cast(weights, values.dtype).reshape(shape)
 
     def gradients(
-        self, x: Tensor, weight: Tensor, bias: Tensor, dout: Tensor, weights: Tensor
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        dout: Tensor,
+        weights: Tensor,
+        unscale: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """sum_n w_n dL/dW of sample n, and the same of the bias."""
         # The gradient is bilinear: it does not matter which side is weighted.

@@ -201,11 +201,13 @@ class LayerSampleRule(DirectRule):
         bias: Tensor,
         dout: Tensor,
         inverses: tuple[Tensor, Tensor, Tensor],
+        unscale: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """alpha_l Psi^-1 D Phi^-1 (times the loss scale), split into weight and bias."""
         rows = self.rows
-        g = self.unscaled(dout)
-        matrix = rows.to_matrix(self.unscaled(self.weight_gradient(x, weight, dout)))
+        g = self.unscaled(dout, unscale)
+        plain = self.weight_gradient(x, weight, dout)
+        matrix = rows.to_matrix(self.unscaled(plain, unscale))
         if self.has_bias:
             column = self.per_sample_sums(g).sum(0).reshape((rows.groups, rows.d_out, 1))
             matrix = ops.concat((matrix, column), 2)
@@ -219,7 +221,9 @@ class LayerSampleRule(DirectRule):
             rate = self.rate(x, direction, matrix, g)
             # Without factors there is no direction of this method: the plain gradient, as it is.
             direction = direction * ops.where(part(inverses[2], 0, 1).reshape(()) > 0, rate, 1.0)
-        if self.inverse_scale != 1.0:
+        if self.dynamic:
+            direction = direction / unscale
+        elif self.inverse_scale != 1.0:
             direction = direction / self.inverse_scale
         dweight = ops.cast(rows.from_matrix(part(direction, 0, rows.d_in, 2)), weight.dtype)
         if not self.has_bias:

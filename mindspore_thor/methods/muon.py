@@ -10,15 +10,12 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.state import state
-from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.orthogonal import orthogonalized
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count, check_share_of_old
-
-LAST = "last"
-"""What ``exclude`` calls the last linear layer."""
+from mindspore_thor.optim.exclusion import LAST, Exclude
 
 
 class OrthogonalMomentum(GroupCurvature):
@@ -85,9 +82,7 @@ class Muon(SecondOrder):
         rest: the rule of everything else: "adamw", or None for the plain gradient, without
             momentum. AdamW's rate is ``rest_learning_rate`` (the authors' code: 3e-4 beside 0.02);
             without one it is ``learning_rate``, which is mostly too large for it.
-        exclude: which linear layers are left to ``rest``: "last" for the last one in the order of
-            the parameters, where there are several; or their names, as the layer report spells
-            them, where a name stands for all layers below it, too; or None.
+        exclude: which layers are left to ``rest``; the last one unless given.
         **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
 
     Raises:
@@ -108,14 +103,12 @@ class Muon(SecondOrder):
         ns_steps: int = 5,
         weight_decay: float = 0.0,
         rest: str | None = "adamw",
-        exclude: str | Sequence[str] | None = LAST,
+        exclude: Exclude = LAST,
         **options: Any,
     ) -> None:
         self._momentum = check_share_of_old("momentum", momentum)
         self._nesterov = nesterov
         self._steps = check_count("ns_steps", ns_steps)
-        self._leaves_last = isinstance(exclude, str) and exclude == LAST
-        self._exclude = () if self._leaves_last else _names(exclude)
         super().__init__(
             net,
             learning_rate,
@@ -124,22 +117,9 @@ class Muon(SecondOrder):
             momentum=momentum,
             weight_decay=weight_decay,
             rest=rest,
+            exclude=exclude,
             **options,
         )
-
-    def left_out(self, layers: Sequence[CoveredLayer]) -> dict[str, str]:
-        """The last linear layer, or those that ``exclude`` names."""
-        if self._leaves_last:
-            last = max(layers, key=lambda layer: layer.weight) if len(layers) > 1 else None
-            return {} if last is None else {last.name: "last layer: plain gradient"}
-        found = {}
-        for name in self._exclude:
-            below = [x.name for x in layers if x.name == name or x.name.startswith(f"{name}.")]
-            if not below:
-                known = ", ".join(layer.name for layer in layers)[:150]
-                raise UserError(f"exclude={quoted(name)} is no layer that Muon covers: {known}")
-            found.update(dict.fromkeys(below, "excluded: plain gradient"))
-        return found
 
     def build_group(self, name: str, layers: Sequence[CoveredLayer]) -> GroupCurvature:
         """The momentum of the layers' matrices."""
@@ -147,14 +127,3 @@ class Muon(SecondOrder):
         return OrthogonalMomentum(
             name, len(layers), rows, self._momentum, self._nesterov, self._steps
         )
-
-
-def _names(exclude: Any) -> tuple[str, ...]:
-    if exclude is None:
-        return ()
-    named = isinstance(exclude, Sequence) and not isinstance(exclude, str) and len(exclude) > 0
-    if not named or any(not isinstance(name, str) or not name for name in exclude):
-        raise UserError(
-            f"exclude={quoted(exclude)}: give {LAST!r}, a list of layers' names, or None"
-        )
-    return tuple(exclude)

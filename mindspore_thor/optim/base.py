@@ -24,6 +24,7 @@ from mindspore_thor.optim.checks import (
     check_share_of_old,
 )
 from mindspore_thor.optim.each_group import hand
+from mindspore_thor.optim.exclusion import Exclude, check_exclude
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.keywords import check_keywords, keywords_of
 from mindspore_thor.optim.schedules import check_damping
@@ -100,9 +101,13 @@ class SecondOrder(UpdatingOptimizer):
             "adamw". ``learning_rate`` is then that rule's, and the method's default ``kl_clip``,
             another way to choose lengths, is off; one that is given is applied afterwards. With
             "adamw" one will want ``rest="adamw"`` as well.
+        exclude: layers that the method leaves to ``rest`` though it could cover them, as a
+            generator with one output for each word of a vocabulary: their names, as the layer
+            report spells them, where a name stands for all layers below it; "last" for the last
+            one in the order of the parameters, where there are several; or None.
 
     Raises:
-        UserError: for values out of range.
+        UserError: for values out of range, and names that are no covered layers.
     """
 
     derives: bool = True  # whether refreshes happen at all
@@ -153,6 +158,7 @@ class SecondOrder(UpdatingOptimizer):
         rest_epsilon: float = 1e-8,
         rest_weight_decay: float | None = None,
         grafting: str | None = None,
+        exclude: Exclude = None,
     ) -> None:
         if not isinstance(net, nn.Cell):
             raise UserError(
@@ -178,6 +184,7 @@ class SecondOrder(UpdatingOptimizer):
             )
         if rest_weight_decay is not None:
             check_number("rest_weight_decay", rest_weight_decay, 0.0)
+        self.exclude = check_exclude(exclude)
         self._inverse_share = check_share(inverse_share)
         prepare_target()
         check_learning_rate(learning_rate)

@@ -24,6 +24,7 @@ from mindspore_thor.optim.each_group import (
     times,
     uses_of,
 )
+from mindspore_thor.optim.exclusion import excluded
 from mindspore_thor.optim.packing import packing_of
 from mindspore_thor.optim.report import PLAIN, LayerReport, report_of
 from mindspore_thor.optim.rest import Rest
@@ -50,6 +51,7 @@ class LayerwiseOptimizer(nn.Optimizer):
     due: Parameter
     graph: GraphKind
     inverse_scale: float
+    exclude: str | tuple[str, ...]
     max_failures: int
     rest: Rest | None
     _inverse_share: Share
@@ -58,7 +60,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         self._take_over(net)
         make = one_of_each()
         layers, self._rows = find_layers(net, self.weights, self.supported, token_mode, make)
-        left_out = self.left_out(layers)
+        left_out = excluded(self.exclude, layers, type(self).__name__)
         layers = [layer for layer in layers if layer.name not in left_out]
         for row in self._rows:
             if row.layer in left_out:
@@ -108,6 +110,15 @@ class LayerwiseOptimizer(nn.Optimizer):
         self.map = ops.Map()
         self.coverable = sorted({i for layer in layers for i in self._coverable(layer)})
         self.keep_plain({layer.name: layer.elsewhere for layer in layers if layer.elsewhere})
+
+    def scale_by(self, unscale: Tensor | None) -> None:
+        """Say what undoes the loss scale on statistics in the graphs compiled from now on.
+
+        Args:
+            unscale: float32 scalar parameter, or None for the optimizer's own ``inverse_scale``.
+        """
+        for hook in self._hooks.values():
+            hook.scale_by(unscale)
 
     def keep_plain(self, elsewhere: dict[str, str]) -> None:
         """Give layers whose weights have uses outside of them their plain gradient.
@@ -195,14 +206,6 @@ class LayerwiseOptimizer(nn.Optimizer):
             weight.dtype,
             None if bias is None else (tuple(bias.shape), bias.dtype),
         )
-
-    def left_out(self, layers: Sequence[CoveredLayer]) -> dict[str, str]:
-        """Layers that the method could cover but leaves to the rest: name -> what the report says.
-
-        Args:
-            layers: all that it could cover, in the net's order.
-        """
-        return {}
 
     def packs_bias(self, layer: CoveredLayer) -> bool:
         """Whether a layer's bias is part of its group's matrices."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from mindspore_thor.optim.checks import MAX_STEPS
 from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.parallel.setup import join_ranks
+from mindspore_thor.parallel.sync_norm import synchronise_norms
 from mindspore_thor.run.config import ChoiceConfig, Config, ModelCatalogue
 from mindspore_thor.run.sections import REST_RATE
 from mindspore_thor.run.task import TEST, TRAIN, VALID, Batches, Request
 from mindspore_thor.runtime import prepare_target
+from mindspore_thor.step.loss_scale import DynamicLossScale
 from mindspore_thor.step.train_step import TrainStep
 
 
@@ -115,16 +118,29 @@ def fit_to_data(config: Config, data: Any, models: ModelCatalogue) -> Config:
     Raises:
         UserError: If the model is not made for the task.
     """
+    config = fit_model(config, config.task.model_options(data), models)
+    return dataclasses.replace(config, data=config.task.completed(config.data, data))
+
+
+def fit_model(config: Config, derived: Mapping[str, Any], models: ModelCatalogue) -> Config:
+    """Fill in the options of the model that the data decides.
+
+    Args:
+        config: The configuration.
+        derived: Options by name, also such as this model does not have.
+        models: The models, for the options that this one has.
+
+    Returns:
+        The configuration; an option that it gives itself stays.
+
+    Raises:
+        UserError: If the model is not made for the task.
+    """
     known = models.model_options(config.model.name)
     config.task.check_model(config.model.name, known)
-    derived = config.task.model_options(data)
     options = {key: value for key, value in derived.items() if key in known}
     options.update(config.model.options)
-    return dataclasses.replace(
-        config,
-        model=ChoiceConfig(config.model.name, options),
-        data=config.task.completed(config.data, data),
-    )
+    return dataclasses.replace(config, model=ChoiceConfig(config.model.name, options))
 
 
 def build_session(config: Config, models: ModelCatalogue, beside: Path | None = None) -> Session:
@@ -147,6 +163,8 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
     eval_data = open_data(config, VALID, beside)
     test_data = open_data(config, TEST, beside) if config.task.tested else None
     net = models.create_model(config.model.name, **config.model.options)
+    if config.train.sync_batch_norm:
+        synchronise_norms(net)
     # Before the optimizer may convert the net: these are the names a checkpoint is known by.
     weight_names = tuple(net.parameters_dict())
     steps = _updates_per_epoch(config, train_data.steps_per_epoch)
@@ -155,7 +173,8 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
     cache = open_cache(config.train.compile_cache, config.train.compile_cache_limit)
     if cache is None:  # one that keeps nothing says what is being compiled all the same
         cache = CompileCache(None, off="train.compile_cache is false")
-    step = TrainStep(net, loss, optimizer, config.train.accumulate, cache)
+    scale = DynamicLossScale() if config.train.dynamic_loss_scale else None
+    step = TrainStep(net, loss, optimizer, config.train.accumulate, cache, scale)
     step.set_train()
     return Session(
         config, train_data, eval_data, test_data, net, weight_names, optimizer, rate, step
@@ -226,6 +245,10 @@ def _loss_scale(config: Config) -> dict[str, float]:
     scale, name = config.train.loss_scale, config.optimizer.name
     if scale == 1.0:
         return {}
+    if config.train.dynamic_loss_scale:
+        raise UserError(
+            f"train.loss_scale is {scale:g} beside train.dynamic_loss_scale: give one of the two"
+        )
     if "loss_scale" not in optimizer_options(name):
         raise UserError(
             f"train.loss_scale is {scale:g}, but optimizer {name!r} has no loss scale; set it to 1"

@@ -1,8 +1,12 @@
-"""The command lines of ``train.py`` and ``eval.py``: arguments in, exit code out."""
+"""The command lines of ``train.py`` and ``eval.py``: arguments in, exit code out.
+
+That of ``export.py`` is in :mod:`mindspore_thor.run.export`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +39,7 @@ from mindspore_thor.run.checkpoint import (
     read_state,
     state_file_of,
 )
-from mindspore_thor.run.config import ModelCatalogue, Recipe, load_recipe, parse_overrides
+from mindspore_thor.run.config import Config, ModelCatalogue, Recipe, load_recipe, parse_overrides
 from mindspore_thor.run.help_text import describe_keys
 from mindspore_thor.run.loop import Trainer
 from mindspore_thor.run.print_config import annotated_yaml
@@ -111,14 +115,17 @@ def make_parser(program: str, purpose: str) -> argparse.ArgumentParser:
         purpose: One line for ``--help``.
     """
     keys = "\n".join(describe_keys())
+    called = Path(sys.argv[0]).name
     parser = Parser(
-        prog=program,
+        prog=called if called.startswith("mindspore-thor-") else program,
         description=purpose,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Any key of the configuration can follow, e.g. --train.epochs 5:\n{keys}",
     )
     parser.add_argument(
-        "--config_path", type=path_argument, help="recipe, e.g. models/resnet/*.yaml"
+        "--config_path",
+        type=path_argument,
+        help="recipe, or the name of one in models/, e.g. resnet20_fashion_mnist_sample",
     )
     parser.add_argument("--method", help="which of the recipe's methods [thor, or the only one]")
     parser.add_argument(
@@ -174,13 +181,58 @@ def chosen_recipe(
         UserError: If it is wrong.
         SystemExit: With 0, where the configuration was to be printed.
     """
-    recipe = load_recipe(path, models, overrides, arguments.method)
+    recipe = load_recipe(models.shipped_recipe(path), models, overrides, arguments.method)
     if arguments.print_config:
         print(annotated_yaml(recipe.config, recipe.origins), end="", flush=True)
         raise SystemExit(0)  # as --help: what is printed is the result
     if NOTICE:
         print(NOTICE, flush=True)
     return recipe
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the option that :func:`chosen_checkpoint` reads.
+
+    Args:
+        parser: From :func:`make_parser`.
+    """
+    parser.add_argument(
+        "--checkpoint_file_path",
+        type=path_argument,
+        help="checkpoint, or a run folder: its latest one",
+    )
+
+
+def chosen_checkpoint(
+    arguments: argparse.Namespace, overrides: Settings, models: ModelCatalogue
+) -> tuple[Path, Config]:
+    """Find a command line's checkpoint, and the recipe, which may be the one beside it.
+
+    Args:
+        arguments: From :func:`read_arguments`.
+        overrides: From :func:`read_arguments`, too.
+        models: The models to choose from.
+
+    Returns:
+        The weights file, and the configuration.
+
+    Raises:
+        UserError: If one of them is missing or wrong.
+        SystemExit: With 0, where the configuration was to be printed.
+    """
+    path = arguments.config_path
+    if arguments.print_config and path is not None:
+        chosen_recipe(arguments, path, overrides, models)  # needs no checkpoint
+    if arguments.checkpoint_file_path is None:
+        raise UserError("--checkpoint_file_path is missing; give a .ckpt file or a run folder")
+    checkpoint = find_checkpoint(arguments.checkpoint_file_path)
+    if path is None:
+        path = checkpoint.parent / CONFIG_NAME
+        if not path.is_file():
+            raise UserError(
+                f"{checkpoint.parent}: no {CONFIG_NAME} beside the checkpoint; give --config_path"
+            )
+    return checkpoint, chosen_recipe(arguments, path, overrides, models).config
 
 
 def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest) -> int:
@@ -200,7 +252,7 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest
     config = recipe.config
     stored = _read_stored(arguments.resume_ckpt) if arguments.resume_ckpt is not None else None
     prepare_device(config)
-    leads = _announce_rank()
+    leads = announce_rank()
     resumed = stored.path if stored else None
     start = (stored.position.epoch, stored.position.step) if stored else (0, 0)
     place = choose_folder(arguments.output_dir, resumed, start) if leads else None
@@ -228,7 +280,7 @@ def _train(argv: Sequence[str] | None, models: ModelCatalogue, stop: StopRequest
         return _run(session, folder, position, stop)
 
 
-def _announce_rank() -> bool:
+def announce_rank() -> bool:
     """Return whether this process writes and prints; the others say who they are."""
     rank, size = world()
     if rank:
@@ -322,27 +374,10 @@ def _result(measured: Mapping[str, float], checkpoint: Path) -> str:
 
 def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     parser = make_parser("eval.py", "Measure a checkpoint on the evaluation split.")
-    parser.add_argument(
-        "--checkpoint_file_path",
-        type=path_argument,
-        help="checkpoint, or a run folder: its latest one",
-    )
-    arguments, overrides = read_arguments(parser, argv)
-    path = arguments.config_path
-    if arguments.print_config and path is not None:
-        chosen_recipe(arguments, path, overrides, models)  # needs no checkpoint
-    if arguments.checkpoint_file_path is None:
-        raise UserError("--checkpoint_file_path is missing; give a .ckpt file or a run folder")
-    checkpoint = find_checkpoint(arguments.checkpoint_file_path)
-    if path is None:
-        path = checkpoint.parent / CONFIG_NAME
-        if not path.is_file():
-            raise UserError(
-                f"{checkpoint.parent}: no {CONFIG_NAME} beside the checkpoint; give --config_path"
-            )
-    config = chosen_recipe(arguments, path, overrides, models).config
+    add_checkpoint(parser)
+    checkpoint, config = chosen_checkpoint(*read_arguments(parser, argv), models)
     prepare_device(config)
-    leads = _announce_rank()
+    leads = announce_rank()
     data = open_data(config, TEST, checkpoint.parent)
     config = fit_to_data(config, data, models)
     net = models.create_model(config.model.name, **config.model.options)

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from mindspore import nn
@@ -31,6 +32,10 @@ class ModelCatalogue(Protocol):
 
     def model_options(self, name: str) -> Mapping[str, inspect.Parameter]:
         """Return the keywords of one model's factory."""
+        ...
+
+    def shipped_recipe(self, path: Path) -> Path:
+        """Return the recipe that a path or a name stands for."""
         ...
 
 
@@ -60,8 +65,14 @@ class TrainConfig:
     seed: int = option(1, int, "seed of weights, order and augmentation", low=0, below=2**31)
     label_smoothing: float = option(0.0, float, "share of the uniform label", low=0.0, below=1.0)
     accumulate: int = option(1, int, "batches per update", low=1, most=65536)
+    sync_batch_norm: bool = option(
+        False, bool, "BatchNorm over the samples of all ranks (Ascend only)"
+    )
     loss_scale: float = option(
         1.0, float, "factor on the loss in the backward pass", above=0.0, most=MAX_LOSS_SCALE
+    )
+    dynamic_loss_scale: bool = option(
+        False, bool, "let the factor on the loss find its own size, for nets in float16"
     )
     eval_every: int = option(
         1, int, "epochs between evaluations; 0: only at the end", low=0, most=MAX_EPOCHS

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from mindspore import Tensor, nn
 
 from mindspore_thor.run.options import option
@@ -137,6 +138,37 @@ class Task(ABC):
     def completed(self, config: Any, data: Any) -> Any:
         """Return the section ``data`` with what was decided when the data was opened."""
         return config
+
+    @abstractmethod
+    def known_options(self, data: Any, beside: Path) -> dict[str, Any]:
+        """Return what opening the data would decide, as far as is known without the data.
+
+        Args:
+            data: The section ``data``.
+            beside: The folder of the checkpoint.
+
+        Returns:
+            As :meth:`model_options`, with whatever :meth:`example` needs besides.
+
+        Raises:
+            UserError: If there is no such data set.
+        """
+
+    @abstractmethod
+    def example(self, options: Mapping[str, Any], size: int) -> tuple[np.ndarray, ...]:
+        """Return random inputs of a net.
+
+        Args:
+            options: From :meth:`known_options`, with the model's own on top.
+            size: Samples.
+
+        Returns:
+            The arguments that a trained net is called with.
+        """
+
+    @abstractmethod
+    def describe_inputs(self, data: Any) -> str:
+        """Say what an input is made of, for whoever feeds an exported net."""
 
     @abstractmethod
     def loss(self, label_smoothing: float) -> nn.Cell:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mindspore import ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.amp import all_finite
 
 from mindspore_thor.cache.compile_cache import StoredGraph
@@ -14,6 +14,11 @@ from mindspore_thor.graph.kind import OWN, PLAIN, compiling
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
 from mindspore_thor.step.inputs import refuse_no_mean, refuse_several_outputs
+from mindspore_thor.step.loss_scale import LossScale
+
+
+def _unscale(inverse: Tensor, gradient: Tensor) -> Tensor:
+    return gradient * inverse
 
 
 class StepGraph(StoredGraph):
@@ -25,15 +30,19 @@ class StepGraph(StoredGraph):
     Attributes:
         kind: what the graph is for, see :mod:`mindspore_thor.graph.kind`.
         optimizer: any ``nn.Optimizer``.
+        unscale: parameter that undoes a dynamic loss scale, or None; of the step that it is of,
+            because several steps may share an optimizer.
     """
 
     kind = OWN
     optimizer: nn.Optimizer
+    unscale: Parameter | None = None
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile, and let the hooks of the network know what for."""
         own, hooked = None, list[nn.Cell]()
         if isinstance(self.optimizer, SecondOrder):
+            self.optimizer.scale_by(self.unscale)
             own = self.optimizer.graph
             hooked = self.optimizer.hooked if self.kind == PLAIN else []
         with compiling(own, self.kind), without_hooks(hooked):
@@ -51,6 +60,9 @@ class Backward(nn.Cell):
         traffic: with several ranks, what of ``weights`` is averaged and how; see
             :class:`~mindspore_thor.parallel.communication.MeanAcrossRanks`. Default: all.
         needs_mean: refuse a loss that is no single number.
+        dynamic: a loss scale that changes, in place of ``loss_scale``.
+        plain_count: the first so many of ``weights`` have gradients, the others statistics, which
+            are unscaled where they are captured. Default: all.
     """
 
     def __init__(
@@ -61,6 +73,8 @@ class Backward(nn.Cell):
         loss_scale: float,
         traffic: Sequence[Symmetric | None] | None = None,
         needs_mean: bool = False,
+        dynamic: LossScale | None = None,
+        plain_count: int | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         self.needs_mean = needs_mean
@@ -68,6 +82,9 @@ class Backward(nn.Cell):
         self.loss_fn = loss_fn
         self.weights = weights
         self.sens = float(loss_scale)
+        self.dynamic = dynamic
+        self.scaled_count = len(weights) if plain_count is None else plain_count
+        self.map = ops.Map()
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
         self.distributed = world()[1] > 1
         self.exchange(traffic)
@@ -92,9 +109,14 @@ class Backward(nn.Cell):
         if self.needs_mean and loss.size != 1:
             refuse_no_mean(loss.shape)
         sens = ops.fill(loss.dtype, loss.shape, self.sens)
+        if self.dynamic is not None:
+            sens = sens * ops.cast(self.dynamic.scale, loss.dtype)
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
         if self.distributed:
             # Before the check, so that all ranks come to the same result.
             loss, gradients = self.mean(loss, gradients)
         finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
+        if self.dynamic is not None and self.scaled_count > 0:
+            scaled, statistics = gradients[: self.scaled_count], gradients[self.scaled_count :]
+            gradients = self.map(ops.partial(_unscale, self.dynamic.inverse), scaled) + statistics
         return loss, gradients, finite

@@ -11,6 +11,7 @@ from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import FusedSum, world
+from mindspore_thor.step.loss_scale import LossScale
 
 _RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -47,10 +48,14 @@ class Guard(nn.Cell):
     Args:
         net: the network.
         optimizer: any ``nn.Optimizer``.
+        loss_scale: one that changes, or None.
     """
 
-    def __init__(self, net: nn.Cell, optimizer: nn.Optimizer) -> None:
+    def __init__(
+        self, net: nn.Cell, optimizer: nn.Optimizer, loss_scale: LossScale | None = None
+    ) -> None:
         super().__init__(auto_prefix=False)
+        self.loss_scale = loss_scale
         self.optimizer = optimizer
         self.second_order = isinstance(optimizer, SecondOrder)
         running = [
@@ -90,6 +95,8 @@ class Guard(nn.Cell):
         if self.running_count > 0:
             self.map(_store, self.good, self.running)
         ops.assign(self.skipped_in_a_row, ops.zeros_like(self.skipped_in_a_row))
+        if self.loss_scale is not None:
+            self.loss_scale.grow()
 
     def reject(self) -> None:
         """Count a bad step and put the running statistics back."""
@@ -101,3 +108,5 @@ class Guard(nn.Cell):
             ops.assign_add(self.optimizer.global_step, ops.ones_like(self.optimizer.global_step))
         ops.assign_add(self.skipped, ops.ones_like(self.skipped))
         ops.assign_add(self.skipped_in_a_row, ops.ones_like(self.skipped_in_a_row))
+        if self.loss_scale is not None:
+            self.loss_scale.shrink()

@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import Tensor, nn
 
 from mindspore_thor.cache.compile_cache import Choice, open_cache
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.graph.messages import explained
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count
@@ -20,7 +20,7 @@ from mindspore_thor.step.accumulate import (
     UpdateStep,
     refuse_one_graph,
 )
-from mindspore_thor.step.backward import Backward
+from mindspore_thor.step.backward import Backward, StepGraph
 from mindspore_thor.step.elsewhere import Elsewhere
 from mindspore_thor.step.graphs import (
     ApplyStep,
@@ -32,6 +32,7 @@ from mindspore_thor.step.graphs import (
 )
 from mindspore_thor.step.guard import Guard, refuse_bad_weights
 from mindspore_thor.step.inputs import Inputs, Path, batch_size
+from mindspore_thor.step.loss_scale import DynamicLossScale, LossScale
 from mindspore_thor.step.measure import MeasuredStep, MeasureStep
 from mindspore_thor.step.model import show_optimizer
 from mindspore_thor.step.modes import Modes
@@ -43,6 +44,22 @@ _GRAPHS = (
     *(AddStep, CollectStep, UpdateStep),
 )
 """What is compiled by itself."""
+
+
+def _dynamic(choice: Any, optimizer: nn.Optimizer) -> LossScale | None:
+    if choice is None:
+        return None
+    if not isinstance(choice, DynamicLossScale):
+        raise UserError(
+            f"TrainStep: loss_scale is {quoted(choice)}; give DynamicLossScale(...) or None, a "
+            "fixed scale to the optimizer"
+        )
+    if optimizer.loss_scale != 1.0:
+        raise UserError(
+            f"the optimizer has loss_scale={optimizer.loss_scale:g} and TrainStep a dynamic one: "
+            "leave the optimizer's out"
+        )
+    return LossScale(choice)
 
 
 class TrainStep(nn.Cell):
@@ -67,6 +84,8 @@ class TrainStep(nn.Cell):
         accumulate: micro-batches per update, see
             :class:`~mindspore_thor.step.accumulate.AccumulatedStep`. Every call is one of them;
             the last one updates. Not with data sinking.
+        loss_scale: a :class:`~mindspore_thor.step.loss_scale.DynamicLossScale` for nets in float16,
+            in place of a fixed ``loss_scale`` of the optimizer's.
         compile_cache: where compiled graphs are kept for the next run: None for nowhere, True for
             a private folder of the user's, or a path; see
             :mod:`mindspore_thor.cache.compile_cache`. Not with data sinking, nor on several ranks.
@@ -96,6 +115,7 @@ class TrainStep(nn.Cell):
         optimizer: nn.Optimizer,
         accumulate: int = 1,
         compile_cache: Choice = None,
+        loss_scale: DynamicLossScale | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         for name, value, good in (
@@ -115,7 +135,8 @@ class TrainStep(nn.Cell):
         self.optimizer = optimizer
         self.second_order = isinstance(optimizer, SecondOrder)
         scale = float(optimizer.loss_scale)
-        self.guard = Guard(net, optimizer)
+        self.loss_scale = _dynamic(loss_scale, optimizer)
+        self.guard = Guard(net, optimizer, self.loss_scale)
         self.skipped = self.guard.skipped
         self.skipped_in_a_row = self.guard.skipped_in_a_row
         samples = optimizer.samples if self.second_order else None
@@ -128,17 +149,27 @@ class TrainStep(nn.Cell):
         )
         self._elsewhere = Elsewhere(net, loss_fn, optimizer) if self.second_order else None
         traffic = optimizer.traffic() if self.second_order else ()
+        plain_count = len(optimizer.weights) if self.second_order else None
         if self.second_order:
             count = len(optimizer.weights)
-            plain = Backward(net, loss_fn, optimizer.weights, scale, traffic[:count], True)
+            unscale = None if self.loss_scale is None else self.loss_scale.inverse
+            optimizer.scale_by(unscale)
+            plain = Backward(
+                *(net, loss_fn, optimizer.weights, scale, traffic[:count], True),
+                self.loss_scale,
+            )
             self.plain = PlainStep(plain, optimizer)
         if self.measures_first:
-            probes = Backward(net, loss_fn, optimizer.probes, scale, traffic[count:], True)
+            probes = Backward(
+                *(net, loss_fn, optimizer.probes, scale, traffic[count:], True),
+                *(self.loss_scale, 0),
+            )
             self.measure = MeasureStep(probes, self.guard)
             self.whole = MeasuredStep(self.measure, WholeStep(plain, self.guard, samples, True))
         else:
             backward = Backward(
-                net, loss_fn, optimizer.parameters, scale, traffic, self.second_order
+                *(net, loss_fn, optimizer.parameters, scale, traffic, self.second_order),
+                *(self.loss_scale, plain_count),
             )
             self.whole = WholeStep(backward, self.guard, samples, False)
         if self.second_order:
@@ -150,7 +181,10 @@ class TrainStep(nn.Cell):
         self.accumulates = check_count("accumulate", accumulate) > 1
         if self.accumulates:
             passes = [
-                Backward(net, loss_fn, parameters, scale, None, self.second_order)
+                Backward(
+                    *(net, loss_fn, parameters, scale, None, self.second_order),
+                    *(self.loss_scale, plain_count),
+                )
                 for parameters in AccumulatedStep.passes(optimizer)
             ]
             self.micro = AccumulatedStep(self.guard, accumulate, *passes)
@@ -162,6 +196,8 @@ class TrainStep(nn.Cell):
         self.store = open_cache(compile_cache)
         for graph in self._graphs:
             graph.store = self.store
+            if isinstance(graph, StepGraph) and self.loss_scale is not None:
+                object.__setattr__(graph, "unscale", self.loss_scale.inverse)
         self._compiled = 0
         self._placed = Placement(self, self.get_parameters())
         self._net_parameters = frozenset(map(id, net.get_parameters()))

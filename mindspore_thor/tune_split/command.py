@@ -16,6 +16,7 @@ from mindspore_thor.run.checkpoint import find_checkpoint
 from mindspore_thor.run.ckpt_file import assign, load_file
 from mindspore_thor.run.commands import chosen_recipe, guarded, make_parser, read_arguments
 from mindspore_thor.run.config import Config, ModelCatalogue
+from mindspore_thor.run.console import shipped_models
 from mindspore_thor.run.run_folder import create_folder, create_fresh_folder
 from mindspore_thor.tune_split.choice import (
     CANDIDATES,
@@ -36,22 +37,12 @@ def main(argv: Sequence[str] | None = None, models: ModelCatalogue | None = None
 
     Args:
         argv: Arguments without the program's name; None for the process's own.
-        models: The models to choose from; None for the repository's.
+        models: The models to choose from; None for the package's own.
 
     Returns:
         Exit code: 0 done, 2 wrong input.
     """
-    return guarded(lambda: _tune(argv, models or _repository_models()))
-
-
-def _repository_models() -> ModelCatalogue:
-    try:
-        import models
-    except ImportError:
-        raise UserError(
-            "the package 'models' is not found; run the command in the repository's folder"
-        ) from None
-    return models
+    return guarded(lambda: _tune(argv, models or shipped_models()))
 
 
 def candidates(text: str | None) -> list[int]:

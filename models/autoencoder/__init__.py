@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from models.autoencoder.autoencoder import Autoencoder, autoencoder
+from .autoencoder import Autoencoder, autoencoder
 
 __all__ = ["Autoencoder", "autoencoder"]

@@ -12,7 +12,8 @@ from mindspore import Tensor, nn
 from mindspore.common.initializer import XavierUniform
 
 from mindspore_thor.errors import UserError
-from models.mlp.mlp import MOST_WEIGHTS
+
+from ..mlp.mlp import MOST_WEIGHTS
 
 
 class Autoencoder(nn.Cell):

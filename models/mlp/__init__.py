@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from models.mlp.mlp import MLP, mlp
+from .mlp import MLP, mlp
 
 __all__ = ["MLP", "mlp"]

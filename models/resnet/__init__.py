@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.resnet.cifar_resnet import resnet20, resnet32, resnet56
-from models.resnet.resnet import ResNet, resnet18, resnet34, resnet50, resnet101
+from .cifar_resnet import resnet20, resnet32, resnet56
+from .resnet import ResNet, resnet18, resnet34, resnet50, resnet101
 
 __all__ = [
     "ResNet",

@@ -8,7 +8,7 @@ second-order method can treat.
 
 from __future__ import annotations
 
-from models.resnet.resnet import BasicBlock, ResNet
+from .resnet import BasicBlock, ResNet
 
 
 def _cifar_resnet(

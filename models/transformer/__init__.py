@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.transformer.search import Translator, translate
-from models.transformer.sizes import (
+from .search import Translator, translate
+from .sizes import (
     transformer,
     transformer_base,
     transformer_big,
@@ -11,7 +11,7 @@ from models.transformer.sizes import (
     transformer_small,
     transformer_tiny,
 )
-from models.transformer.transformer import BOS, EOS, PAD, UNK, Transformer
+from .transformer import BOS, EOS, PAD, UNK, Transformer
 
 __all__ = [
     "BOS",

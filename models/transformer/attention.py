@@ -6,7 +6,8 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import XavierUniform
 
 from mindspore_thor import mark_tokens
-from models.transformer.dropout import WeightDropout
+
+from .dropout import WeightDropout
 
 
 def dense(before: int, after: int, bias: bool = True) -> nn.Dense:

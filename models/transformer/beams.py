@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.transformer.transformer import BOS, EOS, PAD
+from .transformer import BOS, EOS, PAD
 
 
 def penalty(length: int, alpha: float) -> float:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor import mark_tokens
-from models.transformer.attention import Attention, dense
-from models.transformer.dropout import TokenDropout
+
+from .attention import Attention, dense
+from .dropout import TokenDropout
 
 EPSILON = 1e-6
 _DROPOUTS = 5  # at most in one layer: three of sublayers, two of attentions

@@ -16,9 +16,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from mindspore_thor.errors import UserError, quoted
-from models.transformer.beams import Beams
-from models.transformer.step import Memories, Step
-from models.transformer.transformer import Transformer
+
+from .beams import Beams
+from .step import Memories, Step
+from .transformer import Transformer
 
 MOST_BEAM = 1024
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mindspore_thor.errors import UserError
-from models.mlp.mlp import MOST_WEIGHTS
-from models.transformer.transformer import UNK, Transformer
+
+from ..mlp.mlp import MOST_WEIGHTS
+from .transformer import UNK, Transformer
 
 
 def parameter_count(

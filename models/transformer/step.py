@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from models.transformer.transformer import BOS, EOS, HIDDEN, PAD, Transformer, split_shape
+from .transformer import BOS, EOS, HIDDEN, PAD, Transformer, split_shape
 
 
 class Memories(nn.Cell):

@@ -15,9 +15,10 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import Normal
 
 from mindspore_thor.errors import UserError
-from models.transformer.attention import dense
-from models.transformer.dropout import TokenDropout, refuse_silence, token_noise
-from models.transformer.layers import EPSILON, DecoderLayer, EncoderLayer
+
+from .attention import dense
+from .dropout import TokenDropout, refuse_silence, token_noise
+from .layers import EPSILON, DecoderLayer, EncoderLayer
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 """Ids of padding, of a target's beginning, of a sentence's end, and of what is not known."""
@@ -241,6 +242,6 @@ class Transformer(nn.Cell):
 
     def translator(self, beam: int, length_penalty: float, max_length: int) -> Any:
         """Return a :class:`~models.transformer.search.Translator` of this net."""
-        from models.transformer.search import Translator  # which imports this module
+        from .search import Translator  # which imports this module
 
         return Translator(self, beam=beam, length_penalty=length_penalty, max_length=max_length)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from models.vgg.vgg import VGG, vgg11
+from .vgg import VGG, vgg11
 
 __all__ = ["VGG", "vgg11"]

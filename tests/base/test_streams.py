@@ -140,7 +140,7 @@ def test_every_program_ends_like_the_others() -> None:
         p for f in ("benchmarks", "scripts", "mindspore_thor") for p in ROOT.glob(f"{f}/**/*.py")
     ]
     seen = 0
-    for path in [*sources, ROOT / "train.py", ROOT / "eval.py"]:
+    for path in [*sources, *(ROOT / f"{name}.py" for name in ("train", "eval", "export"))]:
         _, found, tail = path.read_text().rpartition('\nif __name__ == "__main__":\n')
         if found:
             seen += 1

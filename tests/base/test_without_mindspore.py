@@ -45,12 +45,23 @@ def run_without(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
     [
         (str(ROOT / "train.py"), "--config_path", "any.yaml"),
         (str(ROOT / "eval.py"), "--help"),
+        (str(ROOT / "export.py"), "--help"),
+        ("-c", "from mindspore_thor.run.console import train; train()"),
         ("-m", "mindspore_thor.tune_split"),
         ("-m", "mindspore_thor.launch.command", "2", str(ROOT / "train.py")),
         ("-m", "benchmarks.ascend.dry_run"),
         *((str(program),) for program in BENCHMARKS),
     ],
-    ids=["train", "eval", "tune_split", "launch", "dry_run", *(p.stem for p in BENCHMARKS)],
+    ids=[
+        "train",
+        "eval",
+        "export",
+        "console",
+        "tune_split",
+        "launch",
+        "dry_run",
+        *(p.stem for p in BENCHMARKS),
+    ],
 )
 def test_what_needs_it_says_how_to_get_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = run_without(tmp_path, *arguments)

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mindspore.nn import BatchNorm2d
 
 from benchmarks.ascend import stand_in
 from benchmarks.ascend.dry_run import Compiled, dry_run, ratio, read_log, report
@@ -24,6 +25,7 @@ from benchmarks.ascend.graphs import (
     CONTROL,
     LEVELS,
     RANKS,
+    SYNC,
     Case,
     Graphs,
     Setting,
@@ -31,12 +33,13 @@ from benchmarks.ascend.graphs import (
     required,
 )
 from benchmarks.traffic import traffic
+from models import create_model
 
 CONTROL_CASE = f"resnet20:fngd:{CONTROL}"
 
 COVERING = {
     Setting("O0", 1): ("resnet20:fngd:plain", CONTROL_CASE, "resnet20:lngd:inverse"),
-    Setting("O0", 8): ("resnet20:thor:factor",),
+    Setting("O0", 8): (f"resnet20{SYNC}:thor:factor",),
     Setting("O1", 1): ("resnet20:thor:plain", "resnet20:thor:update", "resnet20:thor:inverse"),
     Setting("O1", 8): ("resnet50:thor:plain",),
 }
@@ -69,6 +72,11 @@ def check(setting: Setting, graph: Compiled) -> None:
     assert graph.kernels, "the log names no kernels"
     assert not graph.on_host(), f"{graph.case}, {setting}: {graph.on_host()}"
     expected = sent(graph.case) if setting.ranks > 1 else 0
+    if graph.case.model.endswith(SYNC):
+        # Two sums for the mean and the variance, and two for their gradients.
+        norms = [c for _, c in create_model("resnet20").cells_and_names() if type(c) is BatchNorm2d]
+        assert graph.operator("BNTrainingReduce") == len(norms) == 21
+        expected += 4 * len(norms)
     assert graph.operator("AllReduce") == expected, graph.case
     assert (graph.of_type("akg") > 0) == (setting.level == "O1")
     if graph.case.kind == "update":

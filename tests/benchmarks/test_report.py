@@ -13,6 +13,7 @@ from PIL import Image
 from benchmarks import report as program
 from benchmarks.harness.analysis import epochs_to, equivalent_epochs, median_curve, metric_curve
 from benchmarks.harness.spec import Study, load_study
+from benchmarks.harness.tables import section
 from mindspore_thor.errors import UserError
 
 INFINITY = float("inf")
@@ -24,7 +25,7 @@ STUDY = {
     "common": {"data": {"batch_size": 10}, "train": {"epochs": 4}},
     "tuning": {"epochs": 1, "seed": 9},
     "methods": {
-        name: {"settings": {}, "candidates": [{"learning_rate.peak": 0.1}]}
+        name: {"settings": {}, "candidates": [{"learning_rate.peak": k} for k in (0.1, 3.0)]}
         for name in ("sgd", "thor")
     },
 }
@@ -167,6 +168,60 @@ def test_what_a_value_takes_with_sgd(tmp_path: Path, readme: Path) -> None:
     with Image.open(readme.parent / "figures" / "small_ends.png") as picture:
         picture.load()
         assert min(picture.size) > 500
+
+
+def test_another_baseline_and_the_loss_as_metric(tmp_path: Path) -> None:
+    """Translation: the validation loss decides, a small one is good, and BLEU stands beside it."""
+    path = tmp_path / "words.yaml"
+    methods = {
+        name: {"settings": {}, "candidates": [{"learning_rate.peak": 0.1}]}
+        for name in ("adamw", "thor")
+    }
+    common = {**STUDY["common"], "train": {"epochs": 2, "task": "translate"}}  # type: ignore[dict-item]
+    both = {"baseline": "adamw", "metric": "valid_loss"}
+    words = {**STUDY, **both, "methods": methods, "common": common, "targets": [2.5]}
+    path.write_text(yaml.safe_dump(words, sort_keys=False))
+    study = load_study(path)
+    assert study.lower_is_better and not study.percent
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name, losses in (("adamw", (3.0, 2.5)), ("thor", (2.4, 2.6))):
+        rows = [
+            {"epoch": k, "valid_loss": loss, "bleu": 10.0 * k, "chrf": 20.0 * k}
+            for k, loss in enumerate(losses, 1)
+        ]
+        lines = [json.dumps(item) for item in ({"seed": 1, **ORIGIN}, *rows)]
+        (logs / f"{name}-seed1.jsonl").write_text("\n".join(lines) + "\n")
+    methods_times = {"adamw": {"plain": 0.1, "amortised": 0.1}, "thor": {"amortised": 0.12}}
+    times = {**ORIGIN, "rounds": 7, "steps_per_epoch": 50, "methods": methods_times}
+    (logs / "step_time.json").write_text(json.dumps(times))
+    text = section(study, logs)
+    assert "nothing was tuned" in text
+    head = [cell.strip() for cell in text.split("| method | seeds |")[1].splitlines()[0].split("|")]
+    assert head[2:4] == ["s/epoch", "/ AdamW"] and head[-3:-1] == [
+        *("to AdamW's best", "time / AdamW's"),
+    ]
+    # AdamW's 2.5 after two epochs; THOR is there after one, which takes 1.2 of an epoch of AdamW's.
+    assert cells(text, "| thor | 1 |") == [
+        *("thor", "1", "2.400 (1)", "2.600", "6.0", "1.20"),
+        *("1 x 6.0 s = 6 s", "20.0", "40.0", "1 x 6.0 s = 6 s", "0.60"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("baseline", "lion", "baseline 'lion' is no method here"),
+        ("metric", "bleu", "metric is 'bleu'; give one of top_1_accuracy, top_5_accuracy"),
+    ],
+)
+def test_what_a_study_cannot_be_compared_by(
+    key: str, value: str, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, key: value}, sort_keys=False))
+    with pytest.raises(UserError, match=words):
+        load_study(path)
 
 
 def test_equivalent_epochs() -> None:

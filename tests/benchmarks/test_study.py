@@ -101,7 +101,7 @@ def test_ratios_to_sgd_stay_those_of_a_methods_own_process() -> None:
         {"sgd": {"plain": 4.0}, "kfac": {"plain": 6.0, "factor": 14.0}},
     ]
     # SGD's median is 3; THOR has 1.5 and 2.5 times SGD's, KFAC 1.5 and 3.5.
-    assert scaled(pairs) == {
+    assert scaled(pairs, "sgd") == {
         "sgd": {"plain": 3.0},
         "thor": {"plain": 4.5, "factor": 7.5},
         "kfac": {"plain": 4.5, "factor": 10.5},

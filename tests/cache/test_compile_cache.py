@@ -16,7 +16,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor import TrainStep
 from mindspore_thor.cache import compile_cache
-from mindspore_thor.cache.compile_cache import open_cache
+from mindspore_thor.cache.compile_cache import key_of, open_cache
 from mindspore_thor.cache.kept import KeptGraphs
 from mindspore_thor.errors import UserError
 from mindspore_thor.run.options import checked
@@ -173,3 +173,23 @@ def test_the_recipe_takes_a_switch_or_a_folder() -> None:
     for bad in (3, None, "", [True], 1.0):
         with pytest.raises(UserError, match="true, false or text"):
             checked("train.compile_cache", bad, metadata, "r.yaml")
+
+
+def test_a_graph_has_one_key_whatever_was_compiled_before_it() -> None:
+    """A run that is resumed compiles its graphs in another order than the run before it."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    net, batches = steps.problem(2)
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    step = TrainStep(net, loss, steps.thor(net))
+    batch = tuple(map(Tensor, batches[0]))
+
+    def keys() -> list[str]:
+        return [key_of(graph, batch) for graph in step._graphs]
+
+    before = keys()
+    step(*batch)
+    captured = keys()
+    step.plain_step(*batch)
+    graphs = (step.capture, step.renew, step.apply_update, step.plain)
+    assert all(graph.compile_cache for graph in graphs)
+    assert before == captured == keys()

@@ -14,7 +14,7 @@ import steps
 from mindspore import Parameter, Tensor, nn, ops
 from oracle.nets import mlp
 
-from mindspore_thor import KFAC, THOR, TrainStep
+from mindspore_thor import KFAC, THOR, DynamicLossScale, TrainStep
 from mindspore_thor.cache import compile_cache
 from mindspore_thor.cache.compile_cache import key_of
 from mindspore_thor.cache.fingerprint import Unknown
@@ -63,6 +63,7 @@ OTHERS: dict[str, Any] = {
     "rest_betas": (0.8, 0.95),
     "rest_weight_decay": 0.2,
     "grafting": "sgd",
+    "exclude": "last",
 }
 
 RUN_TIME = ("batch_size",)
@@ -131,6 +132,11 @@ def test_every_option_of_the_step_is_in_all_keys(monkeypatch: pytest.MonkeyPatch
         for graph in (each.plain, each.capture, each.whole)
     ]
     assert len(set(passes)) == 9
+    scales = [DynamicLossScale(), DynamicLossScale(factor=4.0), DynamicLossScale(window=9)]
+    scaled = [_keys(step(loss_scale=scale)) for scale in scales]
+    # The refresh knows of no loss scale; the factor and the window are the update's alone.
+    assert len({keys[0] for keys in (keys, *scaled)}) == 4
+    assert scaled[0] == _keys(step(loss_scale=DynamicLossScale(initial=2.0)))  # a parameter
     x, labels = np.zeros((4, 3), np.float32), np.zeros(4, np.int32)
     others = [(x[:3], labels[:3]), (x.astype(np.float16), labels), (x, labels.astype(np.int64))]
     for other in [*others, (x[None], labels), (x,)]:

@@ -295,7 +295,8 @@ class Gradients(nn.Cell):
         self.counts = Tensor([1, 0, 0, 0], ms.int32)  # one refresh: there is a direction
 
     def construct(self, x, weight, bias, dout, inverse_phi, inverse_psi):
-        return self.rule.gradients(x, weight, bias, dout, (inverse_phi, inverse_psi, self.counts))
+        inverses = (inverse_phi, inverse_psi, self.counts)
+        return self.rule.gradients(x, weight, bias, dout, inverses, Tensor(1.0, ms.float32))
 
 
 def test_the_scale_of_the_direction_cancels() -> None:

@@ -12,7 +12,7 @@ from oracle.bridge import randomise
 from oracle.nets import batches
 from oracle.training import cross_entropy
 
-from mindspore_thor import TrainStep
+from mindspore_thor import DynamicLossScale, TrainStep
 from mindspore_thor.optim import METHODS, create_optimizer, optimizer_options
 from mindspore_thor.optim.schedules import ExponentialDecay
 from mindspore_thor.run.checkpoint import Position, read_state, save_checkpoint, state_file_of
@@ -34,6 +34,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS},
     "fngd mean": ("fngd", {"share": "mean"}),
 }
+SCALED = ("fngd mean", "adamw")
+"""With a loss scale that grows on the way."""
 
 
 def small_net(seed: int) -> nn.Cell:
@@ -48,7 +50,9 @@ def build(case: str, seed: int) -> TrainStep:
     options = {**{key: value for key, value in COMMON.items() if key in known}, **options}
     net = small_net(seed)
     rate = [0.1 * 0.9**k for k in range(STEPS)]
-    return TrainStep(net, cross_entropy(), create_optimizer(name, net, rate, **options))
+    scale = DynamicLossScale(initial=1024, window=2) if case in SCALED else None
+    optimizer = create_optimizer(name, net, rate, **options)
+    return TrainStep(net, cross_entropy(), optimizer, loss_scale=scale)
 
 
 def contents(step: TrainStep) -> dict[str, bytes]:

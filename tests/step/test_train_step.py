@@ -14,7 +14,7 @@ from oracle.optimizers import Thor
 from oracle.training import compare, cross_entropy
 from steps import INTERVALS, STEPS, Outer, problem, same, thor, train, weights
 
-from mindspore_thor import THOR, TrainStep
+from mindspore_thor import THOR, DynamicLossScale, TrainStep
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer
 
@@ -50,8 +50,10 @@ def test_pynative_mode(reference) -> None:
 
 def test_compiled_into_another_graph(reference) -> None:
     net, data = problem()
-    step = TrainStep(net, cross_entropy(), thor(net))
+    scale = DynamicLossScale(initial=1024, window=3)  # which has to cancel
+    step = TrainStep(net, cross_entropy(), thor(net), loss_scale=scale)
     losses = train(Outer(step), data)
+    assert float(step.loss_scale.scale) == 1024 * 2 ** (len(data) // 3)
     same(weights(net), reference["weights"], 1e-5)
     assert losses == pytest.approx(reference["losses"], rel=1e-5)
 

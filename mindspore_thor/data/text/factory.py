@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_thor.data.files import PathLike, check_integers, data_folder
-from mindspore_thor.data.text.corpus import TEXT_SETS, Corpus
+from mindspore_thor.data.text.corpus import TEXT_SETS, Corpus, TextSet
 from mindspore_thor.data.text.lines import Side, check_parallel
 from mindspore_thor.data.text.options import SPLITS, TextOptions
 from mindspore_thor.data.text.order import BucketOrder, buckets_of
@@ -29,6 +29,24 @@ _MOST_UNKNOWN = 0.1
 def available_text() -> list[str]:
     """Return the names that ``create_text`` knows, sorted."""
     return sorted(TEXT_SETS)
+
+
+def text_set(name: str) -> TextSet:
+    """Return what is known of a data set beforehand.
+
+    Args:
+        name: One of ``available_text()``.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    if name not in TEXT_SETS:
+        close = difflib.get_close_matches(str(name)[:40], available_text(), 1, 0.0)
+        raise UserError(
+            f"unknown translation data set {quoted(name, 40)}, did you mean '{close[0]}'? "
+            f"Known are {', '.join(available_text())}"
+        )
+    return TEXT_SETS[name]
 
 
 def create_text(
@@ -67,12 +85,7 @@ def create_text(
     Raises:
         UserError: Any argument or file that is not as described above.
     """
-    if name not in TEXT_SETS:
-        close = difflib.get_close_matches(str(name)[:40], available_text(), 1, 0.0)
-        raise UserError(
-            f"unknown translation data set {quoted(name, 40)}, did you mean '{close[0]}'? "
-            f"Known are {', '.join(available_text())}"
-        )
+    known = text_set(name)
     if split not in SPLITS:
         raise UserError(f"split is {quoted(split, 40)}: use one of {', '.join(SPLITS)}")
     check_integers(
@@ -83,7 +96,6 @@ def create_text(
     check_integers(rank_size=(rank_size, rank + 1, _MOST))
     options = TextOptions() if options is None else options
     options.check()
-    known = TEXT_SETS[name]
     boundaries = tuple(int(length) for length in options.buckets or known.buckets)
     corpus = Corpus(known, None if known.toy else data_folder(name, path), options)
     folder = Path(vocabulary_folder)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from mindspore_thor.data import Data, create_data
+from mindspore_thor.data.factory import image_facts
 from mindspore_thor.errors import UserError
 from mindspore_thor.run.evaluate import Evaluator
 from mindspore_thor.run.options import option
@@ -139,6 +142,31 @@ class ImageTask(Task):
             "in_channels": data.image_shape[0],
             "image_size": data.image_shape[1],
         }
+
+    def known_options(self, data: ImageDataConfig, beside: Path) -> dict[str, Any]:
+        """Return what the name of the data set says of its images."""
+        facts = image_facts(data.name)
+        return {
+            "num_classes": facts.num_classes,
+            "in_channels": len(facts.mean),
+            "image_size": data.image_size or facts.image_size,
+        }
+
+    def example(self, options: Mapping[str, Any], size: int) -> tuple[np.ndarray, ...]:
+        """Return images float32 [size, C, H, W]."""
+        side = options["image_size"]
+        generator = np.random.default_rng(0)
+        images = generator.random((size, options["in_channels"], side, side), np.float32)
+        # Uniform pixels have mean 1/2 and deviation 1/sqrt(12).
+        return ((images - 0.5) * 12**0.5 if self.normalize else images,)
+
+    def describe_inputs(self, data: ImageDataConfig) -> str:
+        """Say how pixels become inputs."""
+        if not self.normalize:
+            return "pixel / 255"
+        facts = image_facts(data.name)
+        mean, std = (", ".join(map(str, figures)) for figures in (facts.mean, facts.std))
+        return f"(pixel / 255 - mean) / std, by channel mean {mean} and std {std}"
 
     def evaluation(self, net: nn.Cell, data: Data, config: Any = None) -> Evaluator:
         """Return the means of the metrics over a split."""

@@ -9,12 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mindspore import Tensor, nn
 
-from mindspore_thor.data.text.factory import create_text
+from mindspore_thor.data.text.factory import create_text, text_set
 from mindspore_thor.data.text.options import LONGEST, TextOptions
 from mindspore_thor.data.text.pipeline import TextData
-from mindspore_thor.data.text.vocabulary import MODEL_FILE, WORDS_FILE, open_vocabulary
+from mindspore_thor.data.text.vocabulary import (
+    BOS,
+    EOS,
+    MODEL_FILE,
+    PAD,
+    WORDS_FILE,
+    open_vocabulary,
+)
 from mindspore_thor.errors import UserError
 from mindspore_thor.files import shown
 from mindspore_thor.run.options import option
@@ -156,6 +164,32 @@ class Translate(Task):
     def model_options(self, data: TextData) -> dict[str, Any]:
         """Return the size of the vocabulary."""
         return {"vocab_size": data.vocabulary.size}
+
+    def known_options(self, data: TextDataConfig, beside: Path) -> dict[str, Any]:
+        """Return the size of the vocabulary beside the checkpoint, and the longest bucket."""
+        known = text_set(data.name)
+        vocabulary = open_vocabulary(beside, data.fingerprint)
+        pieces = data.vocab_size or known.vocab_size
+        return {
+            "vocab_size": pieces if vocabulary is None else vocabulary.size,
+            "length": (data.buckets or known.buckets)[-1],
+        }
+
+    def example(self, options: Mapping[str, Any], size: int) -> tuple[np.ndarray, ...]:
+        """Return source and target, int32 [size, length] each: without search, as in training."""
+        generator = np.random.default_rng(0)
+        length, pieces = options["length"], options["vocab_size"]
+        source, target = generator.integers(EOS, pieces, (2, size, length)).astype(np.int32)
+        source[:, 3 * length // 4 :] = PAD
+        target[:, 0] = BOS
+        return source, target
+
+    def describe_inputs(self, data: TextDataConfig) -> str:
+        """Say which ids there are."""
+        return (
+            f"pieces of the vocabulary, {PAD} behind them, {EOS} at a source's end, {BOS} before a "
+            "target; the output is the logits of each next piece: the search is not in the file"
+        )
 
     def completed(self, config: TextDataConfig, data: TextData) -> TextDataConfig:
         """Return the section with the vocabulary's size and fingerprint, and the buckets."""
