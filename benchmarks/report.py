@@ -28,18 +28,18 @@ from mindspore_thor.errors import UserError
 from mindspore_thor.program import run_program
 
 
-def replaced(text: str, study: Study, content: str) -> str | None:
-    """Put a study's results between its markers.
+def replaced(text: str, name: str, content: str) -> str | None:
+    """Put results between their markers.
 
     Args:
-        text: A README.
-        study: The study.
+        text: A page.
+        name: Of the study.
         content: Markdown.
 
     Returns:
-        The new text, or None where the README has no such markers.
+        The new text, or None where the page has no such markers.
     """
-    begin, end = f"<!-- results: {study.name} -->\n", f"<!-- end of results: {study.name} -->\n"
+    begin, end = f"<!-- results: {name} -->\n", f"<!-- end of results: {name} -->\n"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
@@ -66,7 +66,7 @@ def report(root: Path, results: Path, studies: Sequence[Study], *, check: bool) 
     for study in studies:
         readme = root / "models" / study.family / "README.md"
         text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-        new = replaced(text, study, section(study, results / study.name))
+        new = replaced(text, study.name, section(study, results / study.name))
         if new is None:
             if (results / study.name).is_dir():
                 raise UserError(

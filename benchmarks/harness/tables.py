@@ -77,7 +77,13 @@ def value_text(study: Study, value: float) -> str:
     return f"{100 * value:.2f} %" if study.percent else f"{value:.3f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown.
+
+    Args:
+        head: What stands above the columns.
+        rows: Cells.
+    """
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -149,7 +155,7 @@ def _summary_table(study: Study, summaries: dict[str, Summary]) -> str:
         if sgd:
             row += [_reached(item, sgd.best, lower), _against_sgd(item, sgd, lower)]
         rows.append(row)
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _last_of(item: Summary, metric: str) -> str:
@@ -206,7 +212,7 @@ def _equal_table(study: Study, summaries: dict[str, Summary]) -> str:
     values = ", ".join(f"{value_text(study, value)} with {length}" for length, value in known)
     return (
         f"What the same value takes with {base}, whose runs end at {values} epochs; between these "
-        "its best is taken to be linear in the logarithm of the epochs:\n\n" + _table(head, rows)
+        "its best is taken to be linear in the logarithm of the epochs:\n\n" + table(head, rows)
     )
 
 
@@ -249,7 +255,7 @@ def _step_table(study: Study, step_time: dict[str, Any]) -> str:
         f"Step times, medians of {step_time['rounds']} rounds, {how} "
         f"({step_time['machine']}; commit {step_time['commit']}; "
         f"{_versions(step_time)}). Every round really inverts: what THOR's trace rule saves is not "
-        "in them. FNGD's factor steps are those of its first epoch.\n\n" + _table(head, rows)
+        "in them. FNGD's factor steps are those of its first epoch.\n\n" + table(head, rows)
     )
 
 
@@ -266,7 +272,7 @@ def _tuning_table(study: Study, tuning: dict[str, Any]) -> str:
         rows.append([name, "; ".join(cells)])
     if not rows:
         return ""
-    return "Tuning, the chosen candidate in bold:\n\n" + _table(["method", "candidates"], rows)
+    return "Tuning, the chosen candidate in bold:\n\n" + table(["method", "candidates"], rows)
 
 
 def _run_table(study: Study, runs: dict[str, list[Run]], results: Path) -> str:
@@ -292,7 +298,7 @@ def _run_table(study: Study, runs: dict[str, list[Run]], results: Path) -> str:
                 ]
             )
     text = "Runs (add `--data_path` for the data's folder to a command):"
-    return f"{text}\n\n{_table(head, rows)}"
+    return f"{text}\n\n{table(head, rows)}"
 
 
 def _shown(path: Path) -> str:
