@@ -108,7 +108,7 @@ class Backward(nn.Cell):
         return self.loss_fn(self.net(*inputs[:-1]), inputs[-1])
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """A batch -> loss, gradients (times the loss scale), whether all are finite."""
+        """A batch -> loss, gradients (times the optimizer's loss scale), whether all are finite."""
         # Not in a method of its own: the pass, and what it leaves behind, would come twice.
         loss = self.forward(*inputs)
         if isinstance(loss, (tuple, list, dict)):
