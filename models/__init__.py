@@ -14,6 +14,7 @@ from mindspore import nn
 from mindspore_thor.errors import UserError, quoted
 
 from .autoencoder import autoencoder
+from .bert import bert, bert_base, bert_large, bert_tiny
 from .mlp import mlp
 from .resnet import (
     resnet18,
@@ -38,6 +39,10 @@ _FACTORIES: dict[str, Callable[..., nn.Cell]] = {
     factory.__name__: factory
     for factory in (
         autoencoder,
+        bert,
+        bert_base,
+        bert_large,
+        bert_tiny,
         mlp,
         resnet18,
         resnet20,

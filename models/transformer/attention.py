@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import XavierUniform
+from mindspore.common.initializer import Initializer, XavierUniform
 
 from mindspore_thor import mark_tokens
 
 from .dropout import WeightDropout
 
 
-def dense(before: int, after: int, bias: bool = True) -> nn.Dense:
-    """Return a Dense layer with Xavier-uniform weights and a bias of zeros, or none."""
-    return nn.Dense(before, after, weight_init=XavierUniform(), bias_init="zeros", has_bias=bias)
+def dense(
+    before: int, after: int, bias: bool = True, init: Initializer | None = None
+) -> nn.Dense:
+    """Return a Dense layer with Xavier-uniform or given weights and a bias of zeros, or none."""
+    weights = init if init is not None else XavierUniform()
+    return nn.Dense(before, after, weight_init=weights, bias_init="zeros", has_bias=bias)
 
 
 class Attention(nn.Cell):
@@ -25,7 +28,9 @@ class Attention(nn.Cell):
         dropout: Share of the attention weights that training drops.
         most: Most keys.
         number: Tells the net's dropouts apart.
-        marks: Whether queries may be without gradient: where a token sees nothing but itself.
+        marks: Whether queries may be without gradient: where a token sees nothing but itself, or
+            nothing looks at its output.
+        init: Initial weights; None for Xavier-uniform ones.
     """
 
     def __init__(
@@ -37,12 +42,13 @@ class Attention(nn.Cell):
         most: int,
         number: int,
         marks: bool = False,
+        init: Initializer | None = None,
     ) -> None:
         super().__init__()
-        self.query = dense(width, width, bias)
-        self.key = dense(width, width, bias)
-        self.value = dense(width, width, bias)
-        self.out = dense(width, width, bias)
+        self.query = dense(width, width, bias, init)
+        self.key = dense(width, width, bias, init)
+        self.value = dense(width, width, bias, init)
+        self.out = dense(width, width, bias, init)
         self.scale = (width // heads) ** -0.5
         self.marks = marks
         self.drops = dropout > 0

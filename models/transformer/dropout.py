@@ -42,7 +42,7 @@ def refuse_silence() -> None:
     """Raise: dropout without noise would be none."""
     raise UserError(
         "the Transformer drops nothing without noise: give int32 [N], other numbers in every step, "
-        "as its third input, or make it with dropout=0 and attention_dropout=0"
+        "as its last input, or make it with dropout=0 and attention_dropout=0"
     )
 
 

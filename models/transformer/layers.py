@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import Initializer
 
 from mindspore_thor import mark_tokens
 
@@ -21,13 +22,17 @@ class FeedForward(nn.Cell):
     Args:
         width: Features of input and output.
         hidden: Features in between.
+        gelu: Whether GELU, by its tanh approximation, stands in place of the ReLU.
+        init: Initial weights; None for Xavier-uniform ones.
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, gelu: bool = False, init: Initializer | None = None
+    ) -> None:
         super().__init__()
-        self.dense1 = dense(width, hidden)
-        self.dense2 = dense(hidden, width)
-        self.relu = ops.ReLU()
+        self.dense1 = dense(width, hidden, init=init)
+        self.dense2 = dense(hidden, width, init=init)
+        self.activation = ops.GeLU() if gelu else ops.ReLU()
 
     def construct(self, x: Tensor, real: Tensor | None) -> Tensor:
         """Map [N, S, width] to the same shape.
@@ -39,7 +44,7 @@ class FeedForward(nn.Cell):
         x = self.dense1(x)
         if real is not None:
             x = mark_tokens(x, real)
-        return self.dense2(self.relu(x))
+        return self.dense2(self.activation(x))
 
 
 class _Layer(nn.Cell):
@@ -83,6 +88,11 @@ class EncoderLayer(_Layer):
         attention_dropout: See ``Attention``.
         most: Most tokens.
         number: Of the layer, counted over encoder and decoder.
+        epsilon: Of the LayerNorms.
+        gelu: See ``FeedForward``.
+        init: Initial weights; None for Xavier-uniform ones.
+        marks: Whether outputs of tokens may be without gradient, as in a last layer that is looked
+            at here and there. They count as tokens all the same.
     """
 
     def __init__(
@@ -96,13 +106,20 @@ class EncoderLayer(_Layer):
         attention_dropout: float,
         most: int,
         number: int,
+        epsilon: float = EPSILON,
+        gelu: bool = False,
+        init: Initializer | None = None,
+        marks: bool = False,
     ) -> None:
         numbers = [_DROPOUTS * number + i for i in range(_DROPOUTS)]
         super().__init__(norm_first, dropout, width, numbers[:2])
-        self.norm1 = nn.LayerNorm((width,), epsilon=EPSILON)
-        self.attention = Attention(width, heads, bias, attention_dropout, most, numbers[3])
-        self.norm2 = nn.LayerNorm((width,), epsilon=EPSILON)
-        self.feed_forward = FeedForward(width, hidden)
+        self.marks = marks
+        self.norm1 = nn.LayerNorm((width,), epsilon=epsilon)
+        self.attention = Attention(
+            width, heads, bias, attention_dropout, most, numbers[3], marks, init
+        )
+        self.norm2 = nn.LayerNorm((width,), epsilon=epsilon)
+        self.feed_forward = FeedForward(width, hidden, gelu, init)
 
     def construct(
         self,
@@ -115,9 +132,14 @@ class EncoderLayer(_Layer):
         """Map [N, S, d] to the same shape; the other arguments are those of ``Attention``."""
         y = self.norm1(x) if self.norm_first else x
         y = self.attention(y, y, mask, real, noise, split, split)
+        if self.marks:
+            y = mark_tokens(y, real)
         x = self.add(x, y, self.norm1, noise, 0)
         y = self.norm2(x) if self.norm_first else x
-        return self.add(x, self.feed_forward(y, real), self.norm2, noise, 1)
+        y = self.feed_forward(y, real)
+        if self.marks:
+            y = mark_tokens(y, real)
+        return self.add(x, y, self.norm2, noise, 1)
 
 
 class DecoderLayer(_Layer):
