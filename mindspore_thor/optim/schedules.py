@@ -48,24 +48,34 @@ class ConstantSchedule(EpochSchedule):
 
 
 class PolynomialDecay(EpochSchedule):
-    """Polynomial decay to zero, THOR paper Eq 13: ``initial * (1 - e / end_epoch) ** power``.
+    """Polynomial decay, THOR paper Eq 13: ``initial * (1 - e / end_epoch) ** power``.
+
+    With ``final`` it ends there: ``final + (initial - final) * (1 - e / end_epoch) ** power``.
 
     Args:
         initial: Value at ``e = 0`` (alpha_t).
-        end_epoch: Epoch at which the value reaches zero (e_end).
+        end_epoch: Epoch at which the value reaches its end (e_end).
         power: Exponent (p).
         steps_per_epoch: Updates per epoch.
+        final: Value at the end and afterwards.
 
     Raises:
         UserError: If an argument is out of range.
     """
 
     def __init__(
-        self, initial: float, end_epoch: float, power: float, steps_per_epoch: int
+        self,
+        initial: float,
+        end_epoch: float,
+        power: float,
+        steps_per_epoch: int,
+        final: float = 0.0,
     ) -> None:
         super().__init__(steps_per_epoch)
         owner = type(self).__name__
         self.initial = number(owner, "initial", initial, low=0.0)
+        self.final = number(owner, "final", final, low=0.0, inclusive=True)
+        self.span = self.initial - self.final
         self.power = number(owner, "power", power, low=0.0)
         self.end_steps = epochs_of(owner, "end_epoch", end_epoch) * self.steps_per_epoch
 
@@ -73,7 +83,7 @@ class PolynomialDecay(EpochSchedule):
         """Return the value at ``global_step`` (int32, () or [1]) as float32 of the same shape."""
         # Clamped: a negative base with a fractional power would be NaN past the end.
         left = ops.relu(self.end_steps - self.finished(global_step)) / self.end_steps
-        return self.initial * ops.pow(left, self.power)
+        return self.final + self.span * ops.pow(left, self.power)
 
 
 class WarmupPolynomialDecay(EpochSchedule):
@@ -269,6 +279,8 @@ def check_damping(schedule: Any, epochs: float = 0.0) -> None:
     """
     if isinstance(schedule, ConstantSchedule) and schedule.value == 0:
         raise UserError("damping: value is 0; give a number above 0")
+    if isinstance(schedule, PolynomialDecay) and schedule.final == 0:
+        raise UserError("damping: a polynomial ends at zero; give final a number above 0")
     if isinstance(schedule, ExponentialDecay):
         last = schedule.initial * math.exp(math.log(schedule.rho) * epochs / _EPOCHS_PER_RHO)
         if last < FLOAT32[0]:
@@ -290,8 +302,8 @@ SCHEDULES: dict[str, type[EpochSchedule]] = {
 }
 """Schedules by the name that configurations use."""
 
-DAMPING_SCHEDULES = ("constant", "exponential", "step")
-"""The schedules that never reach zero: without damping a factor may have no inverse."""
+DAMPING_SCHEDULES = ("constant", "exponential", "polynomial", "step")
+"""The schedules that need not reach zero: without damping a factor may have no inverse."""
 
 
 def schedule_options(name: str) -> dict[str, inspect.Parameter]:

@@ -10,9 +10,7 @@ from mindspore_thor import mark_tokens
 from .dropout import WeightDropout
 
 
-def dense(
-    before: int, after: int, bias: bool = True, init: Initializer | None = None
-) -> nn.Dense:
+def dense(before: int, after: int, bias: bool = True, init: Initializer | None = None) -> nn.Dense:
     """Return a Dense layer with Xavier-uniform or given weights and a bias of zeros, or none."""
     weights = init if init is not None else XavierUniform()
     return nn.Dense(before, after, weight_init=weights, bias_init="zeros", has_bias=bias)

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,18 +54,7 @@ def run_vocabulary(
         UserError: A file cannot be read or written, the stored vocabulary does not fit, or the
             training text is not enough for its size.
     """
-    vocabulary = open_vocabulary(folder, fingerprint)
-    if vocabulary is None:
-        if fingerprint is not None:
-            raise UserError(
-                f"'{shown(folder, 110)}' has no vocabulary, but the checkpoint was trained with "
-                "one: give the folder of its run"
-            )
-        corpus = corpus.judged(None)
-        with held_tokens(folder):
-            vocabulary = open_vocabulary(folder)
-            if vocabulary is None:
-                vocabulary = _made(folder, corpus)
+    vocabulary = kept_vocabulary(folder, fingerprint, lambda: _made(folder, corpus.judged(None)))
     corpus = corpus.judged(vocabulary.tokenized)
     size = corpus.options.vocab_size
     if size is not None and size != vocabulary.size:
@@ -75,6 +64,33 @@ def run_vocabulary(
             f": set it to {vocabulary.size}, or give another folder"
         )
     return vocabulary, corpus
+
+
+def kept_vocabulary(
+    folder: Path, fingerprint: str | None, make: Callable[[], Vocabulary]
+) -> Vocabulary:
+    """Return the vocabulary that a folder has, after one process has made it.
+
+    Args:
+        folder: Where it is, or will be.
+        fingerprint: The vocabulary that a checkpoint asks for, or None.
+        make: Writes it into the folder.
+
+    Raises:
+        UserError: See :func:`run_vocabulary`.
+    """
+    vocabulary = open_vocabulary(folder, fingerprint)
+    if vocabulary is None:
+        if fingerprint is not None:
+            raise UserError(
+                f"'{shown(folder, 110)}' has no vocabulary, but the checkpoint was trained with "
+                "one: give the folder of its run"
+            )
+        with held_tokens(folder):
+            vocabulary = open_vocabulary(folder)
+            if vocabulary is None:
+                vocabulary = make()
+    return vocabulary
 
 
 @contextmanager
@@ -107,32 +123,44 @@ def _made(folder: Path, corpus: Corpus) -> Vocabulary:
         words = read_words(corpus.words_file())
         write_words(words, folder / WORDS_FILE)
         return words
-    content = _trained(corpus)
-    write_file(folder / MODEL_FILE, [content], len(content))
-    return SentencePieceVocabulary(folder / MODEL_FILE)
-
-
-def _trained(corpus: Corpus) -> bytes:
-    """Return a joint model of both sides of the training split, as the bytes of its file."""
     options = corpus.options
-    size = options.vocab_size or corpus.known.vocab_size
     source, target = corpus.vocabulary_sides()
     counts = count_lines(source), count_lines(target)
     check_parallel(source, target, counts)
     most = options.vocabulary_sentences
+    lines = itertools.chain(*(spread(side.lines(), counts[0], most) for side in (source, target)))
+    size = options.vocab_size or corpus.known.vocab_size
+    amount = f"{min(counts[0], most)} training pairs"
+    return trained_pieces(folder, lines, size, float(options.character_coverage), amount)
+
+
+def trained_pieces(
+    folder: Path, lines: Iterable[str], size: int, coverage: float, amount: str, more: int = 0
+) -> SentencePieceVocabulary:
+    """Train a vocabulary and keep it.
+
+    Args:
+        folder: Where to.
+        lines: The text.
+        size: Number of pieces.
+        coverage: Share of the text's characters that are no unknown pieces.
+        amount: How much text it is, for messages.
+        more: Ids that somebody adds to the pieces, for messages, too.
+
+    Raises:
+        UserError: The text is not enough for the size, or the file cannot be written.
+    """
     with tempfile.TemporaryDirectory(prefix="vocabulary-") as scratch:
         text = Path(scratch, "text")
         with open(text, "w", encoding="utf-8", newline="\n") as file:
-            for line in itertools.chain(
-                *(spread(side.lines(), counts[0], most) for side in (source, target))
-            ):
+            for line in lines:
                 file.write(f"{line}\n")
         try:
             with _silenced():
                 trained = SentencePieceVocab.from_file(
                     [str(text)],
                     size,
-                    float(options.character_coverage),
+                    coverage,
                     SentencePieceModel.BPE,
                     {
                         "pad_id": str(PAD),
@@ -144,8 +172,10 @@ def _trained(corpus: Corpus) -> bytes:
                 )
             SentencePieceVocab.save_model(trained, scratch, MODEL_FILE)
         except RuntimeError as error:
-            raise _refused(str(error), size, min(counts[0], most)) from None
-        return Path(scratch, MODEL_FILE).read_bytes()
+            raise _refused(str(error), size, amount, more) from None
+        content = Path(scratch, MODEL_FILE).read_bytes()
+    write_file(folder / MODEL_FILE, [content], len(content))
+    return SentencePieceVocabulary(folder / MODEL_FILE)
 
 
 @contextmanager
@@ -166,19 +196,19 @@ def _silenced() -> Iterator[None]:
         os.close(sink)
 
 
-def _refused(message: str, size: int, pairs: int) -> UserError:
+def _refused(message: str, size: int, amount: str, more: int) -> UserError:
     """Return the error that says what SentencePiece wants."""
     most = re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message)
     if most:
         return UserError(
-            f"vocab_size {size} is too large for the {pairs} training pairs: they give "
-            f"{most.group(1)} pieces at most"
+            f"vocab_size {size + more} is too large for the {amount}: they give "
+            f"{int(most.group(1)) + more} pieces at most"
         )
     least = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
     if least:
         return UserError(
-            f"vocab_size {size} is too small: the characters of the training text alone need "
-            f"{least.group(1)}; raise it, or lower character_coverage"
+            f"vocab_size {size + more} is too small: the characters of the training text alone "
+            f"need {int(least.group(1)) + more}; raise it, or lower character_coverage"
         )
     if "sentences_.empty()" in message:
         return UserError(

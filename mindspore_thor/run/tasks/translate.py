@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,22 +13,14 @@ from mindspore import Tensor, nn
 from mindspore_thor.data.text.factory import create_text, text_set
 from mindspore_thor.data.text.options import LONGEST, TextOptions
 from mindspore_thor.data.text.pipeline import TextData
-from mindspore_thor.data.text.vocabulary import (
-    BOS,
-    EOS,
-    MODEL_FILE,
-    PAD,
-    WORDS_FILE,
-    open_vocabulary,
-)
+from mindspore_thor.data.text.vocabulary import BOS, EOS, PAD, open_vocabulary
 from mindspore_thor.errors import UserError
-from mindspore_thor.files import shown
 from mindspore_thor.run.options import option
 from mindspore_thor.run.task import TRAIN, DataConfig, Request, Task
 from mindspore_thor.run.translation import BLEU, CHRF, VALID_LOSS, TranslationEvaluation
+from mindspore_thor.run.vocabulary_folder import VOCABULARY_FILES, opened_text
 from mindspore_thor.step.token_loss import TokenMeanLoss
 
-_VOCABULARY = (MODEL_FILE, WORDS_FILE)
 _HYPOTHESES = "hypotheses.{}.txt"
 
 
@@ -91,29 +81,6 @@ class TextDataConfig(DataConfig):
         return TextOptions(**{name: getattr(self, name) for name in (*names, *stems)})
 
 
-_FOLDERS: dict[str, tempfile.TemporaryDirectory] = {}
-"""Vocabulary's fingerprint -> where it is and its text lies encoded; removed with the process."""
-
-
-def _new_folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="mindspore_thor-text-")
-
-
-def _bring(beside: Path, folder: Path, fingerprint: str | None) -> None:
-    """Copy a checkpoint's own vocabulary, which lies beside it."""
-    found = [beside / name for name in _VOCABULARY if (beside / name).is_file()]
-    if not found:
-        raise UserError(
-            f"'{shown(beside, 110)}' has no vocabulary beside the checkpoint "
-            f"({' or '.join(_VOCABULARY)}): copy the run's file there"
-        )
-    open_vocabulary(beside, fingerprint)
-    if not any((folder / name).is_file() for name in _VOCABULARY):
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in found:
-            shutil.copyfile(path, folder / path.name)
-
-
 @dataclass(frozen=True)
 class Translate(Task):
     """Sentence pairs: label-smoothed loss over real tokens, BLEU and chrF."""
@@ -124,7 +91,7 @@ class Translate(Task):
     percent: bool = False
     data_config: type[DataConfig] = TextDataConfig
     own_files: tuple[str, ...] = (
-        *_VOCABULARY,
+        *VOCABULARY_FILES,
         *(_HYPOTHESES.format(split) for split in ("valid", "test")),
     )
     loss_metric: str = VALID_LOSS
@@ -132,34 +99,23 @@ class Translate(Task):
 
     def open(self, data: TextDataConfig, request: Request) -> TextData:
         """Open one split; the training split also makes the vocabulary, where there is none."""
-        train, fresh = request.split == TRAIN, request.beside is None
-        known = _FOLDERS.get(data.fingerprint or "") if fresh and not train else None
-        temporary = known or _new_folder()
-        folder = Path(temporary.name if data.cache is None else data.cache)
-        if request.beside is not None:
-            _bring(request.beside, folder, data.fingerprint)
-        text = create_text(
-            data.name,
-            data.path,
-            split=request.split,
-            batch_size=data.batch_size // request.rank_size if train else data.eval_batch_size,
-            vocabulary_folder=folder,
-            seed=request.seed,
-            options=data.text,
-            rank=request.rank,
-            rank_size=request.rank_size,
-            # A fresh run may be given the configuration of another one: it makes its own first.
-            fingerprint=None if train and fresh else data.fingerprint,
-        )
-        found = text.vocabulary.fingerprint
-        if data.fingerprint not in (None, found):
-            raise UserError(
-                f"data.fingerprint is {shown(data.fingerprint, 20)}, but this text's vocabulary is "
-                f"{found}: leave data.fingerprint out (null) for a new run"
+        train = request.split == TRAIN
+
+        def open_split(folder: Path, fingerprint: str | None) -> TextData:
+            return create_text(
+                data.name,
+                data.path,
+                split=request.split,
+                batch_size=data.batch_size // request.rank_size if train else data.eval_batch_size,
+                vocabulary_folder=folder,
+                seed=request.seed,
+                options=data.text,
+                rank=request.rank,
+                rank_size=request.rank_size,
+                fingerprint=fingerprint,
             )
-        if data.cache is None:
-            _FOLDERS[found] = temporary
-        return text
+
+        return opened_text(data, request, open_split)
 
     def model_options(self, data: TextData) -> dict[str, Any]:
         """Return the size of the vocabulary."""
