@@ -38,6 +38,10 @@ def fractional_power(e: float) -> float:
     return 0.05803 * max(0.0, 1 - e / 53) ** 4.0839
 
 
+def polynomial_to_an_end(e: float) -> float:
+    return (0.007 - 0.001) * max(0.0, 1 - e / 70) ** 4 + 0.001
+
+
 def warmup(e: float) -> float:
     if e <= 5:
         return 0.005 + (0.45 - 0.005) * e / 5
@@ -78,6 +82,7 @@ def noam(e: float) -> float:
 CASES: list[tuple[Callable[[float], float], Any]] = [
     (polynomial, PolynomialDecay(0.045, 70, 6, STEPS_PER_EPOCH)),
     (fractional_power, PolynomialDecay(0.05803, 53, 4.0839, STEPS_PER_EPOCH)),
+    (polynomial_to_an_end, PolynomialDecay(0.007, 70, 4, STEPS_PER_EPOCH, 0.001)),
     (warmup, WarmupPolynomialDecay(0.005, 0.45, 5, 55, 6, STEPS_PER_EPOCH)),
     (cosine, CosineDecay(0.1, 20, STEPS_PER_EPOCH, 0.002, 3, 0.01)),
     (plain_cosine, CosineDecay(0.1, 20, STEPS_PER_EPOCH)),
@@ -118,7 +123,7 @@ def test_warm_up_is_continuous_at_its_end() -> None:
 
 def test_the_global_step_of_an_optimizer_is_accepted() -> None:
     """MindSpore's optimizers hand over a step of shape [1] and reshape the result to a scalar."""
-    for name, schedule in (("polynomial", CASES[0][1]), ("step", CASES[5][1])):
+    for name, schedule in (("polynomial", CASES[0][1]), ("step", CASES[6][1])):
         assert schedule(ms.Tensor([3], ms.int32)).shape == (1,), name
         assert schedule(ms.Tensor(3, ms.int32)).shape == (), name
 
@@ -131,6 +136,7 @@ def test_the_global_step_of_an_optimizer_is_accepted() -> None:
         (lambda: PolynomialDecay(0.1, 10, math.nan, 5), "power"),
         (lambda: PolynomialDecay(0.1, 10, 2, 0), "steps_per_epoch"),
         (lambda: PolynomialDecay("high", 10, 2, 5), "initial"),
+        (lambda: PolynomialDecay(0.1, 10, 2, 5, -1e-6), "final"),
         (lambda: WarmupPolynomialDecay(-1, 0.1, 5, 10, 2, 5), "warmup_initial"),
         (lambda: WarmupPolynomialDecay(0, 0.1, 0, 10, 2, 5), "warmup_epochs"),
         (lambda: CosineDecay(0.1, 5, 5, warmup_epochs=5), "warmup_epochs"),

@@ -128,7 +128,7 @@ def test_inheritance_goes_through_several_files(tmp_path: Path) -> None:
         (("--train.device_target", "TPU"), ("device_target", "TPU", "Ascend")),
         (("--data.augment", "maybe"), ("data.augment", "true or false")),
         (("--data", "3"), ("data", "section")),
-        (("--damping.schedule", "polynomial"), ("damping.schedule", "exponential")),
+        (("--damping.schedule", "cosine"), ("damping.schedule", "exponential")),
         (("--optimizer.damping", "0.1"), ("optimizer.damping", "contradicts")),
         (("--optimizer.name", "sgd"), ("damping", "--damping null")),
         (("--train.epochs",), ("--train.epochs", "needs a value")),

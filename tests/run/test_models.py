@@ -171,6 +171,10 @@ def test_parameter_names_are_unique() -> None:
 def test_registry() -> None:
     assert available_models() == [
         "autoencoder",
+        "bert",
+        "bert_base",
+        "bert_large",
+        "bert_tiny",
         "mlp",
         "resnet101",
         "resnet18",
