@@ -126,7 +126,7 @@ def test_a_sample_depends_on_seed_pass_and_number_alone() -> None:
 
 def test_one_document_has_no_other_one() -> None:
     tokens = Tokens(np.arange(4, 9, dtype=np.int32), np.array([2, 3], np.int32), 0)
-    with pytest.raises(UserError, match="has 1 documents.*blank lines"):
+    with pytest.raises(UserError, match=r"has 1 documents.*blank lines"):
         samples_of(tokens)
 
 
