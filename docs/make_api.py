@@ -41,6 +41,9 @@ SECTIONS = {
         *("create_text", "available_text", "TextOptions", "TextData", "EvaluationBatch"),
         *("Dropped", "open_vocabulary", "translation_scores", "Scores"),
     ),
+    "mindspore_thor.data.pretraining": (
+        *("create_pretraining", "available_pretraining", "PretrainingOptions", "PretrainingData"),
+    ),
     "mindspore_thor.runtime": ("prepare_target",),
     "mindspore_thor.errors": ("TrainingError",),
 }
@@ -51,6 +54,7 @@ METHODS = {
     "LayerReport": ("summary", "table"),
     "TrainStep": ("plain_step",),
     "TextData": ("epoch", "evaluation", "dataset"),
+    "PretrainingData": ("epoch", "evaluation"),
 }
 """Class -> its methods that users call."""
 

@@ -72,7 +72,8 @@ class Bert(nn.Cell):
         self.vocab_size, self.max_length = vocab_size, max_length
         self.width, self.heads = width, heads
         self.drops, self.silenced = dropout > 0, max(dropout, attention_dropout) > 0
-        init = TruncatedNormal(DEVIATION)
+        # Bounds are absolute ones.
+        init = TruncatedNormal(DEVIATION, 0.0, -2 * DEVIATION, 2 * DEVIATION)
         self.embedding = nn.Embedding(vocab_size, width, embedding_table=init)
         self.position_embedding = nn.Embedding(max_length, width, embedding_table=init)
         self.segment_embedding = nn.Embedding(_SEGMENTS, width, embedding_table=init)
