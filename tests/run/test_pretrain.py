@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "valid": (["--data.valid_files", "x*"], ("x*", "valid_files")),
     "length": (
         ["--data.sequence_length", "48", "--train.epochs", "1"],
-        ("48 tokens", "max_length"),
+        ("48 tokens", "model.max_length is 24"),
     ),
     "damping": (
         [

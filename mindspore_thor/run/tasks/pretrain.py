@@ -28,6 +28,8 @@ from mindspore_thor.run.pretraining import (
 from mindspore_thor.run.task import TRAIN, DataConfig, Request, Task
 from mindspore_thor.run.vocabulary_folder import opened_text
 
+_POSITIONS = 512  # of the published nets
+
 _OWN = (
     *("sequence_length", "predictions", "masked_share", "short_share", "vocab_size"),
     *("train_files", "valid_files", "epoch_batches", "documents"),
@@ -117,15 +119,26 @@ class Pretrain(Task):
             )
 
         if not pretraining_set(data.name).made:
-            return opened_text(data, request, open_split)
-        if data.cache is not None:
-            return open_split(Path(data.cache), None)
-        with tempfile.TemporaryDirectory(prefix="mindspore_thor-records-") as folder:
-            return open_split(Path(folder), None)
+            opened = opened_text(data, request, open_split)
+        elif data.cache is not None:
+            opened = open_split(Path(data.cache), None)
+        else:
+            with tempfile.TemporaryDirectory(prefix="mindspore_thor-records-") as folder:
+                opened = open_split(Path(folder), None)
+        most = request.options.get("max_length", opened.sequence_length)
+        if isinstance(most, int) and most < opened.sequence_length:
+            raise UserError(
+                f"model.max_length is {most}, but a sample has {opened.sequence_length} tokens: "
+                "raise it, or lower data.sequence_length"
+            )
+        return opened
 
     def model_options(self, data: PretrainingData) -> dict[str, Any]:
-        """Return the number of ids."""
-        return {"vocab_size": data.vocab_size}
+        """Return the number of ids, and how many positions there are at least."""
+        return {
+            "vocab_size": data.vocab_size,
+            "max_length": max(_POSITIONS, data.sequence_length),
+        }
 
     def known_options(self, data: PretrainingDataConfig, beside: Path) -> dict[str, Any]:
         """Return the number of ids and the lengths, as a run's configuration has them."""
