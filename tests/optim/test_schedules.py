@@ -20,6 +20,7 @@ from mindspore_thor.optim.schedules import (
     PolynomialDecay,
     StepDecay,
     WarmupPolynomialDecay,
+    check_damping,
     create_schedule,
 )
 
@@ -137,6 +138,7 @@ def test_the_global_step_of_an_optimizer_is_accepted() -> None:
         (lambda: PolynomialDecay(0.1, 10, 2, 0), "steps_per_epoch"),
         (lambda: PolynomialDecay("high", 10, 2, 5), "initial"),
         (lambda: PolynomialDecay(0.1, 10, 2, 5, -1e-6), "final"),
+        (lambda: check_damping(PolynomialDecay(0.1, 10, 2, 5)), "damping: .* give final"),
         (lambda: WarmupPolynomialDecay(-1, 0.1, 5, 10, 2, 5), "warmup_initial"),
         (lambda: WarmupPolynomialDecay(0, 0.1, 0, 10, 2, 5), "warmup_epochs"),
         (lambda: CosineDecay(0.1, 5, 5, warmup_epochs=5), "warmup_epochs"),

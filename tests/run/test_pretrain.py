@@ -118,15 +118,6 @@ REFUSED: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ["--data.sequence_length", "48", "--train.epochs", "1"],
         ("48 tokens", "model.max_length is 24"),
     ),
-    "damping": (
-        [
-            "--damping",
-            "{schedule: polynomial, initial: 0.1, power: 2}",
-            "--optimizer.damping",
-            "null",
-        ],
-        ("damping", "final"),
-    ),
     "records": (["--data.name", "mlperf_bert", "--data.train_files", "train.txt"], ("train.txt",)),
 }
 
@@ -145,8 +136,8 @@ def test_bad_input_is_one_line(
 def test_ids_beyond_the_vocabulary_are_refused(
     flags: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    own = [*flags[:2], "--data_path", str(records(tmp_path, vocab=500))]
-    more = ["--data.name", "mlperf_bert", "--output_dir", str(tmp_path / "run")]
-    assert train.main([*own, *more, "--data.predictions", "null"]) == 2
+    data = f"{{name: mlperf_bert, path: {records(tmp_path, vocab=500)}, batch_size: 4, vocab_size: 80}}"
+    more = ["--data", data, "--output_dir", str(tmp_path / "run")]
+    assert train.main([*flags[:2], *more]) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and "outside of 0 to 79" in error
