@@ -136,7 +136,8 @@ def test_bad_input_is_one_line(
 def test_ids_beyond_the_vocabulary_are_refused(
     flags: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data = f"{{name: mlperf_bert, path: {records(tmp_path, vocab=500)}, batch_size: 4, vocab_size: 80}}"
+    where = records(tmp_path, vocab=500)
+    data = f"{{name: mlperf_bert, path: {where}, batch_size: 4, vocab_size: 80}}"
     more = ["--data", data, "--output_dir", str(tmp_path / "run")]
     assert train.main([*flags[:2], *more]) == 2
     error = capfd.readouterr().err
