@@ -177,7 +177,13 @@ def export_net(
             _write(net, inputs, Path(name) / f"{stem}{suffix}", file_format)
             files = sorted(file for file in Path(name).rglob("*") if file.is_file())
             graph = next(file for file in files if file.suffix == suffix)
-            expected = net(*(Tensor(value) for value in inputs)).asnumpy()
+            made = net(*(Tensor(value) for value in inputs))
+            if isinstance(made, tuple):
+                raise UserError(
+                    f"{type(net).__name__} has {len(made)} outputs, but a file is compared by one: "
+                    "give mindspore.export a cell that returns the one you need"
+                )
+            expected = made.asnumpy()
             checked = _compared(graph, inputs, expected, file_format, type(net).__name__)
             places = {file: path.parent / file.relative_to(name) for file in files}
             if len(files) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.bert.bert import Bert
-from models.bert.sizes import bert, bert_base, bert_large, bert_tiny
+from .bert import Bert
+from .sizes import bert, bert_base, bert_large, bert_tiny
 
 __all__ = ["Bert", "bert", "bert_base", "bert_large", "bert_tiny"]

@@ -14,10 +14,11 @@ from mindspore.common.initializer import TruncatedNormal
 
 from mindspore_thor import mark_tokens
 from mindspore_thor.errors import UserError
-from models.transformer.attention import dense
-from models.transformer.dropout import TokenDropout, refuse_silence, token_noise
-from models.transformer.layers import EncoderLayer
-from models.transformer.transformer import HIDDEN, split_shape
+
+from ..transformer.attention import dense
+from ..transformer.dropout import TokenDropout, refuse_silence, token_noise
+from ..transformer.layers import EncoderLayer
+from ..transformer.transformer import HIDDEN, split_shape
 
 EPSILON = 1e-12
 DEVIATION = 0.02

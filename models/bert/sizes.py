@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mindspore_thor.errors import UserError
-from models.bert.bert import Bert
-from models.mlp.mlp import MOST_WEIGHTS
+
+from ..mlp.mlp import MOST_WEIGHTS
+from .bert import Bert
 
 WORDS = 30522
 """Ids of the vocabulary that Google trained for English without case."""

@@ -170,12 +170,12 @@ class Pretrain(Task):
         special = (
             "the ids of the files"
             if pretraining_set(data.name).made
-            else f"pieces of the vocabulary, {PAD} padding, {BOS} [CLS], {EOS} [SEP], the last [MASK]"
+            else f"pieces of the vocabulary, {PAD} padding, {BOS} [CLS], {EOS} [SEP], last [MASK]"
         )
         return (
-            f"ids ({special}), segments (0, then 1), mask (1 for tokens), and positions of the words "
-            "that are asked for, 0 behind them; the outputs are the logits of these words, and of "
-            "whether the second sentence follows (0) or not (1)"
+            f"ids ({special}), segments (0, then 1), mask (1 for tokens), and positions of the "
+            "words that are asked for, 0 behind them; the outputs are the logits of these words, "
+            "and of whether the second sentence follows (0) or not (1)"
         )
 
     def completed(
