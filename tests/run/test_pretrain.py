@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from records import bert_features, example, write_records
 
+import export
 import train
 from mindspore_thor.data.pretraining.toy import toy_document
 from mindspore_thor.run.ckpt_file import load_file
@@ -97,6 +98,13 @@ def test_eval_repeats_the_end_of_the_run(run: Path, capfd: pytest.CaptureFixture
     np.testing.assert_allclose(
         [float(x) for x in found.groups()], [row[n] for n in names], atol=2e-6
     )
+
+
+def test_a_file_of_two_outputs_is_refused(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert export.main(["--checkpoint_file_path", str(run / "bert-2_5.ckpt")]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: Bert has 2 outputs") and error.count("\n") == 1
+    assert not list(run.glob("*.mindir"))
 
 
 def records(folder: Path, number: int = 8, **options: int) -> Path:
