@@ -100,7 +100,7 @@ def _budget(study: Study) -> str:
         f"{study.common['data']['batch_size']}. "
     )
     if count == 1:
-        text += "Every method has one setting, chosen beforehand: nothing was tuned."
+        text += "No tuning: every setting that was run is a row of its own."
     else:
         where = "validation split" if study.task.tested else "test images"
         text += (

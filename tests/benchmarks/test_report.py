@@ -196,7 +196,7 @@ def test_another_baseline_and_the_loss_as_metric(tmp_path: Path) -> None:
     times = {**ORIGIN, "rounds": 7, "steps_per_epoch": 50, "methods": methods_times}
     (logs / "step_time.json").write_text(json.dumps(times))
     text = section(study, logs)
-    assert "nothing was tuned" in text
+    assert "No tuning: every setting" in text
     head = [cell.strip() for cell in text.split("| method | seeds |")[1].splitlines()[0].split("|")]
     assert head[2:4] == ["s/epoch", "/ AdamW"] and head[-3:-1] == [
         *("to AdamW's best", "time / AdamW's"),
