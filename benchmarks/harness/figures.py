@@ -139,7 +139,8 @@ def _finish(figure: Any, lines: dict[str, Any], path: Path) -> None:
 
 def _ylabel(study: Study) -> str:
     unit = " (%)" if study.percent else ""
-    return f"test {study.metric.replace('_', ' ')}{unit}"
+    split = "validation" if study.task.tested else "test"
+    return f"{split} {study.metric.removeprefix('valid_').replace('_', ' ')}{unit}"
 
 
 def _colour(study: Study, method: str) -> Any:
