@@ -54,14 +54,22 @@ def test_the_list() -> None:
     assert sorted(c[c.index("--level") + 1] for c in graphs) == ["O0", "O0", "O1", "O1"]
     assert sum("mindspore_thor.launch.command" in command for command in graphs) == 2
     for command in graphs:
-        assert parse_cases(a for a in command if a.startswith("resnet")) == required()
+        assert (
+            parse_cases(a for a in command if a.startswith(("resnet", "transformer"))) == required()
+        )
     for command in commands:
         assert all(Path(word).is_file() for word in command if word.endswith(".py"))
 
 
 def test_what_is_required() -> None:
     found = set(required())
-    for model, method in (("resnet20", "thor"), ("resnet20", "lngd"), ("resnet50", "thor")):
+    translation = [("transformer_base", method) for method in ("thor", "lngd")]
+    for model, method in [
+        *translation,
+        ("resnet20", "thor"),
+        ("resnet20", "lngd"),
+        ("resnet50", "thor"),
+    ]:
         assert {Case(model, method, kind) for kind in ("plain", "factor", "inverse")} <= found
     assert {Case("resnet20", "fngd", kind) for kind in ("plain", "factor")} <= found
     # Every model's graphs are compared with the only one of SGD.
