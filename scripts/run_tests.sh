@@ -25,14 +25,6 @@ cd -- "$REPO_ROOT" || exit
 "$PYTHON" -m ruff check . </dev/null || exit
 "$PYTHON" -m ruff format --check . </dev/null || exit
 "$PYTHON" -m mypy </dev/null || exit
-# Most of the time is graph compilation. A quarter of that is the C library's allocator: mimalloc,
-# which the extra "test" brings, does with so much less.
-ALLOCATOR=$("$PYTHON" -c "$SAFE
-from importlib.metadata import files
-found = [str(file.locate()) for file in files('cmeel-mimalloc') if file.name == 'libmimalloc.so']
-print(*[path for path in found if not set(path) & set(' :')])" 2>/dev/null </dev/null)
-if [ -n "$ALLOCATOR" ]; then
-  export LD_PRELOAD="$ALLOCATOR${LD_PRELOAD:+:$LD_PRELOAD}"
-fi
-# It uses one core: two files run side by side, the longest first (tests/conftest.py).
+# Most of the time is graph compilation, which uses one core: two files run side by side, the
+# longest first (tests/conftest.py).
 run_python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${CHOICE[@]+"${CHOICE[@]}"}" "$@"
