@@ -12,6 +12,7 @@ from mindspore_thor.data.text.pipeline import TextData
 from mindspore_thor.data.text.scores import translation_scores
 from mindspore_thor.data.text.vocabulary import PAD
 from mindspore_thor.errors import UserError
+from mindspore_thor.linalg.log_softmax import log_softmax
 from mindspore_thor.parallel.agreement import sum_over_ranks
 from mindspore_thor.run.evaluate import evaluating
 
@@ -30,14 +31,13 @@ class TokenLosses(nn.Cell):
     def __init__(self, net: nn.Cell) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
-        self.log_softmax = ops.LogSoftmax(axis=-1)
 
     def construct(self, source: Tensor, target: Tensor, labels: Tensor, used: Tensor) -> Tensor:
         """Return the sum over the used rows' tokens of -log p, and their number, float32 [2]."""
         logits = ops.cast(self.net(source, target), mstype.float32)
         flat = labels.reshape((-1, 1))
         own = ops.gather_elements(
-            self.log_softmax(logits).reshape((-1, logits.shape[-1])), 1, flat
+            log_softmax(logits).reshape((-1, logits.shape[-1])), 1, flat
         ).reshape(labels.shape)
         real = ops.cast(labels != PAD, mstype.float32) * used.reshape((-1, 1))
         # A row that is not used may have any loss, but not one that is no number.

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.graph.counting import counting
+from mindspore_thor.linalg.log_softmax import log_softmax
 from mindspore_thor.parallel.communication import world
 
 
@@ -61,7 +62,7 @@ class WeightedCrossEntropy(nn.Cell):
     """The weighted sum of the rows' cross entropies, with its gradient in closed form.
 
     The gradient of a row is w (softmax - q), with q the smoothed target: three passes over the
-    scores. What MindSpore derives from log_softmax and a gather takes over twice as long on CPU.
+    scores. What MindSpore derives from a log-softmax and a gather takes over twice as long on CPU.
 
     Args:
         smoothing: eps: q is eps / V for every class, and 1 - eps more for the target.
@@ -73,7 +74,7 @@ class WeightedCrossEntropy(nn.Cell):
 
     def construct(self, scores: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Scores float32 [n, V], targets int32 [n, 1], weights float32 [n, 1] -> scalar."""
-        logs = ops.log_softmax(scores, -1)
+        logs = log_softmax(scores)
         loss = ops.gather_elements(logs, 1, targets) * (self.smoothing - 1.0)
         if self.smoothing > 0:
             loss = loss - logs.sum(1, keepdims=True) * (self.smoothing / scores.shape[1])

@@ -6,6 +6,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from mindspore_thor.linalg.log_softmax import log_softmax
+
 from .transformer import BOS, EOS, HIDDEN, PAD, Transformer, split_shape
 
 
@@ -68,7 +70,6 @@ class Step(nn.Cell):
         self.topk = ops.TopK()
         self.gather = ops.Gather()
         self.reshape = ops.Reshape()
-        self.log_softmax = ops.LogSoftmax()
 
     def construct(
         self, ids: Tensor, parents: Tensor, place: Tensor, mask: Tensor, *kept: Tensor
@@ -105,6 +106,6 @@ class Step(nn.Cell):
                 x, (keys, values), (kept[2 * i], kept[2 * i + 1]), here, hidden, mask, shapes
             )
             past = past + (keys, values)  # noqa: RUF005 (the graph parser knows no unpacking)
-        logs = self.log_softmax(net.generate(x)) + self.never
+        logs = log_softmax(net.generate(x)) + self.never
         best, tokens = self.topk(logs, self.count)
         return best, tokens, self.gather(logs, self.end, 2), past
