@@ -87,7 +87,10 @@ class Trainer:
             self._progress.message(line)
         report = getattr(self._session.optimizer, "layer_report", None)
         if report is not None:
-            self._progress.message(report().summary())
+            found = report()
+            self._progress.message(found.summary())
+            if self._session.config.train.layer_table:
+                self._progress.message(found.table())
         try:
             self._run_epochs()
         finally:

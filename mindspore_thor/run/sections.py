@@ -92,6 +92,9 @@ class TrainConfig:
     log_every: int = option(
         100, int, "updates between log lines; 0: one line per epoch", low=0, most=MAX_STEPS
     )
+    layer_table: bool = option(
+        False, bool, "say of every layer what moves it, not only of every type of layer"
+    )
     max_skipped_updates: int = option(
         20, int, "non-finite updates in a row that stop the training", low=1, most=MAX_STEPS
     )

@@ -282,12 +282,17 @@ def test_what_the_trace_rule_decides_is_shown(
     flags = ["--optimizer.name=thor", "--optimizer.trace_thresholds=[0, 0]", "--train.epochs=1"]
     flags += [f"--optimizer.trace_include_damping={include}", "--damping.schedule=constant"]
     flags += ["--optimizer.factor_interval=1", "--optimizer.inverse_interval=1"]
+    flags += [f"--train.layer_table={include}"]
     assert train.main([*arguments, *flags, "--damping.value=1e12"]) == 0
     row = rows_of(tmp_path / "run")[0]
     found = (row["trace_accepted"], row["trace_kept"], row["trace_stopped"])
     assert found == (accepted, 8 - accepted, 0)
     line = f"ms, inverses renewed: {accepted}, kept: {8 - accepted}\n"
-    assert line in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert line in out
+    # The whole table of the layers where it was asked for.
+    rows = re.findall(r"(?m)^layers\.\d +Dense +weight THOR, bias plain +0 +0 +no", out)
+    assert len(rows) == (2 if include == "true" else 0)
 
 
 def test_missing_curves_are_explained_once(
