@@ -1,7 +1,7 @@
 """Logarithms of probabilities, without MindSpore's own operator for them.
 
 On CPU ``ops.LogSoftmax`` of MindSpore 2.10 reads memory that nobody has written: where that is not
-zero by chance, its results are wrong. With another allocator (mimalloc) a third of all calls were.
+zero by chance, its results are wrong.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from mindspore_thor.optim.checks import MAX_LOSS_SCALE, check_count, check_numbe
 class DynamicLossScale:
     """The loss is multiplied by a scale that grows until gradients overflow.
 
+    Micikevicius et al., "Mixed Precision Training", ICLR 2018; the numbers are MindSpore's habit.
+
     A step whose gradients are not finite changes no weight and divides the scale by ``factor``, to
     not below 1; ``window`` good steps in a row multiply it by that, to not above 2^64. Gradients
     and statistics are divided by the scale of their step; where it is a power of two, which

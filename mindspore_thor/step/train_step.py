@@ -149,28 +149,25 @@ class TrainStep(nn.Cell):
         )
         self._elsewhere = Elsewhere(net, loss_fn, optimizer) if self.second_order else None
         traffic = optimizer.traffic() if self.second_order else ()
-        plain_count = len(optimizer.weights) if self.second_order else None
+        count = len(optimizer.weights) if self.second_order else None
+
+        def backward_of(parameters: Any, shared: Any, plain: int | None) -> Backward:
+            needs_mean = self.second_order
+            return Backward(
+                net, loss_fn, parameters, scale, shared, needs_mean, self.loss_scale, plain
+            )
+
         if self.second_order:
-            count = len(optimizer.weights)
             unscale = None if self.loss_scale is None else self.loss_scale.inverse
             optimizer.scale_by(unscale)
-            plain = Backward(
-                *(net, loss_fn, optimizer.weights, scale, traffic[:count], True),
-                self.loss_scale,
-            )
+            plain = backward_of(optimizer.weights, traffic[:count], count)
             self.plain = PlainStep(plain, optimizer)
         if self.measures_first:
-            probes = Backward(
-                *(net, loss_fn, optimizer.probes, scale, traffic[count:], True),
-                *(self.loss_scale, 0),
-            )
+            probes = backward_of(optimizer.probes, traffic[count:], 0)
             self.measure = MeasureStep(probes, self.guard)
             self.whole = MeasuredStep(self.measure, WholeStep(plain, self.guard, samples, True))
         else:
-            backward = Backward(
-                *(net, loss_fn, optimizer.parameters, scale, traffic, self.second_order),
-                *(self.loss_scale, plain_count),
-            )
+            backward = backward_of(optimizer.parameters, traffic, count)
             self.whole = WholeStep(backward, self.guard, samples, False)
         if self.second_order:
             if not self.measures_first:
@@ -181,10 +178,7 @@ class TrainStep(nn.Cell):
         self.accumulates = check_count("accumulate", accumulate) > 1
         if self.accumulates:
             passes = [
-                Backward(
-                    *(net, loss_fn, parameters, scale, None, self.second_order),
-                    *(self.loss_scale, plain_count),
-                )
+                backward_of(parameters, None, count)
                 for parameters in AccumulatedStep.passes(optimizer)
             ]
             self.micro = AccumulatedStep(self.guard, accumulate, *passes)

@@ -15,7 +15,6 @@ from oracle.training import cross_entropy
 from steps import same, weights
 
 from mindspore_thor import EKFAC, FNGD, KFAC, LNGD, THOR, TKFAC, Eva, Shampoo, TrainStep, UserError
-from mindspore_thor.layers.uses import used_outside
 
 RNG = np.random.default_rng(5)
 X = Tensor(RNG.standard_normal((8, 5)).astype(np.float32))
@@ -268,65 +267,6 @@ def test_a_table_that_is_also_the_output_layer_keeps_its_plain_gradient() -> Non
     TrainStep(net, cross_entropy(), optimizer)(ids, Y)
     found = moved(net, before)["table.embedding_table"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-def product_with(layer: nn.Cell, x: Tensor) -> Tensor:
-    return ops.matmul(x, layer.weight)
-
-
-class Reader(nn.Cell):
-    """Five Dense layers, to be read in different ways by subclasses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Dense(4, 4), nn.Dense(4, 4)
-        self.block = nn.SequentialCell(nn.Dense(4, 4), nn.ReLU())
-        self.attention = nn.MultiheadAttention(4, 2)
-
-    def construct(self, x):
-        return self.block(self.b(self.a(x)))
-
-
-class ByPath(Reader):
-    def construct(self, x):
-        return ops.matmul(self.b(x), self.a.weight)
-
-
-class InLoop(Reader):
-    def construct(self, x):
-        for layer in self.block:
-            x = ops.matmul(x, layer.weight)
-        return x
-
-
-class ByFunction(Reader):
-    def construct(self, x):
-        return product_with(self.a, x)
-
-
-class ByMethod(Reader):
-    def last(self, x):
-        return ops.matmul(x, self.block[0].weight)
-
-    def construct(self, x):
-        return self.last(x)
-
-
-@pytest.mark.parametrize(
-    ("reader", "named"),
-    [
-        (Reader, {"attention.out_proj"}),
-        (ByPath, {"attention.out_proj", "a"}),
-        # Where it cannot be told which layer is meant, all of them are.
-        (InLoop, {"attention.out_proj", "a", "b", "block.0"}),
-        (ByFunction, {"attention.out_proj", "a", "b", "block.0"}),
-        (ByMethod, {"attention.out_proj", "a", "b", "block.0"}),
-    ],
-)
-def test_weights_that_others_read_are_found(reader, named) -> None:
-    net = reader()
-    found = used_outside(net)
-    assert {name for name, cell in net.cells_and_names() if id(cell) in found} == named
 
 
 class Lookups(nn.Cell):
