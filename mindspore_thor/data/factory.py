@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,14 @@ import numpy as np
 from mindspore.dataset import vision
 
 from mindspore_thor.data.cifar import read_cifar10, read_cifar100
-from mindspore_thor.data.files import PathLike, RawSet, check_integers, check_labels, data_folder
+from mindspore_thor.data.files import (
+    PathLike,
+    RawSet,
+    check_integers,
+    check_labels,
+    check_name,
+    data_folder,
+)
 from mindspore_thor.data.idx import read_idx_set
 from mindspore_thor.data.imagenet import list_tree
 from mindspore_thor.data.order import Order
@@ -93,7 +99,7 @@ def image_facts(name: str) -> ImageFacts:
     Raises:
         UserError: The name is unknown.
     """
-    _check_name(name)
+    check_name(name, available_data(), "data set")
     if name == "imagenet":
         return ImageFacts(_IMAGENET_CLASSES, _IMAGENET_SIZE, *_IMAGENET)
     known = ARRAY_SETS[name]
@@ -135,15 +141,6 @@ class _Request:
 def available_data() -> list[str]:
     """Return the names that ``create_data`` knows, sorted."""
     return sorted([*ARRAY_SETS, "imagenet"])
-
-
-def _check_name(name: str) -> None:
-    if name not in available_data():
-        close = difflib.get_close_matches(name[:40], available_data(), 1, 0.0)
-        raise UserError(
-            f"unknown data set '{shown(name, 40)}', did you mean '{close[0]}'? "
-            f"Known are {', '.join(available_data())}"
-        )
 
 
 def create_data(
@@ -192,7 +189,7 @@ def create_data(
     Raises:
         UserError: Any argument or file that is not as described above.
     """
-    _check_name(name)
+    check_name(name, available_data(), "data set")
     check_integers(
         batch_size=(batch_size, 1, _MOST),
         seed=(seed, 0, _MOST_SEED),

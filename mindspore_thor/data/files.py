@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.files import shown
 
 PathLike = Union[str, Path]
@@ -43,6 +44,25 @@ def data_folder(name: str, path: PathLike | None) -> Path:
             f"{named} cannot be read ({error.strerror}): check the path and its permissions"
         ) from None
     return folder
+
+
+def check_name(name: str, known: Sequence[str], what: str) -> None:
+    """Refuse a data set that does not exist.
+
+    Args:
+        name: Its name.
+        known: All names, sorted.
+        what: What it should be one of, for the message.
+
+    Raises:
+        UserError: The name is none of them.
+    """
+    if name not in known:
+        close = difflib.get_close_matches(str(name)[:40], known, 1, 0.0)
+        raise UserError(
+            f"unknown {what} {quoted(name, 40)}, did you mean '{close[0]}'? "
+            f"Known are {', '.join(known)}"
+        )
 
 
 def find_file(folders: Sequence[Path], names: Sequence[str]) -> Path:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 
-from mindspore_thor.data.files import PathLike, check_integers, data_folder
+from mindspore_thor.data.files import PathLike, check_integers, check_name, data_folder
 from mindspore_thor.data.pretraining.corpus import (
     PRETRAINING_SETS,
     PretrainingSet,
@@ -28,7 +27,7 @@ from mindspore_thor.data.text.vocabulary import (
     SPECIAL,
     Vocabulary,
 )
-from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.errors import UserError
 from mindspore_thor.files import shown
 
 _MOST = 2**31 - 1
@@ -50,12 +49,7 @@ def pretraining_set(name: str) -> PretrainingSet:
     Raises:
         UserError: The name is unknown.
     """
-    if name not in PRETRAINING_SETS:
-        close = difflib.get_close_matches(str(name)[:40], available_pretraining(), 1, 0.0)
-        raise UserError(
-            f"unknown data set for pre-training {quoted(name, 40)}, did you mean '{close[0]}'? "
-            f"Known are {', '.join(available_pretraining())}"
-        )
+    check_name(name, available_pretraining(), "data set for pre-training")
     return PRETRAINING_SETS[name]
 
 

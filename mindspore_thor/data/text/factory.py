@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import numpy as np
 
-from mindspore_thor.data.files import PathLike, check_integers, data_folder
+from mindspore_thor.data.files import PathLike, check_integers, check_name, data_folder
 from mindspore_thor.data.text.corpus import TEXT_SETS, Corpus, TextSet
 from mindspore_thor.data.text.lines import Side, check_parallel
 from mindspore_thor.data.text.options import SPLITS, TextOptions
@@ -40,12 +39,7 @@ def text_set(name: str) -> TextSet:
     Raises:
         UserError: The name is unknown.
     """
-    if name not in TEXT_SETS:
-        close = difflib.get_close_matches(str(name)[:40], available_text(), 1, 0.0)
-        raise UserError(
-            f"unknown translation data set {quoted(name, 40)}, did you mean '{close[0]}'? "
-            f"Known are {', '.join(available_text())}"
-        )
+    check_name(name, available_text(), "translation data set")
     return TEXT_SETS[name]
 
 
