@@ -113,7 +113,9 @@ def _attach_direct(layer: CoveredLayer, curvature: nn.Cell, owner: Any) -> Repla
     cell, entry = layer.cell, layer.type
     with_bias = owns_bias(layer)
     capture = DirectCapture(
-        curvature.make_direct_rule(with_bias, owner.inverse_scale), curvature.graph
+        curvature.make_direct_rule(with_bias, owner.inverse_scale),
+        curvature.graph,
+        bool(curvature.direction_probes),
     )
     bias = getattr(cell, entry.bias) if with_bias else None
     hook = DirectHook(capture, curvature, owner.due, bias)

@@ -7,7 +7,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.capture.hooks import GUARD, Replacement, collecting
+from mindspore_thor.capture.hooks import GUARD, ONE, Replacement, collecting
 from mindspore_thor.capture.plain import same
 from mindspore_thor.graph.kind import PLAIN, GraphKind
 from mindspore_thor.graph.once import Once
@@ -45,6 +45,13 @@ class DirectRule(nn.Cell):
         """The plain gradient of the weight for an output gradient."""
         return self.vjp(self.run)(x, weight, dout)[1]
 
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        """(dweight, dbias) of the loss itself."""
+        dbias = ops.zeros_like(bias)
+        if self.has_bias:
+            dbias = ops.cast(self.per_sample_sums(dout).sum(0), bias.dtype)
+        return self.weight_gradient(x, weight, dout), dbias
+
     def per_sample_sums(self, dout: Tensor) -> Tensor:
         """[N, C_out]: the output gradient summed over positions, a sample's bias gradient."""
         columns = self.rows.output_positions(dout)
@@ -70,6 +77,8 @@ class DirectCapture(nn.Cell):
     Args:
         rule: see below.
         graph: what the graph being compiled is for.
+        beside: whether the rule's gradients leave beside the plain ones, as those of the arguments
+            ``weight_probe`` and ``bias_probe``, and not in their place; float32.
 
     The rule provides, over one vector of fresh statistics:
         ``rule(x, out, dout, state)``: the statistics of a collecting step;
@@ -81,8 +90,9 @@ class DirectCapture(nn.Cell):
         ``rule.keeps_apart``: that the gradients only ever need the stored state.
     """
 
-    def __init__(self, rule: DirectRule, graph: GraphKind) -> None:
+    def __init__(self, rule: DirectRule, graph: GraphKind, beside: bool = False) -> None:
         super().__init__(auto_prefix=False)
+        self.beside = beside
         self.rule = rule
         self.rows = rule.rows
         self.graph = graph
@@ -110,6 +120,8 @@ class DirectCapture(nn.Cell):
         s1: Tensor,
         s2: Tensor,
         s3: Tensor,
+        weight_probe: Tensor,
+        bias_probe: Tensor,
     ) -> Tensor:
         """The layer's output; all from ``flag`` on only matters to the backward pass.
 
@@ -163,6 +175,8 @@ class DirectCapture(nn.Cell):
         s1: Tensor,
         s2: Tensor,
         s3: Tensor,
+        weight_probe: Tensor,
+        bias_probe: Tensor,
         out: Tensor,
         dout: Tensor,
     ) -> tuple[Any, ...]:
@@ -175,10 +189,15 @@ class DirectCapture(nn.Cell):
         state = (s0, s1, s2, s3)
         statistics, derived = self.measure(x, flag, state, probe, unscale, out, dout)
         dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived, unscale)
+        vweight, vbias = ops.zeros_like(weight_probe), ops.zeros_like(bias_probe)
+        if self.beside:
+            vweight, vbias = ops.cast(dweight, ms.float32), ops.cast(dbias, ms.float32)
+            dweight, dbias = self.rule.plain(seen, weight, bias, dout)
         if self.graph.guarded:
-            statistics = statistics * GUARD
+            statistics, vweight, vbias = statistics * GUARD, vweight * GUARD, vbias * GUARD
         no_flag, no_unscale = ops.zeros_like(flag), ops.zeros_like(unscale)
-        return dx, dweight, dbias, no_flag, statistics, no_unscale, s0, s1, s2, s3
+        found = (dx, dweight, dbias, no_flag, statistics, no_unscale, s0, s1, s2, s3)
+        return found + (vweight, vbias)  # noqa: RUF005 (the graph parser)
 
 
 class DirectHook(Replacement):
@@ -202,6 +221,11 @@ class DirectHook(Replacement):
         self.due = due
         self.has_bias = bias is not None
         self.bias = bias
+        self.weight_probe = self.bias_probe = ONE
+        if capture.beside:
+            self.weight_probe, *more = curvature.direction_probes
+            if more:
+                (self.bias_probe,) = more
 
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's affine map."""
@@ -213,7 +237,10 @@ class DirectHook(Replacement):
             return self.capture.affine(x, weight, bias)
         flag = collecting(curvature, 0, self.due)
         s0, s1, s2, s3 = curvature.capture_state(0, flag)
-        return self.capture(x, weight, bias, flag, self.probe, self.unscale, s0, s1, s2, s3)
+        probes = self.weight_probe, self.bias_probe
+        return self.capture(
+            x, weight, bias, flag, self.probe, self.unscale, s0, s1, s2, s3, *probes
+        )
 
 
 class NoBias(nn.Cell):

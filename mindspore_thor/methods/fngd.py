@@ -61,7 +61,7 @@ class FNGD(SecondOrder):
         UserError: for values out of range, or a missing ``steps_per_epoch``.
     """
 
-    without = ("token_mode", "max_failures", "inverse_share", "kl_clip", "grafting")
+    without = ("token_mode", "max_failures", "inverse_share", "kl_clip")
     own_token_mode = "share"
     needs_whole_batch = "its Gram matrix needs the whole batch at once"
 
@@ -159,7 +159,7 @@ class FNGD(SecondOrder):
 
     def collect(self, gradients: tuple[Tensor, ...]) -> bool:
         """Store this step's coefficients, which stand behind the gradients of the weights."""
-        return self.collect_probes(gradients[len(self.weights) :])
+        return self.collect_probes(gradients[self.passed_count :])
 
     def advance(self) -> bool:
         """Count the step; the first epoch, and that alone, computes coefficients."""

@@ -60,7 +60,8 @@ class LNGD(SecondOrder):
             0.004 and not where it enters).
         sampling: "gaussian" draws eps, "analytic" takes the expectation over it.
         gradients: "sampled", or "true" for the gradients of the loss (the paper's LNGD-lr).
-        adaptive_rate: False sets alpha_l = 1 (the paper's LNGD-sample).
+        adaptive_rate: False sets alpha_l = 1 (the paper's LNGD-sample); so does ``grafting``, which
+            is another way to choose lengths, and leaves out the pass that d^T F d takes.
         fisher: d^T F d as the mean over samples of (d^T u_n)^2, "per_sample", or <d, grad>^2,
             "batch", which costs nothing and is what one published port does.
         rate_samples: the mean over samples takes the first so many of the batch, which saves time
@@ -84,7 +85,7 @@ class LNGD(SecondOrder):
         UserError: for values out of range.
     """
 
-    without = ("token_mode", "kl_clip", "grafting")
+    without = ("token_mode", "kl_clip")
     own_token_mode = "share"
     measures_first = True
     needs_whole_batch = "its rates need every sample's gradient beside the whole batch's"
@@ -123,7 +124,7 @@ class LNGD(SecondOrder):
         self._settings = LayerSampleSettings(
             check_choice("sampling", sampling, ("gaussian", "analytic")) == "gaussian",
             check_choice("gradients", gradients, ("sampled", "true")) == "true",
-            bool(adaptive_rate),
+            bool(adaptive_rate) and options.get("grafting") is None,
             check_choice("fisher", fisher, ("per_sample", "batch")) == "per_sample",
             0 if rate_samples is None else check_count("rate_samples", rate_samples),
             check_number("mu", mu, 0.0),

@@ -204,7 +204,8 @@ class SecondOrder(UpdatingOptimizer):
         self.momentum = momentum
         self.heavy_ball = 0.0 if self.own_momentum else momentum
         self.clip_norm = clip_norm
-        if grafting is not None and kl_clip == self.keywords()["kl_clip"].default:
+        clip = self.keywords().get("kl_clip")
+        if grafting is not None and clip is not None and kl_clip == clip.default:
             kl_clip = None
         self.kl_clip = kl_clip
         self.grafting = grafting
@@ -259,7 +260,7 @@ class SecondOrder(UpdatingOptimizer):
         first = len(gradients) - self.probe_count
         self.collect_probes(gradients[first:])
         if self.observes and len(self.packings) > 0:
-            unscaled = self.unscale(gradients[: len(self.weights)])
+            unscaled = self.unscale(gradients[: self.passed_count])
             self.map(hand, self.observe_each, self.matrices(unscaled))
         planned = step + self.factor_interval(step)
         if self.remeasures:
@@ -317,8 +318,7 @@ class SecondOrder(UpdatingOptimizer):
 
     def prepare(self, gradients: tuple[Tensor, ...]) -> bool:
         """All that comes before the update: gradients of ``parameters``, the statistics last."""
-        count = len(self.weights)
-        if len(gradients) != count + self.probe_count:
+        if len(gradients) != self.passed_count + self.probe_count:
             raise ValueError(
                 "gradients of optimizer.parameters are needed (weights and probes); use "
                 "mindspore_thor.TrainStep, or differentiate by optimizer.parameters"
@@ -352,7 +352,7 @@ class SecondOrder(UpdatingOptimizer):
         Called by a TrainStep; other training cells call the optimizer itself.
         """
         self.prepare(gradients)
-        self.update(gradients[: len(self.weights)])
+        self.update(gradients[: self.passed_count])
         return True  # see GroupCurvature.collect
 
     # -- on the host --------------------------------------------------------------------------

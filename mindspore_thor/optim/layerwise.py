@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.capture.attach import attach, detach, owner_of, owns_bias
 from mindspore_thor.capture.hooks import GUARD
+from mindspore_thor.curvature.direct import DirectCurvature
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.refresh import Refresh
 from mindspore_thor.curvature.state import LayerState
@@ -18,6 +19,7 @@ from mindspore_thor.graph.shared import one_of_each
 from mindspore_thor.graph.tuples import joined
 from mindspore_thor.layers.coverage import CoveredLayer, find_layers
 from mindspore_thor.layers.layer_type import Form
+from mindspore_thor.optim.beside import Beside, directions_beside
 from mindspore_thor.optim.each_group import (
     hand,
     stacked,
@@ -48,12 +50,14 @@ class LayerwiseOptimizer(nn.Optimizer):
     supported: tuple[Form, ...] = (Form.LINEAR,)
     superseded = ""  # why this optimizer cannot make another step
     weights: ParameterTuple
+    passed: ParameterTuple  # what every backward pass differentiates by; weights come first
     due: Parameter
     graph: GraphKind
     inverse_scale: float
     exclude: str | tuple[str, ...]
     max_failures: int
     rest: Rest | None
+    grafting: str | None
     _inverse_share: Share
 
     def _cover(self, net: nn.Cell, label: str, token_mode: str) -> None:
@@ -79,11 +83,8 @@ class LayerwiseOptimizer(nn.Optimizer):
         }
         self.layer_names = tuple(layer.name for layer in layers)
         self._places = [place[name] for name in self.layer_names]
-        packed = [
-            (group, packing_of(found, self.weights, self.packs_bias(found[0])))
-            for group, found in zip(groups, members.values())
-            if not group.direct
-        ]
+        batches = [(g, found) for g, found in zip(groups, members.values()) if not g.direct]
+        beside = self._beside(layers, place)
         # Layers that a plain step has no hooks in; those of a direct method change its gradients.
         self.hooked: list[nn.Cell] = []
         hooks = {}
@@ -94,22 +95,39 @@ class LayerwiseOptimizer(nn.Optimizer):
                 if not group.direct:
                     self.hooked.append(layer.cell)
         self.layers, self._hooks = tuple(layers), hooks
-        self._members = tuple(
-            tuple(layer.name for layer in found)
-            for group, found in zip(groups, members.values())
-            if not group.direct
+        self._members = beside.members or tuple(
+            tuple(layer.name for layer in found) for _, found in batches
         )
-        self.packings = tuple(packing for _, packing in packed)
-        self.group_layers = tuple(group.layers for group, _ in packed)
-        self.group_starts = tuple(sum(self.group_layers[:k]) for k in range(len(packed)))
-        self.ready_each = tuple(group.ready for group, _ in packed)
-        self.direction_each = tuple(group.direction for group, _ in packed)
-        self.observe_each = tuple(group.observe for group, _ in packed)
+        self.packings = beside.gradients or tuple(
+            packing_of(found, self.weights, self.packs_bias(found[0])) for _, found in batches
+        )
+        self.beside_packings = beside.directions
+        self.beside_count = len(beside.probes)
+        self.group_layers = tuple(len(packing.weights) for packing in self.packings)
+        self.group_starts = tuple(sum(self.group_layers[:k]) for k in range(len(self.packings)))
+        self.ready_each = tuple(group.ready for group, _ in batches)
+        self.direction_each = tuple(group.direction for group, _ in batches)
+        self.observe_each = tuple(group.observe for group, _ in batches)
         self.group_weights = tuple(packing.weights for packing in self.packings)
+        self.passed = ParameterTuple([*self.weights, *beside.probes])
+        self.passed_count = len(self.passed)
         self._gather_probes(groups)
         self.map = ops.Map()
         self.coverable = sorted({i for layer in layers for i in self._coverable(layer)})
         self.keep_plain({layer.name: layer.elsewhere for layer in layers if layer.elsewhere})
+
+    def _beside(
+        self, layers: Sequence[CoveredLayer], place: dict[str, tuple[GroupCurvature, int]]
+    ) -> Beside:
+        direct = [layer for layer in layers if place[layer.name][0].direct]
+        if self.grafting is None or not direct:
+            return Beside()
+        curvatures = [cast(DirectCurvature, place[layer.name][0]) for layer in direct]
+
+        def alike(layer: CoveredLayer) -> Hashable:
+            return LayerwiseOptimizer.group_key(self, layer)
+
+        return directions_beside(direct, curvatures, self.weights, owns_bias, alike)
 
     def scale_by(self, unscale: Tensor | None) -> None:
         """Say what undoes the loss scale on statistics in the graphs compiled from now on.
@@ -188,7 +206,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         probes = [probe for group in captured for probe in group.probes]
         self.probe_count = len(probes)
         self.probes = ParameterTuple(probes)
-        self.parameters = ParameterTuple([*self.weights, *probes])
+        self.parameters = ParameterTuple([*self.passed, *probes])
         ends = [sum(group.layers for group in captured[: k + 1]) for k in range(len(captured))]
         self.probe_numbers = tuple(
             tuple(range(end - group.layers, end)) for end, group in zip(ends, captured)
@@ -246,7 +264,7 @@ class LayerwiseOptimizer(nn.Optimizer):
             for i in (layer.weight, layer.bias)
         }
         probes = [g.symmetric() if g.shared else None for g in self.captured for _ in g.probes]
-        return (*(None if i in reduced else () for i in range(len(self.weights))), *probes)
+        return (*(None if i in reduced else () for i in range(len(self.passed))), *probes)
 
     def rank_state(self) -> tuple[Parameter, ...]:
         """State that belongs to the rank's own samples, which are its last axis."""
@@ -254,7 +272,7 @@ class LayerwiseOptimizer(nn.Optimizer):
 
     def scratch(self) -> tuple[Parameter, ...]:
         """Parameters that carry nothing from one step to the next: no checkpoint needs them."""
-        return tuple(self.probes)
+        return (*self.passed[len(self.weights) :], *self.probes)
 
     # -- inside compiled graphs ---------------------------------------------------------------
 

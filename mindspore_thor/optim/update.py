@@ -73,7 +73,6 @@ class UpdatingOptimizer(LayerwiseOptimizer):
     kl_clip: float | None
     loss_scale: float
     inverse_scale: float
-    grafting: str | None
 
     def _prepare_update(
         self, label: str, rest: str | None, rate: Any, decay: float | None, adam: AdamSettings
@@ -140,11 +139,15 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         return self.map(ops.partial(_scale, self.inverse_scale), gradients)
 
     def update(self, gradients: tuple[Tensor, ...]) -> bool:
-        """Gradients -> new weights, by the stages in their order; then count the step."""
+        """Gradients of ``passed`` -> new weights, by the stages in their order; count the step."""
         lr = self.get_lr()
         gradients = self.unscale(gradients)
         if self.rest is not None:
+            count = len(gradients) - self.beside_count
+            beside = gradients[count:]
+            gradients = gradients[:count]
             gradients = self.rest.move(gradients, lr, self.get_weight_decay(), self.global_step)
+            gradients = gradients + beside
         for stage in self.stage_list:
             gradients = stage(gradients, lr)
         self.move(gradients, lr)
@@ -190,12 +193,21 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         return True
 
     def direction(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
-        """Preconditioned gradients, in the parameters' order and shapes."""
+        """Preconditioned gradients, in the parameters' order and shapes.
+
+        Args:
+            gradients: of ``passed``.
+            lr: the learning rate, or one for every parameter.
+        """
         if len(self.packings) == 0:
             return gradients
         plain = self.matrices(gradients)
-        damping = self.current_damping()
-        found = self.map(ops.partial(directed, damping), self.direction_each, plain)
+        if self.beside_count > 0:
+            found = self.map(ops.partial(pack, gradients), self.beside_packings)
+            gradients = gradients[: len(gradients) - self.beside_count]
+        else:
+            damping = self.current_damping()
+            found = self.map(ops.partial(directed, damping), self.direction_each, plain)
         if self.grafting is not None:
             found = self.map(with_length_of, self.group_layers, found, self.steps_of(plain))
         if self.kl_clip is not None:

@@ -181,7 +181,7 @@ class AccumulatedStep(nn.Cell):
     def passes(optimizer: nn.Optimizer) -> list[ParameterTuple]:
         """What the passes over a micro-batch differentiate by."""
         if isinstance(optimizer, SecondOrder):
-            return [optimizer.weights, optimizer.parameters]
+            return [optimizer.passed, optimizer.parameters]
         return [optimizer.parameters]
 
     def add(self, inputs: tuple[Tensor, ...], capture: bool) -> Tensor:

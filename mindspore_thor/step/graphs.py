@@ -56,7 +56,7 @@ class WholeStep(StepGraph):
                 self.optimizer.prepare(gradients)
                 if self.optimizer.due == SPECTRUM:
                     self.remeasure(*inputs)
-                self.optimizer.update(gradients[: len(self.optimizer.weights)])
+                self.optimizer.update(gradients[: self.optimizer.passed_count])
             elif self.all_phases:
                 self.optimizer.take(gradients)
             else:
@@ -92,7 +92,7 @@ class PlainStep(StepGraph):
         self.backward = backward
         self.optimizer = optimizer
         self.samples = optimizer.samples
-        self.count = len(optimizer.weights)
+        self.count = optimizer.passed_count
         self.path: Path = (0,)
         self.ranks = world()[1]
 

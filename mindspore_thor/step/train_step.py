@@ -149,7 +149,7 @@ class TrainStep(nn.Cell):
         )
         self._elsewhere = Elsewhere(net, loss_fn, optimizer) if self.second_order else None
         traffic = optimizer.traffic() if self.second_order else ()
-        count = len(optimizer.weights) if self.second_order else None
+        count = optimizer.passed_count if self.second_order else None
 
         def backward_of(parameters: Any, shared: Any, plain: int | None) -> Backward:
             needs_mean = self.second_order
@@ -160,7 +160,7 @@ class TrainStep(nn.Cell):
         if self.second_order:
             unscale = None if self.loss_scale is None else self.loss_scale.inverse
             optimizer.scale_by(unscale)
-            plain = backward_of(optimizer.weights, traffic[:count], count)
+            plain = backward_of(optimizer.passed, traffic[:count], count)
             self.plain = PlainStep(plain, optimizer)
         if self.measures_first:
             probes = backward_of(optimizer.probes, traffic[count:], 0)

@@ -46,6 +46,7 @@ METHODS = {
     "grafted": ("thor", {**INTERVALS, "split_dim": 8, "rest": "adamw", "grafting": "adamw"}),
     "fngd": ("fngd", {"share": "none"}),
     "lngd": ("lngd", {**INTERVALS, "weight_decay": 0.01}),
+    "lngd_grafted": ("lngd", {**INTERVALS, "rest": "adamw", "grafting": "adamw"}),
     "norm": ("sgd", {}),
 }
 # On four ranks: two teams of two ranks, each of which divides all matrices.
