@@ -73,6 +73,20 @@ _CONTAINERS = (
 _BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 
 
+def _left_over(cell: nn.Cell) -> frozenset[str]:
+    """Attributes that no graph uses.
+
+    ``nn.Optimizer`` makes a second rate, of the same name, for parameter groups without rates of
+    their own, and never looks at it again. Somebody else's subclass might.
+    """
+    if not isinstance(cell, nn.Optimizer) or getattr(cell, "is_group_lr", True):
+        return frozenset()
+    classes = [cls for cls in type(cell).__mro__ if cls.__module__ != "pybind11_builtins"]
+    if any(owner(cls.__module__) == "user" for cls in classes):
+        return frozenset()
+    return frozenset(("group_lr",))
+
+
 class Fingerprint:
     """Collects values; equal digests mean equal values in equal order.
 
@@ -258,7 +272,7 @@ class Fingerprint:
         held.update(getattr(value, "__dict__", {}))
         passing: frozenset[str] = frozenset()
         if isinstance(value, nn.Cell):
-            passing = _PASSING
+            passing = _PASSING | _left_over(value)
         elif isinstance(value, ops.GradOperation):
             passing = _OF_GRADIENTS
         for name in sorted(held.keys() - passing):

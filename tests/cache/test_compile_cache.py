@@ -13,12 +13,14 @@ import mindspore as ms
 import pytest
 import steps
 from mindspore import Tensor, nn, ops
+from oracle.bridge import randomise
 
 from mindspore_thor import TrainStep
 from mindspore_thor.cache import compile_cache
 from mindspore_thor.cache.compile_cache import key_of, open_cache
 from mindspore_thor.cache.kept import KeptGraphs
 from mindspore_thor.errors import UserError
+from mindspore_thor.methods import CLASSES, METHODS, create_optimizer
 from mindspore_thor.run.options import checked
 from mindspore_thor.run.sections import TrainConfig
 
@@ -64,10 +66,33 @@ def _train(folder: str) -> dict[str, Any]:
     return result
 
 
-def _trained_elsewhere(folder: Path) -> dict[str, Any]:
+def _train_all(folder: str) -> dict[str, Any]:
+    """Two steps of every method, with everything that grafting and the rest add."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    result: dict[str, Any] = {"loaded": {}, "compiled": {}, "bits": {}}
+    alive = []
+    for name in METHODS:
+        options: dict[str, Any] = {"steps_per_epoch": 1} if name == "fngd" else {}
+        if name in map(str.lower, CLASSES):
+            options.update(rest="adamw", grafting="adamw")
+        net = randomise(nn.SequentialCell(nn.Dense(5, 3)), 3)
+        _, batches = steps.problem(2)
+        loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+        optimizer = create_optimizer(name, net, 0.1, **options)
+        step = TrainStep(net, loss, optimizer, compile_cache=folder)
+        alive.append(step)
+        losses = [float(step(Tensor(x), Tensor(y)).asnumpy()).hex() for x, y in batches]
+        assert step.store is not None and not step.store.problem
+        result["loaded"][name], result["compiled"][name] = step.store.loaded, step.store.compiled
+        weights = [p.asnumpy().tobytes().hex() for p in step.get_parameters()]
+        result["bits"][name] = losses + weights
+    return result
+
+
+def _trained_elsewhere(folder: Path, how: str = "_train") -> dict[str, Any]:
     code = (
         "import json, test_compile_cache as tested\n"
-        f"print('result', json.dumps(tested._train({str(folder)!r})))"
+        f"print('result', json.dumps(tested.{how}({str(folder)!r})))"
     )
     paths = [str(TESTS.parent), str(TESTS), str(TESTS / "cache")]
     done = subprocess.run(
@@ -98,6 +123,15 @@ def test_kept_graphs_give_the_same_bits_and_damaged_ones_are_compiled_anew(tmp_p
     assert warm["bits"] == cold["bits"]
     # Mended under the same keys.
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_kept_graphs_of_every_method_give_the_same_bits(tmp_path: Path) -> None:
+    cold = _trained_elsewhere(tmp_path, "_train_all")
+    warm = _trained_elsewhere(tmp_path, "_train_all")
+    assert set(cold["bits"]) == set(METHODS)
+    for name in METHODS:
+        assert cold["compiled"][name] == warm["loaded"][name] > 0 == warm["compiled"][name], name
+        assert cold["bits"][name] == warm["bits"][name], name
 
 
 def test_what_is_not_kept_is_told_and_counted_too() -> None:
