@@ -29,6 +29,7 @@ class LayerRow:
         accepted: inverses computed so far.
         kept: refreshes that kept the previous inverse.
         stopped: whether the layer's curvature is frozen for good.
+        inverts: whether the layer's rule has inverses to accept or keep.
         rule: what moves its parameters: the method's name, "plain" or "AdamW"; where they differ,
             each with its name.
         parameters: names of its own trainable parameters.
@@ -41,6 +42,7 @@ class LayerRow:
     accepted: int = 0
     kept: int = 0
     stopped: bool = False
+    inverts: bool = True
     rule: str = ""
     parameters: tuple[str, ...] = field(default=(), repr=False)
 

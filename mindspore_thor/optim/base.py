@@ -45,6 +45,11 @@ NEVER = 2**31 - 1
 """A step that does not come."""
 
 
+@ops.constexpr
+def _refuse(message: str) -> None:
+    raise UserError(message)
+
+
 def default_decay_filter(parameter: Parameter) -> bool:
     """Weight decay for matrices and kernels only: not for biases, nor BatchNorm or LayerNorm."""
     return len(parameter.shape) > 1
@@ -332,14 +337,14 @@ class SecondOrder(UpdatingOptimizer):
     def construct(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """All phases in one graph: gradients of ``parameters``, the statistics last."""
         if self.superseded:
-            raise ValueError(self.superseded)
+            _refuse(self.superseded)
         if not self.graph.guarded:
-            raise ValueError(
+            _refuse(
                 "a TrainStep was made with this optimizer: make another one for another training "
                 "cell"
             )
         if self.needs_samples:
-            raise ValueError(
+            _refuse(
                 "the rule of LayerNorm layers needs the batch size: give the optimizer batch_size, "
                 "or use mindspore_thor.TrainStep(net, loss_fn, optimizer) as the Model's network"
             )

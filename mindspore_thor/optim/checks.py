@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor, nn
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from mindspore_thor.errors import UserError, quoted
@@ -81,6 +81,19 @@ def check_loss_scale(value: Any) -> float:
 def check_decay(factor_decay: Any) -> float:
     """A moving average's weight of the old value: a number in [0, 1), else a UserError."""
     return check_share_of_old("factor_decay", factor_decay)
+
+
+def rates_given(optimizer: nn.Optimizer) -> int | None:
+    """For how many steps an optimizer has rates; None where that is no list.
+
+    Args:
+        optimizer: any; MindSpore makes a table of a list.
+    """
+    rates: Any = getattr(optimizer, "learning_rate", None)
+    tables = rates if isinstance(rates, nn.CellList) else (rates,)
+    found = [getattr(table, "learning_rate", None) for table in tables]
+    counts = [rate.size for rate in found if isinstance(rate, Parameter) and rate.ndim == 1]
+    return min(counts, default=None)
 
 
 def check_learning_rate(value: Any) -> Any:

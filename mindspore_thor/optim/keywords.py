@@ -13,6 +13,10 @@ from mindspore_thor.errors import UserError, quoted
 _OWN = ("damping", "momentum", "weight_decay", "factor_interval", "inverse_interval")
 
 
+_ELSEWHERE = {"lr": "learning_rate", "eps": "epsilon", "wd": "weight_decay"}
+"""What other libraries call a keyword."""
+
+
 def keywords_of(method: type, base: type, without: Iterable[str]) -> dict[str, inspect.Parameter]:
     """The keywords of a method's constructor.
 
@@ -35,6 +39,14 @@ def keywords_of(method: type, base: type, without: Iterable[str]) -> dict[str, i
     return found
 
 
+def _some(names: Iterable[str], room: int = 180) -> str:
+    """As many names as there is room for, and how many more there are."""
+    all_names = list(names)
+    shown = [name for i, name in enumerate(all_names) if len(", ".join(all_names[: i + 1])) <= room]
+    more = len(all_names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more (docs/api.md)" if more else "")
+
+
 def check_keywords(
     title: str, given: Mapping[str, Any], known: Mapping[str, inspect.Parameter]
 ) -> None:
@@ -53,9 +65,9 @@ def check_keywords(
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name[:100], known, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(
-                f"{title} has no option {quoted(name)}: {hint}it has {', '.join(known)}"
-            )
+            if _ELSEWHERE.get(name) in known:
+                near = [_ELSEWHERE[name]]
+            remedy = f"did you mean {near[0]!r}?" if near else f"it has {_some(known)}"
+            raise UserError(f"{title} has no option {quoted(name)}: {remedy}")
         if isinstance(known[name].default, bool) and not isinstance(value, bool):
             raise UserError(f"{name}={quoted(value)}: give true or false")

@@ -56,9 +56,9 @@ class LayerReport(list[LayerRow]):
                 row.layer,
                 row.type,
                 row.rule,
-                str(row.accepted) if row.covered else "-",
-                str(row.kept) if row.covered else "-",
-                ("yes" if row.stopped else "no") if row.covered else "-",
+                str(row.accepted) if row.covered and row.inverts else "-",
+                str(row.kept) if row.covered and row.inverts else "-",
+                ("yes" if row.stopped else "no") if row.covered and row.inverts else "-",
                 row.reason,
             )
             for row in self
@@ -135,6 +135,7 @@ def report_of(
                 accepted=int(counts[0]),
                 kept=int(counts[1]),
                 stopped=stopped,
+                inverts=bool(state.group.solver) or state.group.direct,
                 rule=_rule_of(row.parameters, now),
             )
         )

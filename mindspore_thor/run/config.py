@@ -61,6 +61,9 @@ FLAGS = (
 # What the harness itself gives to the optimizer; a recipe has train.loss_scale for it.
 _OPTIMIZER_RESERVED = ("loss_scale",)
 
+RATES = ("peak", "value", "initial", "factor")
+"""The option of a schedule that makes all its rates larger or smaller."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -287,9 +290,15 @@ class _Builder:
             if any(name.startswith(f"{key}.") for name in valid):
                 self._section(key)
             dashes = "--" if self._origin(key) == COMMAND_LINE else ""
+            near = nearest(key, valid | (set(FLAGS) if dashes else set()))
+            if key in ("optimizer.lr", "optimizer.learning_rate"):
+                near = next(
+                    (f"learning_rate.{of}" for of in RATES if f"learning_rate.{of}" in valid),
+                    near,
+                )
             raise UserError(
                 f"{self._origin(key)}: unknown key '{dashes}{shortened(key, 60)}'; did you mean "
-                f"'{dashes}{nearest(key, valid | (set(FLAGS) if dashes else set()))}'?"
+                f"'{dashes}{near}'?"
             )
 
 

@@ -102,6 +102,8 @@ def _choose(file: _File, method: str | None) -> str | None:
     names = file.names()
     known = shortened(", ".join(names), 140)
     if names:
+        if method is not None and method not in names:
+            method = method.lower()  # THOR is thor here
         if method in names:
             return method
         if method is not None:

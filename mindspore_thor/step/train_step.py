@@ -11,7 +11,7 @@ from mindspore_thor.cache.compile_cache import Choice, open_cache
 from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.graph.messages import explained
 from mindspore_thor.optim.base import SecondOrder
-from mindspore_thor.optim.checks import check_count
+from mindspore_thor.optim.checks import check_count, rates_given
 from mindspore_thor.runtime import prepare_target
 from mindspore_thor.step.accumulate import (
     AccumulatedStep,
@@ -60,6 +60,16 @@ def _dynamic(choice: Any, optimizer: nn.Optimizer) -> LossScale | None:
             "leave the optimizer's out"
         )
     return LossScale(choice)
+
+
+def _refuse_foreign(net: nn.Cell, loss_fn: Any, optimizer: nn.Optimizer) -> None:
+    cells = [cell for cell in (net, loss_fn) if isinstance(cell, nn.Cell)]
+    own = {id(p) for cell in cells for p in cell.get_parameters()}
+    if not any(id(p) in own for p in optimizer.parameters):
+        raise UserError(
+            f"TrainStep: no parameter of the {type(optimizer).__name__} is in this "
+            f"{type(net).__name__}: make the optimizer of the network that it is to train"
+        )
 
 
 class TrainStep(nn.Cell):
@@ -128,6 +138,10 @@ class TrainStep(nn.Cell):
                     f"TrainStep: {name} is a {type(value).__name__}; give (network, loss or None, "
                     "optimizer)"
                 )
+        if isinstance(loss_fn, type):
+            name = loss_fn.__name__
+            raise UserError(f"TrainStep: loss_fn is the class {name}: give one of it, {name}()")
+        _refuse_foreign(net, loss_fn, optimizer)
         prepare_target()
         self._on_cpu = ms.get_context("device_target") == "CPU"
         self.net = net
@@ -183,6 +197,7 @@ class TrainStep(nn.Cell):
             ]
             self.micro = AccumulatedStep(self.guard, accumulate, *passes)
         self._plan: tuple[int, int, int] | None = None
+        self._rates = rates_given(optimizer)
         self._started = False
         self._inputs = Inputs(net, loss_fn is not None, self.second_order or self.accumulates)
         self._path: Path = (0,)
@@ -312,6 +327,12 @@ class TrainStep(nn.Cell):
                 step,
                 int(optimizer.next_factor.asnumpy()),
                 int(optimizer.next_inverse.asnumpy()),
+            )
+        step = self._plan[0]
+        if self._rates is not None and step >= self._rates:
+            raise UserError(
+                f"learning_rate is a list of {self._rates} and this is step {step + 1}: give one "
+                "for every step of the training, or a MindSpore schedule"
             )
         return self._plan
 

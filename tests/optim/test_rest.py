@@ -145,8 +145,8 @@ def test_grafted_on_adamw_without_curvature_is_adamw_in_length() -> None:
 
 
 @pytest.mark.parametrize("kind", [KFAC, LNGD, FNGD])
-def test_one_graph_and_separate_graphs_agree_and_resume(kind) -> None:
-    """AdamW's moments and the grafted ones are state: a copy of it goes on to the bit."""
+def test_one_graph_and_separate_graphs_agree_and_resume(kind, tmp_path) -> None:
+    """AdamW's moments and the grafted ones are state: a checkpoint of the step is complete."""
     options = {**REST, "grafting": "adamw"}
     if kind is FNGD:
         options.update(steps_per_epoch=2, batch_size=8)
@@ -162,11 +162,11 @@ def test_one_graph_and_separate_graphs_agree_and_resume(kind) -> None:
     data = batches(x, labels, 6)
     net, step = made()
     steps.train(step, data[:3])
-    kept = {name: p.asnumpy().copy() for name, p in step.parameters_dict().items()}
+    path = str(tmp_path / "step.ckpt")
+    ms.save_checkpoint(step, path)
     steps.train(step, data[3:])
     other, again = made()
-    for name, p in again.parameters_dict().items():
-        p.set_data(Tensor(kept[name]))
+    assert ms.load_checkpoint(path, again)
     steps.train(again, data[3:])
     steps.same(steps.weights(net), steps.weights(other))
     third, whole = made()
@@ -257,5 +257,18 @@ def test_parameter_groups_keep_their_own_rates_and_decays() -> None:
     ],
 )
 def test_bad_values_are_refused_by_name(options, words) -> None:
+    with pytest.raises(UserError, match=words):
+        THOR(mlp()[0], 0.1, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"lr": 0.1}, "no option 'lr': did you mean 'learning_rate'[?]$"),
+        ({"dampening": 0.1}, "did you mean 'damping'[?]$"),
+        ({"zzz": 1}, r"it has net, learning_rate, .* and \d+ more \(docs/api.md\)$"),
+    ],
+)
+def test_unknown_keywords_are_told_what_there_is(options, words) -> None:
     with pytest.raises(UserError, match=words):
         THOR(mlp()[0], 0.1, **options)

@@ -248,6 +248,26 @@ def test_a_wrong_method_has_exit_code_2(recipe: Path, capfd: pytest.CaptureFixtu
         assert len(found.err.splitlines()) == 1
 
 
+def test_a_method_may_be_called_as_its_class_is(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    for name in ("thor", "THOR"):
+        with pytest.raises(SystemExit) as left:
+            train_main(["--config_path", str(recipe), "--method", name, "--print_config"], models)
+        assert left.value.code == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
+
+
+@pytest.mark.parametrize("key", ["optimizer.lr", "optimizer.learning_rate"])
+def test_a_rate_among_the_optimizers_keys_is_shown_its_place(
+    recipe: Path, capfd: pytest.CaptureFixture[str], key: str
+) -> None:
+    assert train_main(["--config_path", str(recipe), f"--{key}", "0.1"], models) == 2
+    assert "did you mean '--learning_rate." in capfd.readouterr().err
+
+
 def test_evaluation_prints_what_it_would_use(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,3 +197,31 @@ def test_without_any_covered_layer_the_gradient_is_plain(method: Any) -> None:
         runs.append(values(net))
     for a, b in zip(*runs):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda net: THOR(net, 0.1), lambda net: nn.Momentum(net.trainable_params(), 0.1, 0.9)],
+    ids=["THOR", "Momentum"],
+)
+def test_an_optimizer_of_another_network_is_refused(made) -> None:
+    net, other = (nn.SequentialCell(nn.Dense(6, 3)) for _ in range(2))
+    with pytest.raises(UserError, match=r"no parameter of the .* is in this SequentialCell"):
+        TrainStep(net, nn.CrossEntropyLoss(), made(other))
+
+
+def test_a_loss_that_is_still_a_class_is_refused() -> None:
+    net = nn.SequentialCell(nn.Dense(6, 3))
+    with pytest.raises(UserError, match=r"is the class CrossEntropyLoss: .* CrossEntropyLoss\(\)"):
+        TrainStep(net, nn.CrossEntropyLoss, THOR(net, 0.1))
+
+
+def test_a_list_of_rates_that_is_too_short_is_one_line() -> None:
+    net = nn.SequentialCell(nn.Dense(6, 3))
+    step = TrainStep(net, nn.CrossEntropyLoss(), THOR(net, [0.1, 0.05]))
+    for batch in BATCHES[:2]:
+        step(*batch)
+    before = net[0].weight.asnumpy().copy()
+    with pytest.raises(UserError, match="learning_rate is a list of 2 and this is step 3"):
+        step(*BATCHES[2])
+    np.testing.assert_array_equal(net[0].weight.asnumpy(), before)
