@@ -7,7 +7,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 from oracle import curvature as c
 from oracle.baselines import Ekfac as Oracle
-from oracle.bridge import randomise
+from oracle.bridge import oracle_net, randomise
 from oracle.layers import Conv, Dense
 from oracle.nets import batches, conv_net, mlp, small_conv_net, token_net
 from oracle.training import compare, cross_entropy
@@ -16,7 +16,7 @@ from steps import Outer, assert_close, both_token_modes, data_for, train
 from mindspore_thor import EKFAC, TrainStep
 from mindspore_thor.linalg import moments
 
-OF_ONE_SIDE = ("lr", "rate", "schedule", "lam", "loss_scale")
+OF_ONE_SIDE = ("lr", "rate", "schedule", "lam", "loss_scale", "begin")
 
 
 def run(problem, data=None, **options):
@@ -29,6 +29,8 @@ def run(problem, data=None, **options):
         extra = {} if damping is None else {"damping": damping}
         extra["loss_scale"] = options.get("loss_scale", 1.0)  # which has to cancel
         made["step"] = TrainStep(n, cross_entropy(), EKFAC(n, rate, **known, **extra))
+        if "begin" in options:
+            options["begin"](made["step"])
         return made["step"]
 
     def make_oracle(o):
@@ -72,7 +74,7 @@ def test_one_step_on_tokens(options) -> None:
     assert_close(errors, 1e-4)
 
 
-def strided(batch: int = 40):
+def strided():
     """Few features and many positions, then many features and few positions, under BatchNorm."""
     net = nn.SequentialCell(
         nn.Conv2d(2, 3, 2, 1, "valid", has_bias=True),
@@ -83,37 +85,30 @@ def strided(batch: int = 40):
         nn.Dense(32, 3),
     )
     rng = np.random.default_rng(4)
-    x = rng.standard_normal((batch, 2, 5, 5)).astype(np.float32)
-    return randomise(net, 4), x, rng.integers(0, 3, batch).astype(np.int32)
+    x = rng.standard_normal((16, 2, 5, 5)).astype(np.float32)
+    return randomise(net, 4), x, rng.integers(0, 3, 16).astype(np.int32)
 
 
-def test_s_is_the_fisher_diagonal_and_never_worse_than_kfac() -> None:
-    """Sum S = tr F; ||F - EKFAC||_F <= ||F - KFAC||_F, both in the same basis."""
-    _, oracle, step = run(strided())
-    layers = [layer for layer in oracle.net.layers if isinstance(layer, (Dense, Conv))]
-    for layer, curvature in zip(layers, step.optimizer.curvatures):
-        a, g = c.rows(layer, "bias" in layer.p)
-        u = np.einsum("nti,ntj->nij", a[:, 0], g[:, 0]).reshape(len(a), -1)  # a (x) g
-        fisher = u.T @ u / len(u)
-        s = curvature.spectrum().asnumpy()[0].astype(np.float64)
-        assert s.sum() == pytest.approx(np.trace(fisher), rel=1e-5)
-        qa, qg = (
-            q.asnumpy()[0].astype(np.float64) for q in (curvature.vectors_a, curvature.vectors_g)
-        )
-        basis = np.kron(qa, qg)
-        ekfac = (basis * s.T.reshape(-1)) @ basis.T
-        factor_a, factor_g, t = c.factors(layer, "bias" in layer.p)
-        kfac = t * np.kron(factor_a[0], factor_g[0])
-        assert np.linalg.norm(fisher - ekfac) < 0.999 * np.linalg.norm(fisher - kfac)
+@pytest.fixture(scope="module")
+def several():
+    """Eight steps on both sides, with everything changing, and what one step alone measured.
 
-
-def test_intervals_averages_and_schedules() -> None:
-    """A, G and S at 0, 2, 4, ...; new bases at 0, 3 (S alone then), 6; lam of every step.
-
-    The loss scale cancels in both passes.
+    (the comparison, the oracle's net at the start, (S, Q_A, Q_G) of each layer).
     """
-    errors, oracle, step = run(
-        strided(16),
+    net, x, labels = strided()
+    at_start, measured = oracle_net(net), []
+
+    def one_step_and_back(step: nn.Cell) -> None:
+        start = {k: p.asnumpy().copy() for k, p in step.parameters_dict().items()}
+        train(step, [(x, labels)])
+        for found in step.optimizer.curvatures:
+            parts = (found.spectrum(), found.vectors_a, found.vectors_g)
+            measured.append([part.asnumpy()[0].astype(np.float64) for part in parts])
+        for k, p in step.parameters_dict().items():
+            ops.assign(p, Tensor(start[k]))  # set_data would detach it from the compiled graphs
+
+    compared = run(
+        (net, x, labels),
         8,
         lr=0.05,
         momentum=0.8,
@@ -124,19 +119,51 @@ def test_intervals_averages_and_schedules() -> None:
         schedule=nn.ExponentialDecayLR(0.5, 0.8, 1),
         lam=lambda k: 0.5 * 0.8**k,
         loss_scale=256.0,
+        begin=one_step_and_back,
     )
+    at_start.loss(x, labels)
+    return compared, at_start, measured
+
+
+def test_s_is_the_fisher_diagonal_and_never_worse_than_kfac(several) -> None:
+    """Sum S = tr F; ||F - EKFAC||_F <= ||F - KFAC||_F, both in the same basis.
+
+    After one step: what is measured first enters as it is.
+    """
+    _, oracle, measured = several
+    layers = [layer for layer in oracle.layers if isinstance(layer, (Dense, Conv))]
+    assert len(layers) == len(measured) == 3
+    for layer, (s, qa, qg) in zip(layers, measured):
+        a, g = c.rows(layer, "bias" in layer.p)
+        u = np.einsum("nti,ntj->nij", a[:, 0], g[:, 0]).reshape(len(a), -1)  # a (x) g
+        fisher = u.T @ u / len(u)
+        assert s.sum() == pytest.approx(np.trace(fisher), rel=1e-5)
+        basis = np.kron(qa, qg)
+        ekfac = (basis * s.T.reshape(-1)) @ basis.T
+        factor_a, factor_g, t = c.factors(layer, "bias" in layer.p)
+        kfac = t * np.kron(factor_a[0], factor_g[0])
+        assert np.linalg.norm(fisher - ekfac) < 0.999 * np.linalg.norm(fisher - kfac)
+
+
+def test_intervals_averages_and_schedules(several) -> None:
+    """A, G and S at 0, 2, 4, ...; new bases at 0, 3 (S alone then), 6; lam of every step.
+
+    The loss scale cancels in both passes.
+    """
+    (errors, oracle, step), _, _ = several
     assert_close(errors, 2e-4)
     assert_same_spectra(oracle, step, 1e-3)
     assert [row.accepted for row in step.optimizer.layer_report() if row.covered] == [3, 3, 3]
 
 
 def normed() -> tuple[nn.Cell, list[tuple[np.ndarray, np.ndarray]]]:
-    """BatchNorm on the input, whose statistics no weight touches; five batches."""
-    net = nn.SequentialCell(
-        nn.BatchNorm2d(2), nn.Conv2d(2, 3, 2, 1, "valid"), nn.Flatten(), nn.Dense(48, 3)
-    )
+    """BatchNorm on the input, whose statistics no weight touches; five batches.
+
+    One layer: the graph with all phases in it is the largest of this file.
+    """
+    net = nn.SequentialCell(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 2, 1, "valid"), nn.Flatten())
     rng = np.random.default_rng(4)
-    x = rng.standard_normal((16, 2, 5, 5)).astype(np.float32)
+    x = rng.standard_normal((16, 2, 2, 2)).astype(np.float32)
     return randomise(net, 4), batches(x, rng.integers(0, 3, 16).astype(np.int32), 5)
 
 
