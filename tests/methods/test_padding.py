@@ -6,6 +6,7 @@ an embedding; see tests/padded.py.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,12 @@ def train(
     return net, oracle, errors_of(net, before, oracle.net.weights()), step
 
 
+@functools.cache
+def marked_run(name: str) -> tuple[nn.Cell, Base, dict[str, float], TrainStep]:
+    """A step on sentences with dead tokens at their ends, which the net marks."""
+    return train(name, 8, AT_THE_ENDS)
+
+
 class basis_of:
     """The eigenvectors that the step has found, which the oracle checks and takes."""
 
@@ -83,7 +90,7 @@ class basis_of:
 @pytest.mark.parametrize("name", METHODS)
 def test_padding_changes_nothing(name) -> None:
     """Dead tokens at the ends, too, where the net marks them."""
-    _, _, errors, _ = train(name, 8, AT_THE_ENDS)
+    _, _, errors, _ = marked_run(name)
     assert_close(errors, 2e-5)
 
 
@@ -99,7 +106,7 @@ def test_without_marks_it_is_told_from_its_place(name, length, left) -> None:
 
 def test_what_is_stored_are_means_over_real_tokens() -> None:
     """A~ of the first layer, whose input no weight of a Dense layer has touched, by hand."""
-    _, _, _, step = train("kfac", 8, AT_THE_ENDS)
+    _, _, _, step = marked_run("kfac")
     table = token_net().embedding.embedding_table.asnumpy().astype(np.float64)
     a = np.array([[*table[t], 1.0] for sentence in AT_THE_ENDS for t in sentence])
     found = step.optimizer.curvatures[0].factor_a().asnumpy()[0, 0]

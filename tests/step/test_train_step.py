@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from mindspore import nn
+from mindspore import Tensor, nn, ops
 from mindspore.train import Callback, CheckpointConfig, LossMonitor, Model, ModelCheckpoint
 from oracle.bridge import oracle_net
 from oracle.nets import token_net
@@ -20,8 +22,11 @@ from mindspore_thor.optim import create_optimizer
 
 
 @pytest.fixture(scope="module")
-def reference() -> dict[str, list]:
-    """What STEPS steps of the Python-dispatched path in graph mode give, checked by the oracle."""
+def reference() -> dict[str, Any]:
+    """What STEPS steps of the Python-dispatched path in graph mode give, checked by the oracle.
+
+    And the step itself, with its state at the start.
+    """
     ms.set_context(mode=ms.GRAPH_MODE)
     net, data = problem()
     oracle = Thor(
@@ -35,9 +40,10 @@ def reference() -> dict[str, list]:
     for x, labels in data:
         oracle.step(x, labels)
     step = TrainStep(net, cross_entropy(), thor(net))
+    start = {k: p.asnumpy().copy() for k, p in step.parameters_dict().items()}
     losses = train(step, data)
     same(weights(net), list(oracle.net.weights().values()), 1e-4)
-    return {"weights": weights(net), "losses": losses}
+    return {"weights": weights(net), "losses": losses, "step": step, "start": start}
 
 
 def test_pynative_mode(reference) -> None:
@@ -76,8 +82,12 @@ class Losses(Callback):
 
 @pytest.mark.parametrize("sink", [False, True], ids=["fed", "sunk"])
 def test_model_with_callbacks(reference, sink, tmp_path, capsys) -> None:
-    net, data = problem()
-    step = TrainStep(net, cross_entropy(), thor(net))
+    _, data = problem()
+    # The compiled step of the reference begins anew.
+    step = reference["step"]
+    for k, p in step.parameters_dict().items():
+        ops.assign(p, Tensor(reference["start"][k]))  # set_data would detach it from the graphs
+    net = step.net
     losses = Losses()
     saver = ModelCheckpoint("run", str(tmp_path), CheckpointConfig(save_checkpoint_steps=STEPS))
     Model(step).train(
