@@ -80,20 +80,19 @@ def load(folder: Path, name: str, rank: int) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def start() -> dict[str, np.ndarray]:
-    return {p.name: p.asnumpy().astype(np.float64) for p in equality.problem().trainable_params()}
-
-
 def errors(
+    name: str,
     got: dict[str, np.ndarray],
     expected: dict[str, np.ndarray],
     prefixes: tuple[str, str] = ("", ""),
 ) -> dict[str, float]:
+    """Error of every weight's change since the start, relative to its largest entry."""
     found = {}
-    for name, before in start().items():
-        change = expected[prefixes[1] + name] - before
-        error = np.abs(got[prefixes[0] + name] - before - change).max()
-        found[name] = float(error / np.abs(change).max())
+    for p in equality.problem(name).trainable_params():
+        before = p.asnumpy().astype(np.float64)
+        change = expected[prefixes[1] + p.name] - before
+        error = np.abs(got[prefixes[0] + p.name] - before - change).max()
+        found[p.name] = float(error / np.abs(change).max())
     return found
 
 
@@ -131,10 +130,10 @@ ORACLES: dict[str, Callable[..., Base]] = {
 }
 
 
-def train_oracle(oracle: Base) -> list[float]:
+def train_oracle(name: str, oracle: Base) -> list[float]:
     """The losses; a bad batch counts for the schedules and does nothing else."""
     losses = []
-    for k, (x, labels) in enumerate(equality.data()):
+    for k, (x, labels) in enumerate(equality.data(name)):
         if k == equality.BAD_STEP:
             losses.append(np.nan)
             oracle.k += 1
@@ -146,9 +145,9 @@ def train_oracle(oracle: Base) -> list[float]:
 def assert_is_oracle(both: dict[str, np.ndarray], name: str, make: Callable[..., Base]) -> Base:
     """Weights, losses and schedules are those of the oracle, which is returned."""
     options = {k: v for k, v in equality.SETTINGS[name][1].items() if k != "inverse_share"}
-    oracle = make(oracle_net(equality.problem()), lr=0.02, momentum=0.9, **options)
-    losses = train_oracle(oracle)
-    found = errors(both, oracle.net.weights())
+    oracle = make(oracle_net(equality.problem(name)), lr=0.02, momentum=0.9, **options)
+    losses = train_oracle(name, oracle)
+    found = errors(name, both, oracle.net.weights())
     assert max(found.values()) < TOLERANCES.get(name, DEFAULT_TOLERANCE), found
     np.testing.assert_allclose(both["losses"], losses, rtol=1e-4)
     for key, value in both.items():
@@ -183,7 +182,7 @@ def test_two_teams_of_two_ranks_are_one_process(tmp_path, name) -> None:
 def test_two_processes_are_one(results, name) -> None:
     assert world() == (0, 1)
     both, alone = load(results, name, 0), equality.train(name)
-    found = errors(both, alone)
+    found = errors(name, both, alone)
     assert max(found.values()) < TOLERANCES.get(name, DEFAULT_TOLERANCE), found
     np.testing.assert_allclose(both["losses"], alone["losses"], rtol=1e-4)
     for key in alone:
@@ -209,7 +208,7 @@ def test_running_statistics_are_the_mean_of_the_shards(results) -> None:
     """m <- mu m + (1 - mu) mean over ranks of the shard's mean; the variance, unbiased, alike."""
     state = load(results, "norm", 0)
     mean, variance, mu = np.zeros(2), np.ones(2), equality.MOMENTUM
-    for k, (x, _) in enumerate(equality.data()):
+    for k, (x, _) in enumerate(equality.data("norm")):
         if k != equality.BAD_STEP:
             shards = [half.transpose(1, 0, 2, 3).reshape(2, -1) for half in np.split(x, 2)]
             mean = mu * mean + (1 - mu) * np.mean([s.mean(1) for s in shards], axis=0)
@@ -236,9 +235,9 @@ class ShardedFngd(Fngd):
 
 def test_fngd_has_a_gram_matrix_per_rank(results) -> None:
     """Equal to an oracle whose Gram matrix has one diagonal block per shard."""
-    oracle = ShardedFngd(oracle_net(equality.problem()), share="none", lr=0.02, momentum=0.9)
-    train_oracle(oracle)
-    found = errors(load(results, "fngd", 0), oracle.net.weights())
+    oracle = ShardedFngd(oracle_net(equality.problem("fngd")), share="none", lr=0.02, momentum=0.9)
+    train_oracle("fngd", oracle)
+    found = errors("fngd", load(results, "fngd", 0), oracle.net.weights())
     assert max(found.values()) < DEFAULT_TOLERANCE, found
 
 
@@ -252,16 +251,16 @@ def test_resuming_on_two_ranks_is_exact_and_on_one_equal(results, name) -> None:
     if name == "fngd":
         # One rank has another Gram matrix than two, whose has a block per shard.
         expected = {f"resumed.{k}": v for k, v in continued_fngd(state).items()}
-    found = errors(alone, expected, prefixes=("", "resumed."))
+    found = errors(name, alone, expected, prefixes=("", "resumed."))
     assert max(found.values()) < DEFAULT_TOLERANCE, found
 
 
 def continued_fngd(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the oracle makes of a saved state, with whole batches."""
-    oracle = Fngd(oracle_net(equality.problem()), share="none", lr=0.02, momentum=0.9)
+    oracle = Fngd(oracle_net(equality.problem("fngd")), share="none", lr=0.02, momentum=0.9)
     for name, (layer, key) in oracle.net.named().items():
         layer.p[key] = state[name].astype(np.float64)
         oracle.velocity[name] = state[f"fngd.moments.{name}"].astype(np.float64)
-    for x, labels in equality.data(equality.MORE):
+    for x, labels in equality.data("fngd", equality.MORE):
         oracle.step(x, labels)
     return oracle.net.weights()

@@ -6,6 +6,7 @@ same training in one process.
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -27,6 +28,8 @@ BATCH = 8
 BAD_STEP = 7
 MOMENTUM = 0.875
 RESUMED, MORE = ("thor", "ekfac", "fngd", "lngd"), 5
+ANEW = "thor"
+"""Resumed by a step of its own, which is compiled anew; the others go back to an earlier state."""
 INTERVALS = {"factor_interval": 2, "inverse_interval": 4}
 # Only sides whose eigenvectors are unique have a basis.
 SHORT = {"max_preconditioner_dim": 3, "rest": None}
@@ -52,6 +55,9 @@ METHODS = {
 # On four ranks: two teams of two ranks, each of which divides all matrices.
 FOUR, TEAMS = 4, {"kfac_teams": ("kfac", {**INTERVALS, "method": "inverse", "inverse_share": 2})}
 SETTINGS = {**METHODS, **TEAMS}
+ALIKE = frozenset({"thor_all", "kfac_eigen", "kfac_teams", "ekfac", "tkfac", "eva"})
+"""On two Dense layers of one shape, one group that the ranks divide: that compiles faster than a
+convolution beside a Dense layer, on which the others are."""
 # On padded batches, of whose tokens one rank has many times as many as the other.
 TOKENS = {
     "tokens_thor": ("thor", {"damping": 0.3, "token_mode": "reduce"}),
@@ -60,13 +66,16 @@ TOKENS = {
 LENGTHS = (8, 6, 1, 2)
 
 
-def problem(norm: bool = False) -> nn.SequentialCell:
-    """A convolution and a Dense layer; leaky ReLUs are exact on CPU, tanh is not.
+def problem(name: str) -> nn.SequentialCell:
+    """The net of a method; leaky ReLUs are exact on CPU, tanh is not.
 
-    With ``norm`` a BatchNorm comes first, whose running statistics depend on the batches alone.
+    For "norm" a BatchNorm comes first, whose running statistics depend on the batches alone.
     """
+    if name in ALIKE:
+        layers = (nn.Flatten(), nn.Dense(8, 8), nn.LeakyReLU(), nn.Dense(8, 8))
+        return randomise(nn.SequentialCell(*layers), 11)
     net = nn.SequentialCell(
-        *([nn.BatchNorm2d(2, momentum=MOMENTUM)] if norm else []),
+        *([nn.BatchNorm2d(2, momentum=MOMENTUM)] if name == "norm" else []),
         nn.Conv2d(2, 3, 3, pad_mode="pad", padding=1, has_bias=True),
         nn.LeakyReLU(),
         nn.Flatten(),
@@ -75,11 +84,12 @@ def problem(norm: bool = False) -> nn.SequentialCell:
     return randomise(net, 11)
 
 
-def data(steps: int = STEPS) -> list[tuple[np.ndarray, np.ndarray]]:
+def data(name: str, steps: int = STEPS) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(4)
+    size = 2 if name in ALIKE else 4
     return [
         (
-            rng.standard_normal((BATCH, 2, 4, 4)).astype(np.float32),
+            rng.standard_normal((BATCH, 2, size, size)).astype(np.float32),
             rng.integers(0, 3, BATCH).astype(np.int32),
         )
         for _ in range(steps)
@@ -123,30 +133,45 @@ def state_of(cell: nn.Cell) -> dict[str, np.ndarray]:
     return {p.name: p.asnumpy().copy() for p in cell.get_parameters()}
 
 
+@functools.lru_cache(maxsize=4)
+def built(name: str, anew: bool) -> tuple[nn.Cell, TrainStep, dict[str, np.ndarray]]:
+    """A net, its step, and all their state at the start: compiled once, or once more."""
+    net = problem(name)
+    step = make(name, net)
+    return net, step, state_of(step)
+
+
+def put(step: TrainStep, state: dict[str, np.ndarray]) -> None:
+    for p in step.get_parameters():
+        ops.assign(p, Tensor(state[p.name]))  # set_data would detach it from compiled graphs
+
+
 def train(name: str, bad: bool = True, more: int = 0) -> dict[str, np.ndarray]:
     """All state after STEPS steps, and the losses; one step is bad on the last rank.
 
     With ``more`` also the weights after so many further steps, as ``continued.NAME``.
     """
-    net = problem(name == "norm")
-    step = make(name, net)
-    batches = data()
+    net, step, start = built(name, anew=False)
+    put(step, start)
+    batches = data(name)
     if bad:
         batches[BAD_STEP][0][-1, 0, 0, 0] = np.nan
     losses = run(step, batches)
     found = {**state_of(step), "losses": np.array(losses)}
-    run(step, data(more))
+    run(step, data(name, more))
     later = {f"continued.{k}": v for k, v in state_of(net).items()} if more else {}
     return {**found, **later}
 
 
 def resume(name: str, state: dict[str, np.ndarray], steps: int = MORE) -> dict[str, np.ndarray]:
-    """All of the net after some more steps from a state."""
-    net = problem()
-    step = make(name, net)
-    for p in step.get_parameters():
-        ops.assign(p, Tensor(state[p.name]))
-    run(step, data(steps))
+    """All of the net after some more steps from a state.
+
+    By the step that has been elsewhere since: for what it computes, nothing but that state counts
+    (tests/run/test_resume.py loads it into a step of its own).
+    """
+    net, step, _ = built(name, anew=name == ANEW)
+    put(step, state)
+    run(step, data(name, steps))
     return state_of(net)
 
 
