@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from mindspore_thor.data.pretraining.factory import available_pretraining
 from mindspore_thor.data.text.factory import available_text
 from mindspore_thor.optim import METHODS
 from mindspore_thor.run.build import build_optimizer
-from mindspore_thor.run.config import load_config
+from mindspore_thor.run.config import Config, load_config
 from mindspore_thor.run.recipes import read_recipe
 
 RECIPES = sorted((ROOT / "models").glob("*/*.yaml"))
 
 
+@functools.cache
 def tree_of(path: Path) -> dict[str, Any]:
     tree = yaml.safe_load(path.read_text())
     assert isinstance(tree, dict)
@@ -35,6 +37,12 @@ def methods_of(path: Path) -> list[str]:
     tree = tree_of(path)
     inherited = methods_of(path.parent / tree["base"]) if "base" in tree else []
     return list(dict.fromkeys([*inherited, *tree.get("methods", {})]))
+
+
+@functools.cache
+def config_of(path: Path, method: str) -> Config:
+    """Read once for all tests, none of which changes it."""
+    return load_config(path, models, method=method)
 
 
 PAIRS = [(path, method) for path in RECIPES for method in methods_of(path)]
@@ -83,7 +91,7 @@ def test_the_old_name_of_a_recipe_stands_for_file_and_method(path: Path, method:
 
 def differences(path: Path, variant: str) -> set[str]:
     """The keys by which a variant differs from THOR."""
-    one, other = (load_config(path, models, method=m).to_dict() for m in ("thor", variant))
+    one, other = (config_of(path, m).to_dict() for m in ("thor", variant))
     return {
         f"{section}.{key}"
         for section in one
@@ -105,7 +113,8 @@ def test_variants_of_thor_differ_in_what_their_comment_says(variant: str) -> Non
 @pytest.mark.parametrize(("path", "method"), PAIRS, ids=NAMES)
 def test_every_recipe_is_valid_and_named_after_its_content(path: Path, method: str) -> None:
     """Its optimizer is built too, for another net: that checks every value and compiles nothing."""
-    config = load_config(path, models, method=method)
+    ms.set_context(mode=ms.PYNATIVE_MODE)  # else the schedule would be compiled for one value
+    config = config_of(path, method)
     model, data = config.model.name, config.data.name
     assert path.stem == f"{model}_{data}"
     assert method.split("_")[0] == config.optimizer.name
@@ -157,7 +166,7 @@ def test_there_is_a_recipe_for_every_pair_with_thor_and_with_sgd() -> None:
 def test_a_large_net_has_the_stem_of_its_images() -> None:
     checked = 0
     for path, method in PAIRS:
-        config = load_config(path, models, method=method)
+        config = config_of(path, method)
         if "stem" in models.model_options(config.model.name):
             stem = "imagenet" if config.data.name == "imagenet" else "cifar"
             assert config.model.options["stem"] == stem, (path.name, method)
@@ -196,7 +205,7 @@ def test_recipes_hold_the_published_schedules(
     stem: str, batch: int, epochs: int, milestones: list[float]
 ) -> None:
     path, method = PAIRS[NAMES.index(stem)]
-    config = load_config(path, models, method=method)
+    config = config_of(path, method)
     assert (config.data.batch_size, config.train.epochs) == (batch, epochs)
     assert config.learning_rate.options["milestones"] == milestones
     assert config.learning_rate.options["factor"] == 0.1
@@ -217,7 +226,7 @@ def test_the_resnet50_recipes_hold_the_published_numbers(
     stem: str, batch: int, rate: tuple[Any, ...], damping: tuple[float, float]
 ) -> None:
     path, method = PAIRS[NAMES.index(f"resnet50_imagenet_{stem}")]
-    config = load_config(path, models, method=method)
+    config = config_of(path, method)
     options = config.learning_rate.options
     peak = options.get("peak", options.get("initial"))
     found = (options.get("warmup_initial"), peak, options.get("warmup_epochs"))
