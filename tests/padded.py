@@ -28,8 +28,8 @@ class TokenNet(nn.Cell):
     def __init__(self, marked: bool = True) -> None:
         super().__init__()
         self.marked = marked
-        self.embedding = nn.Embedding(VOCABULARY, 3)
-        self.first = nn.Dense(3, WIDTH)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.first = nn.Dense(WIDTH, WIDTH)
         self.second = nn.Dense(WIDTH, WIDTH)
         self.pool = nn.Dense(WIDTH, WIDTH)
         self.head = nn.Dense(WIDTH, VOCABULARY, has_bias=False)
@@ -55,7 +55,7 @@ def token_net(marked: bool = True, seed: int = 9) -> TokenNet:
     weight[:, 0] = 0.5 + np.abs(weight[:, 0])
     table = table.copy()
     table[:, 0] = np.abs(table[:, 0])
-    table[DEAD] = [-4.0, 0.0, 0.0]
+    table[DEAD] = [-4.0, *[0.0] * (WIDTH - 1)]
     net.first.weight.set_data(Tensor(weight))
     net.embedding.embedding_table.set_data(Tensor(table))
     on = table[1:] @ weight.T + net.first.bias.asnumpy() > 0
