@@ -133,7 +133,7 @@ def state_of(cell: nn.Cell) -> dict[str, np.ndarray]:
     return {p.name: p.asnumpy().copy() for p in cell.get_parameters()}
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def built(name: str, anew: bool) -> tuple[nn.Cell, TrainStep, dict[str, np.ndarray]]:
     """A net, its step, and all their state at the start: compiled once, or once more."""
     net = problem(name)
