@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,13 @@ class Study:
     def percent(self) -> bool:
         """Whether the metric is a share, shown in per cent."""
         return self.task.percent and self.metric != self.task.loss_metric
+
+    @property
+    def validates(self) -> bool:
+        """Whether the metric is taken on a validation split, and the test split at runs' ends."""
+        known = {field.name for field in fields(self.task.data_config)}
+        part = {key: value for key, value in self.common["data"].items() if key in known}
+        return self.task.tested(self.task.data_config(**part))
 
     @property
     def baseline_title(self) -> str:
