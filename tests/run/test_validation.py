@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import train
-from mindspore_thor.errors import UserError
 from mindspore_thor.data.order import split_off
+from mindspore_thor.errors import UserError
 from mindspore_thor.run.ckpt_file import load_file
 from mindspore_thor.run.resume import compare_configs
 
