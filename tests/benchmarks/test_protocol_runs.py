@@ -105,7 +105,7 @@ def test_all_workloads_in_one_call(tmp_path: Path, fake: Path) -> None:
     assert folders == ["one"] * 6 + ["two"] * 6
     assert [call["data_path"] for call in calls(fake)] == ["A"] * 6 + ["B=C"] * 6
     tuning = json.loads((tmp_path / "results" / "one" / "tuning.json").read_text())
-    # The rate, plus a hundredth an epoch; the second trial has half the length, and the larger rate.
+    # The rate, plus a hundredth an epoch; the second trial is half as long, at twice the rate.
     assert [item["curve"] for item in tuning["thor"]["candidates"]] == [
         pytest.approx([0.385, 0.395, 0.405, 0.415]),
         pytest.approx([0.635, 0.645]),
