@@ -4,7 +4,9 @@
 
 Everything is made of the logs in ``benchmarks/results/``. A README holds, for each of its studies,
 the lines ``<!-- results: NAME -->`` and ``<!-- end of results: NAME -->``; what stands between them
-is replaced. ``--check`` changes nothing and fails where a README is out of date.
+is replaced. What the workloads of the protocol showed together stands in ``docs/results.md``,
+between the markers of ``protocol``. ``--check`` changes nothing and fails where a page is out of
+date.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import benchmarks.needs  # noqa: F401  (first, before what it asks for)
 
 # isort: split
 from benchmarks.harness.figures import draw
+from benchmarks.harness.profile import draw_protocol
+from benchmarks.harness.protocol_page import protocol_section
 from benchmarks.harness.spec import RESULTS, ROOT, STUDIES, Study, load_study
 from benchmarks.harness.tables import section
 from mindspore_thor.command_line import Parser, one_line_errors
@@ -57,13 +61,15 @@ def report(root: Path, results: Path, studies: Sequence[Study], *, check: bool) 
         check: Whether to leave everything as it is.
 
     Returns:
-        The READMEs that are, or were, out of date.
+        The pages that are, or were, out of date.
 
     Raises:
         UserError: If a study has stored logs, but its README has no markers for it.
     """
-    stale = []
+    stale = _report_protocol(root, results, studies, check=check)
     for study in studies:
+        if study.baselines:
+            continue
         readme = root / "models" / study.family / "README.md"
         text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
         new = replaced(text, study.name, section(study, results / study.name))
@@ -81,6 +87,26 @@ def report(root: Path, results: Path, studies: Sequence[Study], *, check: bool) 
         if not check:
             draw(study, results / study.name, readme.parent)
     return stale
+
+
+def _report_protocol(
+    root: Path, results: Path, studies: Sequence[Study], *, check: bool
+) -> list[Path]:
+    workloads = [study for study in studies if study.baselines]
+    page = root / "docs" / "results.md"
+    if not workloads or not page.is_file():
+        return []
+    text = page.read_text(encoding="utf-8")
+    new = replaced(text, "protocol", protocol_section(workloads, results))
+    if new is None:
+        raise UserError(
+            f"{page}: has no lines '<!-- results: protocol -->' and '<!-- end of results: protocol "
+            "-->'; add them where the results belong"
+        )
+    if not check:
+        page.write_text(new, encoding="utf-8")
+        draw_protocol(workloads, results, page.parent)
+    return [page] if new != text else []
 
 
 @one_line_errors

@@ -44,6 +44,9 @@ SECTIONS = {
     "mindspore_thor.data.pretraining": (
         *("create_pretraining", "available_pretraining", "PretrainingOptions", "PretrainingData"),
     ),
+    "mindspore_thor.data.language": (
+        *("create_language", "available_language", "LanguageData", "LanguageBatch"),
+    ),
     "mindspore_thor.runtime": ("prepare_target",),
     "mindspore_thor.errors": ("TrainingError",),
 }
@@ -55,6 +58,7 @@ METHODS = {
     "TrainStep": ("plain_step",),
     "TextData": ("epoch", "evaluation", "dataset"),
     "PretrainingData": ("epoch", "evaluation"),
+    "LanguageData": ("epoch", "evaluation"),
 }
 """Class -> its methods that users call."""
 

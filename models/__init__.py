@@ -15,6 +15,7 @@ from mindspore_thor.errors import UserError, quoted
 
 from .autoencoder import autoencoder
 from .bert import bert, bert_base, bert_large, bert_tiny
+from .language import language_model
 from .mlp import mlp
 from .resnet import (
     resnet18,
@@ -43,6 +44,7 @@ _FACTORIES: dict[str, Callable[..., nn.Cell]] = {
         bert_base,
         bert_large,
         bert_tiny,
+        language_model,
         mlp,
         resnet18,
         resnet20,

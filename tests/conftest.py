@@ -23,7 +23,7 @@ if "MINDSPORE_THOR_CACHE" not in os.environ:
 import mindspore as ms
 import numpy as np
 import pytest
-from fake_study import FAKE_TRAIN
+from fake_study import FAKE_EVAL, FAKE_TRAIN
 
 import mindspore_thor  # noqa: F401  (sets up oneDNN before the first primitive)
 
@@ -156,5 +156,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "fake"
     folder.mkdir()
     (folder / "train.py").write_text(FAKE_TRAIN)
+    (folder / "eval.py").write_text(FAKE_EVAL)
     monkeypatch.setattr(runs, "ROOT", folder)
     return folder

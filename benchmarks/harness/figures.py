@@ -139,7 +139,7 @@ def _finish(figure: Any, lines: dict[str, Any], path: Path) -> None:
 
 def _ylabel(study: Study) -> str:
     unit = " (%)" if study.percent else ""
-    split = "validation" if study.task.tested else "test"
+    split = "validation" if study.validates else "test"
     return f"{split} {study.metric.removeprefix('valid_').replace('_', ' ')}{unit}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import shutil
@@ -24,6 +25,7 @@ from mindspore_thor.run.config import load_config
 from mindspore_thor.run.run_folder import CONFIG_NAME, METRICS_NAME
 
 RECIPE_NAME, RUN_NAME, FAILED_NAME = "recipe.yaml", "run.json", "failed.json"
+LOG_NAME = "log.txt"
 _EXIT_TRAINING = 1
 _LOOK_SECONDS = 1.0
 
@@ -52,6 +54,39 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def is_finished(folder: Path, epochs: int) -> bool:
+    """Whether a run is over, at its end or because it diverged.
+
+    Args:
+        folder: The run folder.
+        epochs: Its length.
+    """
+    rows = read_rows(folder)
+    return (folder / FAILED_NAME).is_file() or bool(rows and rows[-1]["epoch"] >= epochs)
+
+
+def _log(folder: Path) -> list[str]:
+    path = folder / LOG_NAME
+    if not path.is_file():
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def figures_of_test(folder: Path) -> dict[str, float] | None:
+    """Return what a finished run had on the test split; None where it was not read.
+
+    Args:
+        folder: The run folder.
+    """
+    begin, end = "result: ", " ckpt= "
+    for line in reversed(_log(folder)):
+        if line.startswith(begin) and end in line:
+            with suppress(ValueError, SyntaxError):
+                figures = ast.literal_eval(line[len(begin) :].partition(end)[0])
+                return {str(name): float(value) for name, value in figures.items()}
+    return None
+
+
 class LimitReached(Exception):
     """As many runs as were asked for have been done, and more are left."""
 
@@ -64,12 +99,15 @@ class Runner:
         folder: Its output folder.
         data_path: Folder of the data set, or None for what the recipes say.
         max_runs: How many runs may be begun or continued; None for all.
+
+    Attributes:
+        left: How many still may.
     """
 
     def __init__(
-        self, study: Study, folder: Path, data_path: str | None, max_runs: int | None = None
+        self, study: Study, folder: Path, data_path: str | None, max_runs: float | None = None
     ) -> None:
-        self._left = math.inf if max_runs is None else max_runs
+        self.left = math.inf if max_runs is None else max_runs
         self._study = study
         self._folder = folder
         self._data_path = data_path
@@ -156,38 +194,55 @@ class Runner:
         """
         folder = self._folder / method / label
         recipe = self._study.recipe(method, candidate, tuning=tuning)
-        epochs = self._study.tuning_epochs if tuning else self._study.methods[method].epochs
+        epochs = self._study.length(method, candidate, tuning=tuning)
         if (folder / RECIPE_NAME).is_file():
             if (folder / RECIPE_NAME).read_text(encoding="utf-8") != recipe:
                 raise UserError(
                     f"{folder}: holds a run with other settings; give another --output_dir, or "
                     "remove that folder"
                 )
-            if self._finished(folder, epochs):
+            if is_finished(folder, epochs):
+                if not tuning and self._study.validates:
+                    self._test_if_missed(folder, f"{method}/{label}")
                 return read_rows(folder)
-        if not self._left:
+        if not self.left:
             raise LimitReached
-        self._left -= 1
+        self.left -= 1
         where = f"{method}/{label}"
         arguments = self._prepare(folder, recipe, seed, where)
         if self._stopped:
             raise Interrupted(128 + self._stopped)
-        with (folder / "log.txt").open("ab") as log:
+        with self._started("train.py", arguments, folder) as child:
+            code = self._watch(child, folder, where, epochs)
+        return self._concluded(folder, code, where)
+
+    @contextmanager
+    def _started(
+        self, program: str, arguments: list[str], folder: Path
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start one of the repository's programs; what it prints goes into the run's log."""
+        with (folder / LOG_NAME).open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, str(ROOT / "train.py"), *arguments],
+                [sys.executable, str(ROOT / program), *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # A Ctrl-C reaches this process alone, which passes one signal on.
                 start_new_session=True,
                 pass_fds=self._locks,
             )
-            code = self._watch(self._child, folder, where, epochs)
+            yield self._child
             self._child = None
-        return self._concluded(folder, code, where)
 
-    def _finished(self, folder: Path, epochs: int) -> bool:
-        rows = read_rows(folder)
-        return (folder / FAILED_NAME).is_file() or bool(rows and rows[-1]["epoch"] >= epochs)
+    def _test_if_missed(self, folder: Path, where: str) -> None:
+        """Read the test split for a run that was cut between its last epoch and that."""
+        if not list_checkpoints(folder) or figures_of_test(folder) is not None:
+            return
+        arguments = ["--checkpoint_file_path", str(folder)]
+        if self._data_path is not None:
+            arguments += ["--data_path", self._data_path]
+        with self._started("eval.py", arguments, folder) as child:
+            code = child.wait()
+        self._concluded(folder, code, where)
 
     def _prepare(self, folder: Path, recipe: str, seed: int, where: str) -> list[str]:
         """Make the run's folder, or find its checkpoint; return the arguments of ``train.py``."""
@@ -232,7 +287,7 @@ class Runner:
     def _concluded(self, folder: Path, code: int, where: str) -> list[dict[str, Any]]:
         if self._stopped:
             raise Interrupted(128 + self._stopped)
-        lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _log(folder)
         errors = [line for line in lines if line.startswith("error: ")]
         if code == _EXIT_TRAINING and errors:
             # Diverged: a result as well, and the same one if it were repeated.
@@ -242,7 +297,7 @@ class Runner:
         elif code != 0:
             reason = errors[-1][len("error: ") :] if errors else f"exit code {code}"
             raise UserError(
-                f"{where}: {reason}; see {folder / 'log.txt'}, then give the same command again to "
+                f"{where}: {reason}; see {folder / LOG_NAME}, then give the same command again to "
                 "continue"
             )
         for path in folder.glob("*.ckpt"):
@@ -272,19 +327,27 @@ class Runner:
         for index, settings in enumerate(candidates):
             label = f"tuning-{index + 1}"
             rows = self.run(method, index, label, self._study.tuning_seed, tuning=True)
-            found.append({"settings": settings, "value": self._last_value(rows)})
+            found.append({"settings": settings, **self._found(rows, method, index)})
         chosen = best_candidate([row["value"] for row in found], self._study.lower_is_better)
         (self._folder / method / "tuning.json").write_text(
             json.dumps({"chosen": chosen, "candidates": found}, indent=1) + "\n", encoding="utf-8"
         )
         return chosen
 
-    def _last_value(self, rows: list[dict[str, Any]]) -> float | None:
-        """The metric after the last epoch; None where the run did not get there."""
-        if not rows or rows[-1]["epoch"] < self._study.tuning_epochs:
-            return None
-        value = rows[-1].get(self._study.metric)
-        return value if value is not None and math.isfinite(value) else None
+    def _found(self, rows: list[dict[str, Any]], method: str, candidate: int) -> dict[str, Any]:
+        """What a tuning run is judged by: its last value, or in the protocol its best one.
+
+        None where it did not get there; in the protocol what came before a divergence counts.
+        """
+        study = self._study
+        values = [row.get(study.metric) for row in rows]
+        curve = [value if value is not None and math.isfinite(value) else None for value in values]
+        if study.baselines:
+            known = [value for value in curve if value is not None]
+            best = min if study.lower_is_better else max
+            return {"value": best(known) if known else None, "curve": curve}
+        over = bool(rows) and rows[-1]["epoch"] >= study.length(method, candidate, tuning=True)
+        return {"value": curve[-1] if over else None}
 
 
 def best_candidate(values: list[float | None], lower_is_better: bool) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.protocol_file import LENGTH, check_protocol, filled_in
 from mindspore_thor.errors import UserError
 from mindspore_thor.run.task import Task
 from mindspore_thor.run.tasks import TASKS
@@ -29,7 +30,7 @@ _RUN_DEFAULTS = {
     "log_every": 0,
 }
 _KEYS = ("title", "family", "targets", "seeds", "common", "tuning", "methods")
-_KNOWN_KEYS = (*_KEYS, "shorter", "longer", "baseline", "metric")
+_KNOWN_KEYS = (*_KEYS, "shorter", "longer", "baseline", "metric", "baselines")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Study:
         methods: Name -> method, in the order in which they run.
         baseline: The method that the others are compared with.
         metric: The name of the metric in ``metrics.jsonl``.
+        baselines: Of a workload of the protocol: the methods the better of which sets the target.
+            Empty for other studies.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Study:
     methods: dict[str, Method]
     baseline: str
     metric: str
+    baselines: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
@@ -105,6 +109,13 @@ class Study:
     def percent(self) -> bool:
         """Whether the metric is a share, shown in per cent."""
         return self.task.percent and self.metric != self.task.loss_metric
+
+    @property
+    def validates(self) -> bool:
+        """Whether the metric is taken on a validation split, and the test split at runs' ends."""
+        known = {field.name for field in fields(self.task.data_config)}
+        part = {key: value for key, value in self.common["data"].items() if key in known}
+        return self.task.tested(self.task.data_config(**part))
 
     @property
     def baseline_title(self) -> str:
@@ -123,6 +134,18 @@ class Study:
         """
         return name in self.methods and self.methods[name].tuned_as == self.baseline
 
+    def length(self, method: str, candidate: int, *, tuning: bool) -> int:
+        """Return the epochs of a run.
+
+        Args:
+            method: Name of the method.
+            candidate: Which of its candidate settings, from 0.
+            tuning: Whether it is a run of the tuning phase.
+        """
+        chosen = self.methods[method]
+        share = chosen.candidates[candidate].get(LENGTH, 1.0)
+        return max(1, round(share * (self.tuning_epochs if tuning else chosen.epochs)))
+
     def recipe(self, method: str, candidate: int, *, tuning: bool) -> str:
         """Return the recipe of a run, without seed and data path.
 
@@ -136,13 +159,14 @@ class Study:
         """
         chosen = self.methods[method]
         merged = Settings({"train": dict(_RUN_DEFAULTS)})
-        epochs = self.tuning_epochs if tuning else chosen.epochs
+        # Trials choose: they must not see what the choice is measured by in the end.
+        unseen = {"test": False} if tuning and self.baselines else {}
         layers = (
             self.common,
             chosen.settings,
             _nested(chosen.candidates[candidate]),
             self.tuning_common if tuning else {},
-            {"train": {"epochs": epochs}},
+            {"train": {"epochs": self.length(method, candidate, tuning=tuning), **unseen}},
         )
         for layer in layers:
             merged.merge(Settings({key: value for key, value in layer.items()}))
@@ -152,8 +176,13 @@ class Study:
 def _nested(dotted: dict[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in dotted.items():
-        section, _, name = key.partition(".")
-        tree.setdefault(section, {})[name] = value
+        if key == LENGTH:
+            continue
+        *sections, name = key.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
     return tree
 
 
@@ -172,11 +201,12 @@ def load_study(path: Path) -> Study:
     if not path.is_file():
         raise UserError(f"{path}: no such study; give one of benchmarks/studies/*.yaml")
     tree = parse_tree(read_text(path, str(path)), str(path))
+    tree = filled_in(path, tree)
     for key in tree:
         if key not in _KNOWN_KEYS:
             raise UserError(f"{path}: unknown key {key!r}; known are {', '.join(_KNOWN_KEYS)}")
     for key in _KEYS:
-        if tree.get(key) in (None, [], {}):
+        if tree.get(key) in (None, [], {}) and not (key == "targets" and "baselines" in tree):
             raise UserError(f"{path}: {key} is missing; add it")
     seeds, tuning = tree["seeds"], tree["tuning"]
     if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
@@ -197,7 +227,7 @@ def load_study(path: Path) -> Study:
             raise UserError(f"{path}: {key} is {part!r}; give a section with keys below it")
     epochs, shorter, longer = _lengths(path, tree)
     baseline, metric = _compared(path, tree)
-    return Study(
+    study = Study(
         name=path.stem,
         title=str(tree["title"]),
         family=str(tree["family"]),
@@ -213,7 +243,14 @@ def load_study(path: Path) -> Study:
         methods=_methods(path, tree, epochs, shorter, longer),
         baseline=baseline,
         metric=metric,
+        baselines=tuple(tree.get("baselines", ())),
     )
+    if study.baselines and not study.validates:
+        raise UserError(
+            f"{path}: common.data.validation is missing; say how many training images decide, so "
+            "that the test images do not"
+        )
+    return study
 
 
 def _lengths(path: Path, tree: dict[str, Any]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
@@ -268,7 +305,7 @@ def _methods(
         if not isinstance(candidates, list) or not candidates:
             raise UserError(f"{path}: candidates of {name!r} must be a list of settings")
         for item in candidates:
-            if not isinstance(item, dict) or not all("." in key for key in item):
+            if not isinstance(item, dict) or not all("." in key or key == LENGTH for key in item):
                 raise UserError(
                     f"{path}: candidate {item!r} of {name!r}: give dotted keys, for instance "
                     "{learning_rate.peak: 0.1}"
@@ -277,6 +314,8 @@ def _methods(
     budgets = {name: len(method.candidates) for name, method in methods.items()}
     if len(set(budgets.values())) > 1:
         raise UserError(f"{path}: the tuning budgets differ ({budgets}); give all the same number")
+    if "baselines" in tree:
+        check_protocol(path, {name: part.candidates for name, part in methods.items()})
     tuned = list(methods.values())
     forms = [(method, length) for length in shorter for method in tuned]
     forms += [(methods[tree.get("baseline", BASELINE)], length) for length in longer]

@@ -1,7 +1,8 @@
 """The small logs that are committed: ``benchmarks/results/<study>/``.
 
 ``<method>-seed<k>.jsonl`` holds a run, its origin in the first line and one row per epoch behind;
-``<method>.yaml`` the recipe of its final setting; ``tuning.json`` what the tuning phase saw;
+``<method>.yaml`` the recipe of its final setting; ``tuning.json`` what the tuning phase saw (of the
+protocol's trials the whole curves);
 ``step_time.json`` the step times. Whatever is not there was not run.
 """
 
@@ -13,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.runs import FAILED_NAME, RECIPE_NAME, RUN_NAME, read_rows
+from benchmarks.harness.runs import (
+    FAILED_NAME,
+    RECIPE_NAME,
+    RUN_NAME,
+    figures_of_test,
+    read_rows,
+)
 from benchmarks.harness.spec import Study
 from mindspore_thor.files import held
 
@@ -68,6 +75,9 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
     failed = folder / FAILED_NAME
     if failed.is_file():
         head["failed"] = json.loads(failed.read_text(encoding="utf-8"))["message"]
+    tested = figures_of_test(folder)
+    if tested is not None:
+        head["test"] = tested
     kept = tuple(dict.fromkeys((*_KEPT, *study.task.metrics, study.metric)))
     rows = [{key: row[key] for key in kept if key in row} for row in read_rows(folder)]
     lines = [json.dumps(item) for item in (head, *rows)]

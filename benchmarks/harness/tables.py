@@ -102,7 +102,7 @@ def _budget(study: Study) -> str:
     if count == 1:
         text += "No tuning: every setting that was run is a row of its own."
     else:
-        where = "validation split" if study.task.tested else "test images"
+        where = "validation split" if study.validates else "test images"
         text += (
             f"Tuning, the same for every method: {count} candidates, {study.tuning_epochs} "
             f"epoch(s) each with seed {study.tuning_seed}{other}; the best {study.metric} on the "

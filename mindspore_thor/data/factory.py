@@ -22,7 +22,7 @@ from mindspore_thor.data.files import (
 )
 from mindspore_thor.data.idx import read_idx_set
 from mindspore_thor.data.imagenet import list_tree
-from mindspore_thor.data.order import Order
+from mindspore_thor.data.order import Order, split_off
 from mindspore_thor.data.pipeline import Data, batch_pipeline, sample_pipeline
 from mindspore_thor.data.sources import ArraySource, FolderSource, SmallAugment
 from mindspore_thor.errors import UserError
@@ -121,6 +121,23 @@ class _Request:
     drop_remainder: bool
     num_classes: int | None
     normalize: bool
+    validation: int
+
+    @property
+    def training_files(self) -> bool:
+        """Whether the images come from the files of the training split."""
+        return self.train or self.validation > 0
+
+    def chosen(self, size: int) -> np.ndarray | slice:
+        """Return which of ``size`` images in the files belong to the split: rising indices."""
+        if not self.validation:
+            return slice(None)
+        if self.validation >= size:
+            raise UserError(
+                f"validation {self.validation} leaves none of the {size} training samples of "
+                f"'{self.name}': hold out fewer"
+            )
+        return split_off(size, self.validation)[0 if self.train else 1]
 
     def share(self, size: int) -> tuple[Order, int, int]:
         """Return this rank's order, its batches per epoch and its samples used per epoch."""
@@ -158,6 +175,7 @@ def create_data(
     drop_remainder: bool | None = None,
     num_classes: int | None = None,
     normalize: bool = True,
+    validation: int = 0,
 ) -> Data:
     """Open one split of a data set.
 
@@ -182,6 +200,8 @@ def create_data(
         num_classes: Number of classes of the model, when it is not the data set's own.
         normalize: Whether pixels are shifted and scaled by the data set's mean and deviation;
             without, they lie in [0, 1].
+        validation: How many of the training images are held out, always the same ones; 0 for none.
+            With ``train`` the others are opened, without it these, in place of the test images.
 
     Returns:
         The batches, see ``Data``.
@@ -199,6 +219,7 @@ def create_data(
     check_integers(rank_size=(rank_size, rank + 1, _MOST))
     if num_classes is not None:
         check_integers(num_classes=(num_classes, 1, _MOST))
+    check_integers(validation=(validation, 0, _MOST))
     if image_size is not None:
         check_integers(image_size=(image_size, 1, _LARGEST_IMAGE))
     request = _Request(
@@ -213,6 +234,7 @@ def create_data(
         drop_remainder=train if drop_remainder is None else drop_remainder,
         num_classes=num_classes,
         normalize=normalize,
+        validation=validation,
     )
     if name == "imagenet":
         return _open_tree(request, data_folder(name, path), image_size or _IMAGENET_SIZE)
@@ -222,7 +244,7 @@ def create_data(
 
 
 def _open_arrays(request: _Request, known: ArraySet, folder: Path, image_size: int | None) -> Data:
-    images, labels, files = known.read(folder, request.train)
+    images, labels, files = known.read(folder, request.training_files)
     _, channels, height, width = images.shape
     if image_size is not None and (image_size, image_size) != (height, width):
         raise UserError(
@@ -234,6 +256,8 @@ def _open_arrays(request: _Request, known: ArraySet, folder: Path, image_size: i
     for path, count in files:
         check_labels(path, labels[first : first + count], num_classes)
         first += count
+    chosen = request.chosen(len(labels))
+    images, labels = images[chosen], labels[chosen]
     order, steps, _ = request.share(len(labels))
     source = ArraySource(
         images,
@@ -260,7 +284,10 @@ def _open_arrays(request: _Request, known: ArraySet, folder: Path, image_size: i
 
 
 def _open_tree(request: _Request, folder: Path, image_size: int) -> Data:
-    files, labels, classes = list_tree(folder, request.train)
+    files, labels, classes = list_tree(folder, request.training_files)
+    chosen = request.chosen(len(labels))
+    labels = labels[chosen]
+    files = [files[index] for index in np.arange(len(files))[chosen]]
     num_classes = request.num_classes or len(classes)
     if len(classes) > num_classes:
         raise UserError(

@@ -7,6 +7,7 @@ import numpy as np
 # The first word of every generator's key, so that no two uses share a random stream.
 _ORDER_STREAM = 1
 _AUGMENT_STREAM = 2
+_VALIDATION_STREAM = 3
 
 
 def augment_generator(seed: int, epoch: int, *key: int) -> np.random.Generator:
@@ -18,6 +19,23 @@ def augment_generator(seed: int, epoch: int, *key: int) -> np.random.Generator:
         *key: Further non-negative words, for instance the index of a sample.
     """
     return np.random.default_rng((_AUGMENT_STREAM, seed, epoch, *key))
+
+
+def split_off(size: int, held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split a set's samples into those to train on and those that are held out.
+
+    The split depends on both numbers alone, on no run's seed: all runs are judged by the same
+    samples, and none is judged by what another one was trained on.
+
+    Args:
+        size: Number of samples, > held_out.
+        held_out: How many are held out.
+
+    Returns:
+        The indices of either part, rising: [size - held_out] and [held_out].
+    """
+    permutation = np.random.default_rng((_VALIDATION_STREAM, size)).permutation(size)
+    return np.sort(permutation[held_out:]), np.sort(permutation[:held_out])
 
 
 class Order:

@@ -36,7 +36,7 @@ class Session:
         config: The configuration, with what the data decided filled in.
         train_data: The training split.
         eval_data: What is looked at during the training.
-        test_data: What is looked at once, at its end; None where the task has no such thing.
+        test_data: What is looked at once, at its end; None where there is no such thing.
         net: The net; the optimizer may have converted it.
         weight_names: Parameter names of the plain, unconverted net.
         optimizer: The optimizer.
@@ -161,7 +161,8 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
     train_data = open_data(config, TRAIN, beside)
     config = fit_to_data(config, train_data, models)
     eval_data = open_data(config, VALID, beside)
-    test_data = open_data(config, TEST, beside) if config.task.tested else None
+    tested = config.train.test and config.task.tested(config.data)
+    test_data = open_data(config, TEST, beside) if tested else None
     net = models.create_model(config.model.name, **config.model.options)
     if config.train.sync_batch_norm:
         synchronise_norms(net)

@@ -34,7 +34,11 @@ def is_own_picture(path: Path) -> bool:
 
 
 def draw_curves(
-    metrics: Sequence[dict[str, Any]], path: Path, title: str, task: Task = TASKS["classify"]
+    metrics: Sequence[dict[str, Any]],
+    path: Path,
+    title: str,
+    task: Task = TASKS["classify"],
+    split: str = "test",
 ) -> bool:
     """Draw a run's metrics into a PNG file, atomically.
 
@@ -43,6 +47,7 @@ def draw_curves(
         path: The picture.
         title: Text above it.
         task: Says which metrics there are.
+        split: What was measured after each epoch: "validation" or "test".
 
     Returns:
         Whether it was drawn: False without matplotlib (the extra ``plot``) or without rows.
@@ -83,9 +88,7 @@ def draw_curves(
         panels[0][0].legend(loc="upper right", frameon=False)
     panels[0][0].set_ylim(bottom=0.0)
     panels[1][0].set_ylabel(
-        "test accuracy (%)"
-        if task.percent
-        else f"{'validation' if task.tested else 'test'} {_label(task.metrics[0])}"
+        f"{split} accuracy (%)" if task.percent else f"{split} {_label(task.metrics[0])}"
     )
     panels[1][0].xaxis.get_major_locator().set_params(integer=True)
     panels[1][1].set_xlim(left=0.0)

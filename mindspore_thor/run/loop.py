@@ -260,7 +260,8 @@ class Trainer:
             problem = "the one in the folder is not of this program and stays"
         else:
             try:
-                if not draw_curves(self._position.metrics, path, title, self._task):
+                split = "validation" if self._task.tested(config.data) else "test"
+                if not draw_curves(self._position.metrics, path, title, self._task, split):
                     problem = (
                         "matplotlib is missing; pip install matplotlib (the package's extra 'plot')"
                     )

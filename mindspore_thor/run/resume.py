@@ -29,6 +29,7 @@ _FREE_KEYS = (
     "data.eval_batch_size",
     "data.num_workers",
     "train.eval_every",
+    "train.test",
     "train.keep_best",
     "train.checkpoint_every_epochs",
     "train.checkpoint_every_steps",
@@ -38,6 +39,8 @@ _FREE_KEYS = (
     "train.compile_cache",
     "train.compile_cache_limit",
 )
+# What checkpoints of earlier releases do not say: there it was so.
+_ADDED_KEYS = {"data.validation": 0, "train.test": True}
 
 
 def restore(
@@ -97,7 +100,7 @@ def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any], state_file: 
     before, after = dict(dotted_leaves(dict(old))), dict(dotted_leaves(dict(new)))
     changes = []
     for key in sorted(before.keys() | after.keys()):
-        was, now = before.get(key), after.get(key)
+        was, now = before.get(key, _ADDED_KEYS.get(key)), after.get(key)
         if was == now or key in _FREE_KEYS:
             continue
         if key in _FIXED_KEYS or key.startswith(_FIXED_SECTIONS):

@@ -77,6 +77,9 @@ class TrainConfig:
     eval_every: int = option(
         1, int, "epochs between evaluations; 0: only at the end", low=0, most=MAX_EPOCHS
     )
+    test: bool = option(
+        True, bool, "measure a finished run on the test split, where another one was looked at"
+    )
     keep_best: bool = option(
         True, bool, "also keep the weights with the best value of the task's first metric"
     )

@@ -104,7 +104,6 @@ class Task(ABC):
         data_config: The section ``data`` of its recipes.
         own_files: Names of further files in a run folder.
         loss_metric: A metric that is drawn beside the training loss; empty for none.
-        tested: Whether a finished run is measured on the test split, once.
     """
 
     name: str
@@ -114,7 +113,6 @@ class Task(ABC):
     data_config: type[DataConfig]
     own_files: tuple[str, ...] = ()
     loss_metric: str = ""
-    tested: bool = False
 
     @abstractmethod
     def open(self, data: Any, request: Request) -> Any:
@@ -134,6 +132,14 @@ class Task(ABC):
     @abstractmethod
     def model_options(self, data: Any) -> dict[str, Any]:
         """Return the options of a model that the opened data decides."""
+
+    def tested(self, data: Any) -> bool:
+        """Whether a finished run is measured on the test split, once, and never before.
+
+        Args:
+            data: The section ``data``.
+        """
+        return False
 
     def completed(self, config: Any, data: Any) -> Any:
         """Return the section ``data`` with what was decided when the data was opened."""

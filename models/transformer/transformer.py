@@ -54,7 +54,7 @@ def _first(length: int, width: int, most: int) -> tuple[int, int]:
 
 
 @ops.constexpr
-def _future(length: int) -> Tensor:
+def future(length: int) -> Tensor:
     """True where a position may not look, because it is a later one, [1, 1, T, T]."""
     return Tensor(np.triu(np.ones((1, 1, length, length), bool), 1))
 
@@ -214,7 +214,7 @@ class Transformer(nn.Cell):
         real = ops.not_equal(target, PAD)
         split = split_shape(target.shape, self.heads, self.width)
         memory_split = split_shape(source.shape, self.heads, self.width)
-        hidden = ops.cast(_future(target.shape[1]), mstype.float32) * HIDDEN
+        hidden = ops.cast(future(target.shape[1]), mstype.float32) * HIDDEN
         hidden = ops.minimum(hidden, self.hidden_padding(target))
         x = self._with_positions(self.embed_target(target), target.shape[1])
         if self.drops and noise is not None:

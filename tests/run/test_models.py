@@ -176,6 +176,7 @@ def test_registry() -> None:
         "bert_base",
         "bert_large",
         "bert_tiny",
+        "language_model",
         "mlp",
         "resnet101",
         "resnet18",

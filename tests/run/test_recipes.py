@@ -15,6 +15,7 @@ from places import ROOT
 
 import models
 from mindspore_thor.data import available_data
+from mindspore_thor.data.language import available_language
 from mindspore_thor.data.pretraining.factory import available_pretraining
 from mindspore_thor.data.text.factory import available_text
 from mindspore_thor.optim import METHODS
@@ -138,6 +139,7 @@ def data_for(model: str) -> set[str]:
         "bert_tiny": {"documents"},
         "bert_base": {"mlperf_bert"},
         "bert_large": {"mlperf_bert"},
+        "language_model": {"toy_text", "moby_dick"},
         "transformer": {"toy_translation"},  # sizes of one's own
         "transformer_base": {"wmt14"},  # Vaswani et al.'s
         "transformer_big": {"wmt14"},
@@ -156,7 +158,8 @@ def test_there_is_a_recipe_for_every_pair_with_thor_and_with_sgd() -> None:
     """Of everything that is registered, so that a new model or data set needs its recipes."""
     pairs = {(model, data) for model in models.available_models() for data in data_for(model)}
     # Files of somebody's own belong to no recipe of ours.
-    text = set(available_text()) - {"parallel_text"} | set(available_pretraining())
+    text = set(available_text()) | set(available_pretraining()) | set(available_language())
+    text -= {"parallel_text", "plain_text"}
     assert {data for _, data in pairs} == set(available_data()) | text
     wanted = {f"{model}_{data}_{method}" for model, data in pairs for method in ("thor", "sgd")}
     assert wanted - set(NAMES) == set()

@@ -18,7 +18,7 @@ from mindspore_thor.errors import UserError
 from mindspore_thor.graph.counting import counting
 from mindspore_thor.run.evaluate import Evaluator
 from mindspore_thor.run.options import option
-from mindspore_thor.run.task import TRAIN, DataConfig, Request, Task
+from mindspore_thor.run.task import TEST, TRAIN, DataConfig, Request, Task
 
 TOP_1 = "top_1_accuracy"
 TOP_5 = "top_5_accuracy"
@@ -39,6 +39,13 @@ class ImageDataConfig(DataConfig):
         low=1,
         most=4096,
         optional=True,
+    )
+    validation: int = option(
+        0,
+        int,
+        "training images that are held out, and looked at in place of the test images",
+        low=0,
+        most=10**7,
     )
 
 
@@ -119,7 +126,7 @@ class ImageTask(Task):
     data_config: type[DataConfig] = ImageDataConfig
 
     def open(self, data: ImageDataConfig, request: Request) -> Data:
-        """Open one split; of images there is one for evaluation only."""
+        """Open one split; without held-out images the test images are the validation split."""
         train = request.split == TRAIN
         return create_data(
             data.name,
@@ -134,7 +141,12 @@ class ImageTask(Task):
             rank_size=request.rank_size,
             num_classes=request.options.get("num_classes"),
             normalize=self.normalize,
+            validation=0 if request.split == TEST else data.validation,
         )
+
+    def tested(self, data: ImageDataConfig) -> bool:
+        """Whether there are held-out images, so that the test images are kept for the end."""
+        return data.validation > 0
 
     def model_options(self, data: Data) -> dict[str, Any]:
         """Return what the images decide."""

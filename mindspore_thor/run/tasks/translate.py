@@ -95,7 +95,10 @@ class Translate(Task):
         *(_HYPOTHESES.format(split) for split in ("valid", "test")),
     )
     loss_metric: str = VALID_LOSS
-    tested: bool = True
+
+    def tested(self, data: TextDataConfig) -> bool:
+        """Return True: there are a validation and a test split."""
+        return True
 
     def open(self, data: TextDataConfig, request: Request) -> TextData:
         """Open one split; the training split also makes the vocabulary, where there is none."""

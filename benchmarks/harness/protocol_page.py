@@ -1,0 +1,137 @@
+"""The protocol's tables as Markdown, made of the stored logs alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.harness.protocol import (
+    MOST_FACTOR,
+    Workload,
+    benchmark_score,
+    find_target,
+    load_workload,
+    performance_ratios,
+    reached,
+    tested,
+    times,
+)
+from benchmarks.harness.spec import Study
+from benchmarks.harness.store import load_runs
+from benchmarks.harness.tables import table, value_text
+
+NOTHING = "Its runs have not been made yet."
+PROFILE, CURVES = "figures/protocol_profile.png", "figures/protocol_curves.png"
+
+
+def short(study: Study) -> str:
+    """Return a workload's name in tables.
+
+    Args:
+        study: The study.
+    """
+    return study.name.removeprefix("protocol_")
+
+
+def protocol_section(studies: Sequence[Study], results: Path) -> str:
+    """Return what stands between the protocol's markers.
+
+    Args:
+        studies: The workloads.
+        results: Folder with one folder of logs per study.
+
+    Returns:
+        Markdown, ending in a newline.
+    """
+    workloads = [load_workload(study, results / study.name) for study in studies]
+    if not any(workload.curves for workload in workloads):
+        return f"{NOTHING}\n"
+    parts = [_targets(workloads)]
+    for tuned, heading in (
+        (True, "Tuned: the fastest of a method's trials"),
+        (False, "Without tuning: a method's default, the same on all workloads"),
+    ):
+        taken = times(workloads, tuned=tuned)
+        if taken:
+            parts += [f"{heading}. {_LEGEND}", _scores(workloads, taken, tuned)]
+    if times(workloads, tuned=True):
+        parts += [
+            f"![share of workloads within a factor of the fastest]({PROFILE})",
+            f"![metric against time, one panel per workload]({CURVES})",
+        ]
+    parts.append(_ends(workloads, results))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_LEGEND = (
+    "Cells are the time to the target over that of the baseline that set it, with the epochs in "
+    'brackets; "-" where no trial gets there, empty where the method was not run or its step time '
+    f"not measured. Profile: the mean of its performance profile from 1 to {MOST_FACTOR:g}."
+)
+
+
+def _targets(workloads: Sequence[Workload]) -> str:
+    head = ["workload", "budget, epochs", "metric", "target", "set by", "target of the defaults"]
+    rows = []
+    for workload in workloads:
+        study = workload.study
+        found = [find_target(workload, tuned=tuned) for tuned in (True, False)]
+        cells = ["not known yet" if t is None else value_text(study, t.value) for t in found]
+        setter = "-" if found[0] is None else found[0].baseline
+        rows.append(
+            [short(study), str(study.epochs), study.metric, cells[0], setter, cells[1]],
+        )
+    return table(head, rows)
+
+
+def _scores(
+    workloads: Sequence[Workload], taken: Mapping[str, Mapping[str, float]], tuned: bool
+) -> str:
+    counted = [workload for workload in workloads if workload.study.name in taken]
+    ratios = performance_ratios(taken)
+    rows = []
+    for name in dict.fromkeys(name for row in taken.values() for name in row):
+        cells = [_score(workload, taken[workload.study.name], name, tuned) for workload in counted]
+        profile = f"{benchmark_score(ratios[name]):.2f}" if name in ratios else ""
+        rows.append([name, *cells, profile])
+    return table(["method", *(short(workload.study) for workload in counted), "profile"], rows)
+
+
+def _score(workload: Workload, row: Mapping[str, float], name: str, tuned: bool) -> str:
+    target = find_target(workload, tuned=tuned)
+    if name not in row or target is None:
+        return ""
+    there = reached(workload, name, target, tuned=tuned)
+    if there is None or not math.isfinite(row[name]):
+        return "-"
+    return f"{row[name] / row[target.baseline]:.2f} ({there.epochs})"
+
+
+def _ends(workloads: Sequence[Workload], results: Path) -> str:
+    """The final runs: other seeds, the trial with the best value, the test split read once."""
+    columns = []
+    for workload in workloads:
+        study = workload.study
+        cells = {}
+        for name, runs in load_runs(study, results / study.name).items():
+            curves = [
+                [value for row in run.rows if (value := row.get(study.metric)) is not None]
+                for run in runs
+            ]
+            figures = tested(runs, study.metric)
+            best = statistics.median(workload.best([curve]) for curve in curves)
+            test = value_text(study, statistics.median(figures)) if figures else "-"
+            cells[name] = f"{value_text(study, best)}; {test}"
+        columns.append(cells)
+    names = list(dict.fromkeys(name for cells in columns for name in cells))
+    if not names:
+        return ""
+    rows = [[name, *(cells.get(name, "") for cells in columns)] for name in names]
+    head = ["method", *(short(workload.study) for workload in workloads)]
+    text = (
+        "Runs with other seeds, by the trial with the best value: the best value on the validation "
+        "split; the figure of the test split, read once at the end (medians over the seeds)."
+    )
+    return f"{text}\n\n{table(head, rows)}"
