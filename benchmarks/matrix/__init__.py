@@ -1,0 +1,1 @@
+"""Nets of mindcv with several methods: what is covered, compiled, trained and stored."""
