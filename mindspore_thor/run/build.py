@@ -217,7 +217,7 @@ def build_optimizer(
         UserError: If a value does not fit.
     """
     rate = _schedule(config.learning_rate, steps_per_epoch, config)
-    options = {key: _tuples(value) for key, value in config.optimizer.options.items()}
+    options = {key: as_tuples(value) for key, value in config.optimizer.options.items()}
     if config.damping is not None:
         options["damping"] = _schedule(config.damping, steps_per_epoch, config)
     if config.rest_learning_rate is not None:
@@ -257,6 +257,10 @@ def _loss_scale(config: Config) -> dict[str, float]:
     return {"loss_scale": scale}
 
 
-def _tuples(value: Any) -> Any:
-    """YAML has only lists; thresholds and milestones are tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def as_tuples(value: Any) -> Any:
+    """Return tuples for lists: YAML has only these, but thresholds and milestones are tuples.
+
+    Args:
+        value: A plain value; what is no list stays.
+    """
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
