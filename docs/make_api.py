@@ -47,6 +47,7 @@ SECTIONS = {
     "mindspore_thor.data.language": (
         *("create_language", "available_language", "LanguageData", "LanguageBatch"),
     ),
+    "mindspore_thor.adapters.mindcv": ("install",),
     "mindspore_thor.runtime": ("prepare_target",),
     "mindspore_thor.errors": ("TrainingError",),
 }
