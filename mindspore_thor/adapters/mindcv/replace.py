@@ -97,8 +97,9 @@ class Replacement:
             # A rate for every batch; the last batch of an update brings its rate.
             rates = list(lr[accumulate - 1 :: accumulate])
             per_epoch = max(1, len(lr) // epochs // accumulate) if epochs else None
-        if known.get("loss_scale_type") == "fixed":
-            loss_scale = known["loss_scale"]
+        if "loss_scale_type" in known:  # the trainer's scale, where it is not the optimizer's
+            fixed = str(known["loss_scale_type"]).lower() == "fixed"
+            loss_scale = known["loss_scale"] if fixed else 1.0
         given = checked_options(method, {**(known.get(OPTIONS) or {}), **options})
         made = optimizers.build(
             *(model_or_params, method, rates, with_schedules(given, per_epoch, epochs)),
