@@ -6,9 +6,9 @@
 
 A row is a net with a method: five steps on one batch of noise at the smallest image size. It says
 which layers the method moves, how long compilation takes, whether the loss falls, and whether the
-net's checkpoint loads into the plain net. Each row has a process of its own and a time limit; rows
-that are stored are not repeated (delete the file to repeat one). ``--report`` writes the table in
-``docs/mindcv.md``; ``--check`` only says whether it is up to date.
+net's checkpoint loads into the plain net. Each row has a process of its own and a limit of CPU
+seconds; rows that are stored are not repeated (delete the file to repeat one). ``--report`` writes
+the table in ``docs/mindcv.md``; ``--check`` only says whether it is up to date.
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--nets", metavar="NET,...", help=f"[{','.join(NETS)}]")
     parser.add_argument("--methods", metavar="NAME,...", help=f"[{','.join(METHODS)}]")
     parser.add_argument(
-        "--limit", type=whole_number, default=LIMIT, metavar="SECONDS", help=f"of a row [{LIMIT}]"
+        "--limit",
+        type=whole_number,
+        default=LIMIT,
+        metavar="SECONDS",
+        help=f"CPU, of a row [{LIMIT}]",
     )
     parser.add_argument("--most", type=whole_number, metavar="ROWS", help="new rows at the most")
     parser.add_argument("--results_dir", type=path_argument, default=RESULTS / "mindcv")
@@ -86,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     folder = arguments.results_dir
     if arguments.row:
-        run_here(folder, *arguments.row)
+        run_here(folder, *arguments.row, arguments.limit)
         return 0
     if arguments.report:
         from benchmarks.matrix.page import report

@@ -56,7 +56,7 @@ def outcome(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "not run"
     if "limit" in row:
-        return f"not done in {row['limit']} s"
+        return f"not done in {row['limit']} CPU s"
     if "failed" in row:
         return "failed"
     first, last = row["losses"][0], row["losses"][-1]

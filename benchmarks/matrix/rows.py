@@ -27,6 +27,9 @@ from mindspore_thor.step.train_step import TrainStep
 
 Row = dict[str, Any]
 
+_WAITS = 5
+"""A row may take so many times its limit of CPU seconds in wall seconds: it may have hung."""
+
 
 def path_of(folder: Path, net: str, method: str) -> Path:
     """Where a row is stored.
@@ -140,14 +143,17 @@ def measure(name: str, method: str) -> Row:
     }
 
 
-def run_here(folder: Path, net: str, method: str) -> None:
+def run_here(folder: Path, net: str, method: str, limit: int | None = None) -> None:
     """Measure a row and store it, also where it fails: then with the reason.
 
     Args:
         folder: Of all rows.
         net: A key of :data:`NETS`.
         method: A key of :data:`METHODS`.
+        limit: CPU seconds after which the system ends this process by SIGXCPU; None for no limit.
     """
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 30))
     row = _head(net, method)
     try:
         row |= measure(net, method)
@@ -165,7 +171,8 @@ def run_row(folder: Path, net: str, method: str, program: Path, limit: int) -> s
         net: A key of :data:`NETS`.
         method: A key of :data:`METHODS`.
         program: What is started, with ``--row NET METHOD``.
-        limit: Wall seconds after which the process is ended, which is stored as well.
+        limit: CPU seconds after which the process is ended, which is stored as well. Not wall
+            seconds: those depend on what else the machine does.
 
     Returns:
         What became of it, one line.
@@ -174,19 +181,22 @@ def run_row(folder: Path, net: str, method: str, program: Path, limit: int) -> s
     if path.is_file():
         return "is stored"
     command = [sys.executable, str(program), "--row", net, method, "--results_dir", str(folder)]
+    command += ["--limit", str(limit)]
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
-            process.wait(limit)
+            process.wait(_WAITS * limit)
         except subprocess.TimeoutExpired:
-            store(path, {**_head(net, method), "limit": limit})
+            store(path, {**_head(net, method), "failed": f"hung for {_WAITS * limit} s"})
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        code = process.returncode
+        if code == -signal.SIGXCPU and not path.is_file():
+            store(path, {**_head(net, method), "limit": limit})
         if not path.is_file():
-            code = process.returncode
             reason = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             store(path, {**_head(net, method), "failed": reason})
             log.seek(0)
@@ -194,5 +204,5 @@ def run_row(folder: Path, net: str, method: str, program: Path, limit: int) -> s
     row = json.loads(path.read_text(encoding="utf-8"))
     took = f"{time.perf_counter() - started:.0f} s"
     if "limit" in row:
-        return f"not done in {limit} s"
+        return f"not done in {limit} CPU seconds"
     return f"{took}, failed: {row['failed']}" if "failed" in row else f"{took}, {row['losses']}"

@@ -56,7 +56,7 @@ def test_a_row_is_run_once_and_told_what_to_do(tmp_path: Path) -> None:
     )
     arguments = (tmp_path, "resnet18", "thor", fake(tmp_path, text), 60)
     rows.run_row(*arguments)
-    told = ["--row", "resnet18", "thor", "--results_dir", str(tmp_path)]
+    told = ["--row", "resnet18", "thor", "--results_dir", str(tmp_path), "--limit", "60"]
     assert stored(tmp_path)["losses"] == told
     assert rows.run_row(*arguments) == "is stored"
 
@@ -64,14 +64,16 @@ def test_a_row_is_run_once_and_told_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "limit", "key", "value"),
     [
-        ("time.sleep(60)", 1, "limit", 1),
+        ("os.kill(os.getpid(), signal.SIGXCPU)", 60, "limit", 60),
+        ("time.sleep(60)", 1, "failed", "hung for 1 s"),
         ("sys.exit(7)", 60, "failed", "ended with exit code 7"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 60, "failed", "ended by signal 9"),
     ],
 )
 def test_how_a_row_ends_without_a_result_is_stored(
-    tmp_path: Path, text: str, limit: int, key: str, value: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, limit: int, key: str, value: Any
 ) -> None:
+    monkeypatch.setattr(rows, "_WAITS", 1)
     rows.run_row(tmp_path, "resnet18", "thor", fake(tmp_path, text), limit)
     row = stored(tmp_path)
     assert row[key] == value
@@ -83,7 +85,10 @@ def test_an_error_is_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("For 'AvgPool', no room.\n\n------\n- C++ Call Stack\n------\nnode.cc")
 
     monkeypatch.setattr(rows, "measure", broken)
-    rows.run_here(tmp_path, "resnet18", "thor")
+    limits: list[Any] = []
+    monkeypatch.setattr(rows.resource, "setrlimit", lambda *given: limits.append(given))
+    rows.run_here(tmp_path, "resnet18", "thor", 50)
+    assert limits == [(rows.resource.RLIMIT_CPU, (50, 80))]
     assert stored(tmp_path)["failed"] == "RuntimeError: For 'AvgPool', no room."
 
 
@@ -99,7 +104,7 @@ def test_cells_say_what_became_of_a_row() -> None:
     assert page.outcome(rising) == (
         "14 (31); 2.00 to 2.00, **not fallen**, **checkpoint does not load**, **3 skipped**"
     )
-    assert page.outcome({"limit": 420}) == "not done in 420 s"
+    assert page.outcome({"limit": 420}) == "not done in 420 CPU s"
     assert page.outcome({"failed": "x"}) == "failed"
     assert page.outcome(None) == "not run"
 
@@ -119,7 +124,7 @@ def test_the_tables_are_of_the_stored_rows(tmp_path: Path) -> None:
         "| ResNet | resnet18 | 64, 8 | 14 (31); 2.50 to 2.12 "
         "| 14 (31); 1.00 to 1.50, **not fallen** | not run |"
     ) in lines
-    assert "| VGG | vgg11 | 224, 4 | failed | not run | not done in 9 s |" in lines
+    assert "| VGG | vgg11 | 224, 4 | failed | not run | not done in 9 CPU s |" in lines
     assert "| resnet18 | Conv2d 3 of 4, Dense 1 | BatchNorm2d 5 | 0.0 | 75.0 | 50.0 | - |" in lines
     assert "- `vgg11`, THOR: RuntimeError: no room" in lines
     assert "- Conv2d: its weight is shared (resnet18)" in lines
