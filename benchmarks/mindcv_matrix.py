@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     folder = arguments.results_dir
     if arguments.row:
-        run_here(folder, *arguments.row, arguments.limit)
+        net, method = arguments.row
+        run_here(folder, net, method, arguments.limit)
         return 0
     if arguments.report:
         from benchmarks.matrix.page import report
