@@ -64,7 +64,7 @@ def outcome(row: Mapping[str, Any] | None) -> str:
     problems += [] if row["checkpoint"] else ["**checkpoint does not load**"]
     problems += [f"**{row['skipped']} skipped**"] if row["skipped"] else []
     cpu = row["seconds"][-1][1]
-    text = f"{compile_seconds(row):.0f} ({cpu:.0f}); {first:.2f} to {last:.2f}"
+    text = f"{cpu:.0f} ({compile_seconds(row):.0f}); {first:.2f} to {last:.2f}"
     return ", ".join([text, *problems])
 
 

@@ -99,10 +99,10 @@ def test_without_mindcv_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_cells_say_what_became_of_a_row() -> None:
-    assert page.outcome(ROW) == "14 (31); 2.50 to 2.12"
+    assert page.outcome(ROW) == "31 (14); 2.50 to 2.12"
     rising = {**ROW, "losses": [2.0, 2.0], "checkpoint": False, "skipped": 3}
     assert page.outcome(rising) == (
-        "14 (31); 2.00 to 2.00, **not fallen**, **checkpoint does not load**, **3 skipped**"
+        "31 (14); 2.00 to 2.00, **not fallen**, **checkpoint does not load**, **3 skipped**"
     )
     assert page.outcome({"limit": 420}) == "not done in 420 CPU s"
     assert page.outcome({"failed": "x"}) == "failed"
@@ -121,8 +121,8 @@ def test_the_tables_are_of_the_stored_rows(tmp_path: Path) -> None:
     lines = text.splitlines()
     assert lines[0].startswith("4 rows; 2 were trained, of 1 families: the loss fell in 1, ")
     assert (
-        "| ResNet | resnet18 | 64, 8 | 14 (31); 2.50 to 2.12 "
-        "| 14 (31); 1.00 to 1.50, **not fallen** | not run |"
+        "| ResNet | resnet18 | 64, 8 | 31 (14); 2.50 to 2.12 "
+        "| 31 (14); 1.00 to 1.50, **not fallen** | not run |"
     ) in lines
     assert "| VGG | vgg11 | 224, 4 | failed | not run | not done in 9 CPU s |" in lines
     assert "| resnet18 | Conv2d 3 of 4, Dense 1 | BatchNorm2d 5 | 0.0 | 75.0 | 50.0 | - |" in lines
