@@ -92,7 +92,7 @@ def test_every_method_has_a_name_and_mindcvs_names_stay_mindcvs() -> None:
         ("opt: thor\nopt_options: {weight_decay: 0.1}", "mindcv's own key weight_decay"),
         ("opt: thor\nopt_options: [1]", "opt_options is .1.; give"),
         ("opt: momentum\nopt_options: {damping: 0.1}", "opt is mindcv's momentum"),
-        ("opt: fngd\nopt_options: {grafting: sgd}", "grafting"),
+        ("opt: fngd\nopt_options: {damping: 0.1}", "fngd has no option .damping"),
     ],
 )
 def test_what_cannot_be_is_one_line_before_any_work(
