@@ -90,6 +90,7 @@ def test_every_method_has_a_name_and_mindcvs_names_stay_mindcvs() -> None:
         ("opt: thor\nuse_nesterov: True", "use_nesterov with opt thor"),
         ("opt: thor\nopt_options: {dampng: 0.1}", "dampng.*did you mean 'damping'"),
         ("opt: thor\nopt_options: {weight_decay: 0.1}", "mindcv's own key weight_decay"),
+        ("opt: thor\nopt_options: {compile_cache: 3}", "compile_cache is 3; give true, false"),
         ("opt: thor\nopt_options: [1]", "opt_options is .1.; give"),
         ("opt: momentum\nopt_options: {damping: 0.1}", "opt is mindcv's momentum"),
         ("opt: fngd\nopt_options: {damping: 0.1}", "fngd has no option .damping"),
@@ -229,7 +230,7 @@ def test_a_yaml_file_trains_as_the_method_itself(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_update_of_several_batches_takes_the_rate_of_its_last_one(tmp_path: Path) -> None:
     text = "opt: eva\ngradient_accumulation_steps: 2\nweight_decay: 0.0\nlr: 0.2\n"
-    options = "{damping: 0.1, kl_clip: null}"
+    options = f"{{damping: 0.1, kl_clip: null, compile_cache: {tmp_path}/kept}}"
     assert main([TRAIN, "--config", write(tmp_path, text), "--opt_options", options]) == 0
     net = small_net()
     rates = [0.2 * 0.9**k for k in (1, 3, 5, 7)]
@@ -237,6 +238,7 @@ def test_an_update_of_several_batches_takes_the_rate_of_its_last_one(tmp_path: P
     step = TrainStep(net, nn.CrossEntropyLoss(), own, accumulate=2)
     losses = [float(step(*batch).asnumpy()) for _ in range(2) for batch in batches()]
     assert found(tmp_path)["losses"] == losses
+    assert any((tmp_path / "kept").iterdir())
     assert int(own.global_step.asnumpy()[0]) == 4
 
 

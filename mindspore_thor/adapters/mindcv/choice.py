@@ -15,6 +15,9 @@ from mindspore_thor.run.yaml_files import parse_value
 OPTIONS = "opt_options"
 """The key of mindcv's YAML file that holds a method's options."""
 
+COMPILE_CACHE = "compile_cache"
+"""A key among them that is ``TrainStep``'s."""
+
 PREFIX = "mindspore_thor."
 """Before a method's name, where mindcv has an optimizer of the same name."""
 
@@ -57,7 +60,8 @@ def checked_options(method: str, given: Any) -> dict[str, Any]:
         given: The value of :data:`OPTIONS`, from PyYAML, which reads ``1e-3`` as text; or None.
 
     Returns:
-        The options; a damping may still be ``{schedule: ...}``.
+        The options, :data:`COMPILE_CACHE` among them; a damping may still be
+        ``{schedule: ...}``.
 
     Raises:
         UserError: For what the method does not have, and what mindcv has keys for.
@@ -70,7 +74,13 @@ def checked_options(method: str, given: Any) -> dict[str, Any]:
     for key in _KEYS_OF_MINDCV:
         if key in options:
             raise UserError(f"{OPTIONS} has {key}: give mindcv's own key {key} in its place")
-    check_keywords(method, options, optimizer_options(method))
+    of_method = {key: value for key, value in options.items() if key != COMPILE_CACHE}
+    check_keywords(method, of_method, optimizer_options(method))
+    cache = options.get(COMPILE_CACHE)
+    if not (isinstance(cache, (bool, str)) or cache is None) or cache == "":
+        raise UserError(
+            f"{OPTIONS}: {COMPILE_CACHE} is {quoted(cache)}; give true, false or a folder"
+        )
     return options
 
 

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mindspore import nn
 
 from mindspore_thor.adapters.mindcv import optimizer as optimizers
 from mindspore_thor.adapters.mindcv import trainer as trainers
 from mindspore_thor.adapters.mindcv.choice import (
+    COMPILE_CACHE,
     OPTIONS,
     checked_options,
     method_of,
     refuse,
     with_schedules,
 )
+from mindspore_thor.cache.compile_cache import Choice
 from mindspore_thor.errors import UserError
 
 _OPTIMIZER_PLACES = ("mindcv", "mindcv.optim", "mindcv.optim.optim_factory")
 _TRAINER_PLACES = ("mindcv.utils", "mindcv.utils.trainer_factory")
+
+
+class _Made(NamedTuple):
+    """A method that was built, and where its compiled graphs are kept."""
+
+    method: str
+    optimizer: nn.Optimizer
+    cache: Choice
 
 
 class Replacement:
@@ -38,7 +48,7 @@ class Replacement:
         self, create_optimizer: Callable[..., Any], create_trainer: Callable[..., Any]
     ) -> None:
         self._create_optimizer, self._create_trainer = create_optimizer, create_trainer
-        self._made: list[tuple[str, nn.Optimizer]] = []
+        self._made: list[_Made] = []
         self.settings: dict[str, Any] = {}
 
     def check(self, settings: Mapping[str, Any]) -> None:
@@ -101,6 +111,7 @@ class Replacement:
             fixed = str(known["loss_scale_type"]).lower() == "fixed"
             loss_scale = known["loss_scale"] if fixed else 1.0
         given = checked_options(method, {**(known.get(OPTIONS) or {}), **options})
+        cache = given.pop(COMPILE_CACHE, None) or None
         made = optimizers.build(
             *(model_or_params, method, rates, with_schedules(given, per_epoch, epochs)),
             weight_decay=float(weight_decay),
@@ -111,7 +122,7 @@ class Replacement:
             steps_per_epoch=per_epoch,
             checkpoint_path=checkpoint_path,
         )
-        self._made.append((method, made))
+        self._made.append(_Made(method, made, cache))
         return made
 
     def create_trainer(
@@ -136,14 +147,14 @@ class Replacement:
         Raises:
             UserError: For what the method cannot be used with.
         """
-        method = next((name for name, made in self._made if made is optimizer), None)
-        if method is None:
+        made = next((one for one in self._made if one.optimizer is optimizer), None)
+        if made is None:
             return self._create_trainer(
                 *(network, loss, optimizer, metrics, amp_level, amp_cast_list, loss_scale_type),
                 *(loss_scale, drop_overflow_update, ema, ema_decay, clip_grad, clip_value),
                 gradient_accumulation_steps,
             )
-        refuse(method, {"ema": ema, "clip_grad": clip_grad, "clip_value": clip_value})
+        refuse(made.method, {"ema": ema, "clip_grad": clip_grad, "clip_value": clip_value})
         return trainers.build(
             *(network, loss, optimizer, metrics),
             amp_level=amp_level,
@@ -151,6 +162,7 @@ class Replacement:
             loss_scale_type=loss_scale_type,
             loss_scale=loss_scale,
             accumulate=gradient_accumulation_steps,
+            compile_cache=made.cache,
         )
 
 

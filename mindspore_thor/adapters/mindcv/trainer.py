@@ -8,6 +8,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import nn, ops
 
+from mindspore_thor.cache.compile_cache import Choice
 from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.step.callbacks import StopOnFailure
 from mindspore_thor.step.loss_scale import DynamicLossScale
@@ -79,6 +80,7 @@ def build(
     loss_scale_type: str,
     loss_scale: float,
     accumulate: int,
+    compile_cache: Choice,
 ) -> Trainer:
     """Build the trainer. Updates that are not finite are always left out.
 
@@ -92,6 +94,7 @@ def build(
         loss_scale_type: ``fixed``, ``dynamic`` or ``auto``.
         loss_scale: The fixed one, or the first.
         accumulate: Batches per update.
+        compile_cache: See :class:`~mindspore_thor.TrainStep`.
 
     Raises:
         UserError: If the loss scale is not the one that the optimizer was built with.
@@ -114,6 +117,7 @@ def build(
         LossInFloat32(loss) if amp_level in _HALF else loss,
         optimizer,
         accumulate=accumulate,
+        compile_cache=compile_cache,
         loss_scale=_dynamic(kind, amp_level, loss_scale),
     )
     return Trainer(step, eval_network=evaluation, metrics=metrics, eval_indexes=[0, 1, 2])
