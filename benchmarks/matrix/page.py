@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.tables import table
-from benchmarks.matrix.nets import METHODS, NETS
+from benchmarks.matrix.nets import METHODS, NETS, RATE
 from benchmarks.matrix.rows import path_of
 from benchmarks.report import replaced
 from mindspore_thor.errors import UserError
@@ -65,6 +65,7 @@ def outcome(row: Mapping[str, Any] | None) -> str:
     problems += [f"**{row['skipped']} skipped**"] if row["skipped"] else []
     cpu = row["seconds"][-1][1]
     text = f"{cpu:.0f} ({compile_seconds(row):.0f}); {first:.2f} to {last:.2f}"
+    problems += [f"rate {row['rate']:g}"] if row["rate"] != RATE else []
     return ", ".join([text, *problems])
 
 

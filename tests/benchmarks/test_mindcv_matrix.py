@@ -16,6 +16,7 @@ from benchmarks.matrix.nets import METHODS, NETS, WANTED, options_of
 from mindspore_thor.errors import UserError
 
 ROW: dict[str, Any] = {
+    "rate": nets.RATE,
     **{"weights": 200, "weights_moved": 150, "skipped": 0, "checkpoint": True},
     **{"types": {"Conv2d": [3, 4], "BatchNorm2d": [0, 5], "Dense": [1, 1]}},
     **{"reasons": {"BatchNorm2d: a norm": 5, "Conv2d: its weight is shared": 1}},
@@ -104,6 +105,7 @@ def test_cells_say_what_became_of_a_row() -> None:
     assert page.outcome(rising) == (
         "31 (14); 2.00 to 2.00, **not fallen**, **checkpoint does not load**, **3 skipped**"
     )
+    assert page.outcome({**ROW, "rate": 0.5}) == "31 (14); 2.50 to 2.12, rate 0.5"
     assert page.outcome({"limit": 420}) == "not done in 420 CPU s"
     assert page.outcome({"failed": "x"}) == "failed"
     assert page.outcome(None) == "not run"
