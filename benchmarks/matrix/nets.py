@@ -14,8 +14,8 @@ from mindspore_thor.errors import UserError
 CLASSES = 10
 STEPS = 5
 RATE = 0.002
-"""Small, because BatchNorm of eight small images makes losses steep: MobileNetV1's falls from 2.29 to
-2.25 in one step of THOR's at 0.001, and overshoots at 0.01."""
+"""Small, because BatchNorm of eight small images makes losses steep: MobileNetV1's falls from 2.29
+to 2.25 in one step of THOR's at 0.001, and overshoots at 0.01."""
 
 
 @dataclass(frozen=True)
