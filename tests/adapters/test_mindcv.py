@@ -222,6 +222,9 @@ def test_a_yaml_file_trains_as_the_method_itself(tmp_path: Path) -> None:
     for parameter in again.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), state[parameter.name].asnumpy())
     assert int(again.global_step.asnumpy()[0]) == 8
+    shorter = THOR(small_net(), rates[:4], damping=0.05)
+    with pytest.raises(UserError, match=r"learning_rate has the shape \(8,\), here it is \(4,\)"):
+        optimizer.load_state(shorter, str(tmp_path / "out" / "optim.ckpt"))
     other = METHODS["kfac"](small_net(), rates)
     with pytest.raises(UserError, match="not the state of KFAC"):
         optimizer.load_state(other, str(tmp_path / "out" / "optim.ckpt"))

@@ -71,11 +71,20 @@ def load_state(optimizer: nn.Optimizer, path: str) -> None:
         path: The file; empty for none.
 
     Raises:
-        UserError: If it is another method's, or lacks a part.
+        UserError: If it is another method's, lacks a part, or has one of another shape, as the rates
+            of a training of another length have.
     """
     if not os.path.exists(path):
         return
-    missing, _ = ms.load_param_into_net(optimizer, ms.load_checkpoint(path))
+    stored = ms.load_checkpoint(path)
+    for parameter in optimizer.get_parameters():
+        found = stored.get(parameter.name, parameter)
+        if tuple(found.shape) != tuple(parameter.shape):
+            raise UserError(
+                f"{path}: {parameter.name} has the shape {tuple(found.shape)}, here it is "
+                f"{tuple(parameter.shape)}; resume with the same epochs, batch size and options"
+            )
+    missing, _ = ms.load_param_into_net(optimizer, stored)
     if missing:
         raise UserError(
             f"{path} has no {missing[0]} ({len(missing)} are missing): it is not the state of "
