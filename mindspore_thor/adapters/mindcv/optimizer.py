@@ -71,8 +71,8 @@ def load_state(optimizer: nn.Optimizer, path: str) -> None:
         path: The file; empty for none.
 
     Raises:
-        UserError: If it is another method's, lacks a part, or has one of another shape, as the rates
-            of a training of another length have.
+        UserError: If it is another method's, lacks a part, or has one of another shape, as the
+            rates of a training of another length have.
     """
     if not os.path.exists(path):
         return
