@@ -127,6 +127,9 @@ def section(rows: Rows) -> str:
         "",
         *_reasons(rows),
     ]
+    waiting = [net for net in NETS if net not in nets]
+    if waiting:
+        lines += [f"Not run yet: {', '.join(waiting)}.", ""]
     return "\n".join(lines)
 
 
@@ -140,7 +143,9 @@ def _reasons(rows: Rows) -> list[str]:
     lines = ["Failed:\n", *lines, ""] if lines else []
     why: dict[str, list[str]] = {}
     for (net, _), row in rows.items():
-        for reason in row.get("reasons", {}):
+        for full in row.get("reasons", {}):
+            kind, _, words = full.partition(": ")
+            reason = words if words.startswith(f"{kind}: ") else full
             if not any(word in reason for word in ("BatchNorm", "LayerNorm", "GroupNorm")):
                 nets = why.setdefault(reason, [])
                 nets += [] if net in nets else [net]

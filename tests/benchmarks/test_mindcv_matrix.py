@@ -19,7 +19,7 @@ ROW: dict[str, Any] = {
     "rate": nets.RATE,
     **{"weights": 200, "weights_moved": 150, "skipped": 0, "checkpoint": True},
     **{"types": {"Conv2d": [3, 4], "BatchNorm2d": [0, 5], "Dense": [1, 1]}},
-    **{"reasons": {"BatchNorm2d: a norm": 5, "Conv2d: its weight is shared": 1}},
+    "reasons": {"BatchNorm2d: a norm": 5, "Conv2d: its weight is shared": 1, "Net: Net: none": 1},
     **{"losses": [2.5, 2.4, 2.3, 2.2, 2.125], "seconds": [[30.0, 20.0], [40.0, 31.0]]},
     "graphs": {"capture": [10.25, 1.0], "plain": [3.5, 0.5]},
 }
@@ -130,7 +130,10 @@ def test_the_tables_are_of_the_stored_rows(tmp_path: Path) -> None:
     assert "| resnet18 | Conv2d 3 of 4, Dense 1 | BatchNorm2d 5 | 0.0 | 75.0 | 50.0 | - |" in lines
     assert "- `vgg11`, THOR: RuntimeError: no room" in lines
     assert "- Conv2d: its weight is shared (resnet18)" in lines
+    assert "- Net: none (resnet18)" in lines
     assert "a norm" not in text
+    waiting = [net for net in NETS if net not in ("resnet18", "vgg11")]
+    assert f"Not run yet: {', '.join(waiting)}." in lines
 
 
 def test_the_page_is_up_to_date() -> None:
