@@ -63,33 +63,44 @@ def _moved_by(
     return {"params": groups, "weight_decay": 0.0}
 
 
-def load_state(optimizer: nn.Optimizer, path: str) -> None:
-    """Continue with the state in mindcv's ``optim_<model>.ckpt``, if it is there.
+def load_state(optimizer: nn.Optimizer, stored: Mapping[str, Parameter], path: str) -> None:
+    """Continue with the state in mindcv's ``optim_<model>.ckpt``, but for a schedule's rates.
 
     Args:
         optimizer: The optimizer.
-        path: The file; empty for none.
+        stored: What the file holds.
+        path: The file, for messages.
 
     Raises:
-        UserError: If it is another method's, lacks a part, or has one of another shape, as the
-            rates of a training of another length have.
+        UserError: If it is another method's, lacks a part, or has one of another shape.
     """
-    if not os.path.exists(path):
-        return
-    stored = ms.load_checkpoint(path)
+    schedule = optimizer.learning_rate
+    own = {p.name for p in schedule.get_parameters()} if isinstance(schedule, nn.Cell) else set()
+    stored = {name: value for name, value in stored.items() if name not in own}
     for parameter in optimizer.get_parameters():
         found = stored.get(parameter.name, parameter)
         if tuple(found.shape) != tuple(parameter.shape):
             raise UserError(
                 f"{path}: {parameter.name} has the shape {tuple(found.shape)}, here it is "
-                f"{tuple(parameter.shape)}; resume with the same epochs, batch size and options"
+                f"{tuple(parameter.shape)}; resume with the same options"
             )
     missing, _ = ms.load_param_into_net(optimizer, stored)
+    missing = [name for name in missing if name not in own]
     if missing:
         raise UserError(
             f"{path} has no {missing[0]} ({len(missing)} are missing): it is not the state of "
             f"{type(optimizer).__name__} with these options; resume_opt: False begins anew"
         )
+
+
+def _continued(rates: Any, stored: Mapping[str, Parameter]) -> Any:
+    """The rates of a schedule, its last one for as many updates more as were made before.
+
+    mindcv trains ``epoch_size`` epochs more, whose numbers go on.
+    """
+    if not isinstance(rates, list):
+        return rates
+    return rates + rates[-1:] * int(stored["global_step"].asnumpy().reshape(-1)[0])
 
 
 def build(
@@ -119,7 +130,7 @@ def build(
         layer_decay: mindcv's, for second-order methods.
         loss_scale: A fixed one.
         steps_per_epoch: Updates per epoch, for methods that ask (FNGD); None if not known.
-        checkpoint_path: See :func:`load_state`.
+        checkpoint_path: See :func:`load_state`; empty, or a file that is not there, for none.
 
     Returns:
         The optimizer.
@@ -135,8 +146,12 @@ def build(
     known = optimizer_options(method)
     found = {"momentum": momentum, "steps_per_epoch": steps_per_epoch}
     found = {key: value for key, value in found.items() if key in known and value is not None}
+    stored = ms.load_checkpoint(checkpoint_path) if os.path.exists(checkpoint_path) else {}
+    if "global_step" in stored:
+        rates = _continued(rates, stored)
     moved = _moved_by(net, method, rates, weight_decay, weight_decay_filter, layer_decay)
     keywords = {**found, **options, "loss_scale": loss_scale}
     optimizer = METHODS[method](net, rates, **keywords, **moved)
-    load_state(optimizer, checkpoint_path)
+    if stored:
+        load_state(optimizer, stored, checkpoint_path)
     return optimizer
