@@ -90,23 +90,17 @@ class SummedLoss(nn.Cell):
         return total
 
 
-_IGNORED = {
-    "parallel_config": None,
-    "lr_scheduler": None,
-    "print_separate_loss": None,
-    "global_norm_spike_threshold": None,
-    "local_norm": False,
-    "grouped_lr_scheduler": None,
-    "calculate_per_token_loss": False,
-    "use_skip_data_by_global_norm": False,
-    "use_clip_grad": False,
-}
-"""What mindformers gives to every wrapper -> the only value that is taken; None for any."""
-
 _MUST_BE_OFF = (
     *("grouped_lr_scheduler", "calculate_per_token_loss", "use_skip_data_by_global_norm"),
     *("use_clip_grad", "local_norm"),
 )
+"""What mindformers gives to every wrapper, or its own one takes, and is refused where it is on."""
+
+_GIVEN = (
+    *("parallel_config", "lr_scheduler", "print_separate_loss", "global_norm_spike_threshold"),
+    *_MUST_BE_OFF,
+)
+"""All that is known; what is not refused has no meaning here."""
 
 
 class SecondOrderWrapper(nn.Cell):
@@ -134,7 +128,7 @@ class SecondOrderWrapper(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         for name, value in given.items():
-            if name not in _IGNORED:
+            if name not in _GIVEN:
                 raise UserError(f"runner_wrapper has no key {quoted(name, 40)} with this type")
             if name in _MUST_BE_OFF and value:
                 raise UserError(
