@@ -151,17 +151,20 @@ def _summary_table(study: Study, summaries: dict[str, Summary]) -> str:
             "-" if item.ratio is None else f"{item.ratio:.2f}",
             *(_reached(item, target, lower) for target in study.targets),
         ]
-        row += [_last_of(item, name) for name in others]
+        row += [_last_of(study, item, name) for name in others]
         if sgd:
             row += [_reached(item, sgd.best, lower), _against_sgd(item, sgd, lower)]
         rows.append(row)
     return table(head, rows)
 
 
-def _last_of(item: Summary, metric: str) -> str:
-    """The median of another metric at the runs' ends."""
+def _last_of(study: Study, item: Summary, metric: str) -> str:
+    """The median of another metric at the runs' ends; shares in per cent."""
     ends = [run.rows[-1][metric] for run in item.runs if run.rows and metric in run.rows[-1]]
-    return f"{statistics.median(ends):.1f}" if ends else "-"
+    if not ends:
+        return "-"
+    value = statistics.median(ends)
+    return f"{100 * value:.1f} %" if study.task.percent else f"{value:.1f}"
 
 
 def _against_sgd(item: Summary, sgd: Summary, lower: bool) -> str:

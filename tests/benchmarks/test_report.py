@@ -170,14 +170,28 @@ def test_what_a_value_takes_with_sgd(tmp_path: Path, readme: Path) -> None:
         assert min(picture.size) > 500
 
 
-def test_another_baseline_and_the_loss_as_metric(tmp_path: Path) -> None:
-    """Translation: the validation loss decides, a small one is good, and BLEU stands beside it."""
+@pytest.mark.parametrize(
+    ("task", "values", "shown"),
+    [
+        ("translate", {"bleu": 10.0, "chrf": 20.0}, ("20.0", "40.0")),
+        # Shares, in per cent.
+        (
+            "pretrain",
+            {"masked_lm_accuracy": 0.06, "next_sentence_accuracy": 0.3},
+            ("12.0 %", "60.0 %"),
+        ),
+    ],
+)
+def test_another_baseline_and_the_loss_as_metric(
+    tmp_path: Path, task: str, values: dict[str, float], shown: tuple[str, str]
+) -> None:
+    """The validation loss decides, a small one is good, and the other metrics stand beside it."""
     path = tmp_path / "words.yaml"
     methods = {
         name: {"settings": {}, "candidates": [{"learning_rate.peak": 0.1}]}
         for name in ("adamw", "thor")
     }
-    common = {**STUDY["common"], "train": {"epochs": 2, "task": "translate"}}  # type: ignore[dict-item]
+    common = {**STUDY["common"], "train": {"epochs": 2, "task": task}}  # type: ignore[dict-item]
     both = {"baseline": "adamw", "metric": "valid_loss"}
     words = {**STUDY, **both, "methods": methods, "common": common, "targets": [2.5]}
     path.write_text(yaml.safe_dump(words, sort_keys=False))
@@ -187,7 +201,7 @@ def test_another_baseline_and_the_loss_as_metric(tmp_path: Path) -> None:
     logs.mkdir()
     for name, losses in (("adamw", (3.0, 2.5)), ("thor", (2.4, 2.6))):
         rows = [
-            {"epoch": k, "valid_loss": loss, "bleu": 10.0 * k, "chrf": 20.0 * k}
+            {"epoch": k, "valid_loss": loss, **{key: k * value for key, value in values.items()}}
             for k, loss in enumerate(losses, 1)
         ]
         lines = [json.dumps(item) for item in ({"seed": 1, **ORIGIN}, *rows)]
@@ -204,7 +218,7 @@ def test_another_baseline_and_the_loss_as_metric(tmp_path: Path) -> None:
     # AdamW's 2.5 after two epochs; THOR is there after one, which takes 1.2 of an epoch of AdamW's.
     assert cells(text, "| thor | 1 |") == [
         *("thor", "1", "2.400 (1)", "2.600", "6.0", "1.20"),
-        *("1 x 6.0 s = 6 s", "20.0", "40.0", "1 x 6.0 s = 6 s", "0.60"),
+        *("1 x 6.0 s = 6 s", *shown, "1 x 6.0 s = 6 s", "0.60"),
     ]
 
 
