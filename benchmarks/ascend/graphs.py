@@ -18,6 +18,7 @@ from mindspore_thor.run.pretraining import PretrainingLoss
 from mindspore_thor.step.token_loss import TokenMeanLoss
 from mindspore_thor.step.train_step import TrainStep
 from models import create_model
+from models.resnet.resnet import BasicBlock, ResNet
 
 MARK = "[graph]"
 """How the lines begin that compiling writes among MindSpore's log."""
@@ -60,7 +61,10 @@ class Setting(NamedTuple):
 SYNC = "_sync"
 """How a model is called whose BatchNorm sees the samples of all ranks."""
 
-SHAPES = {"resnet20": (32, 32), "resnet50": (4, 64)}
+SMALL = "resnet8"
+"""ResNet-20 with a third of its blocks, all its geometries among them: what tests compile."""
+
+SHAPES = {SMALL: (32, 32), "resnet20": (32, 32), "resnet50": (4, 64)}
 """(samples, pixels) of the batch that a model's graphs are compiled for."""
 
 SENTENCES = {"transformer_tiny": (4, 16), "transformer_base": (4, 16)}
@@ -114,6 +118,11 @@ def parse_cases(texts: Iterable[str]) -> tuple[Case, ...]:
     return tuple(found)
 
 
+def small_net() -> nn.Cell:
+    """The net of :data:`SMALL`: images [N, 3, 32, 32] -> logits [N, 10]."""
+    return ResNet(BasicBlock, [1] * 3, (16, 32, 64), 10, 3, "cifar", False)
+
+
 class OnTheHost(nn.Cell):
     """The control: a Cholesky decomposition, for which Ascend has no kernel."""
 
@@ -150,7 +159,12 @@ class Graphs:
             known = ", ".join((*SHAPES, *SENTENCES, *SAMPLES))
             raise UserError(f"unknown model {model!r}: use {known}")
         batch, pixels = SHAPES[plain]
-        net, optimizer = make_optimizer(method, plain, **options)
+        if plain == SMALL:
+            net = small_net()
+            split = step_time.MODELS["resnet20"].split_dim
+            optimizer = optimizer_of(method, net, split_dim=split, **options)
+        else:
+            net, optimizer = make_optimizer(method, plain, **options)
         if plain != model:
             synchronise_norms(net)
         loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")

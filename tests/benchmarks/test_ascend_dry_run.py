@@ -5,7 +5,7 @@ graph and by which kernels; see ``benchmarks/ascend/stand_in.py``.
 
 | | what is compiled |
 |---|---|
-| every run (``COVERING``) | every method, both levels, both numbers of ranks, plain, factor and inverse steps, and ResNet-50's plain step, but not all combinations |
+| every run (``COVERING``) | every method, both levels, both numbers of ranks, plain, factor and inverse steps on a ResNet with ResNet-20's geometries in a third of its blocks, and ResNet-50's plain step, but not all combinations |
 | ``pytest -m ascend_all tests/test_ascend_dry_run.py`` | plain, factor, update and inverse graphs of THOR, FNGD and LNGD on ResNet-20 and of THOR on ResNet-50, and SGD's step on both, each at O0 and O1 and on 1 and 8 ranks; the same list as ``python -m benchmarks.ascend.dry_run``, which prints the kernels |
 
 One process per level and number of ranks compiles one graph after the other.
@@ -25,25 +25,26 @@ from benchmarks.ascend.graphs import (
     CONTROL,
     LEVELS,
     RANKS,
+    SMALL,
     SYNC,
     Case,
     Graphs,
     Setting,
     parse_cases,
     required,
+    small_net,
 )
 from benchmarks.traffic import traffic
-from models import create_model
 
-CONTROL_CASE = f"resnet20:fngd:{CONTROL}"
+CONTROL_CASE = f"{SMALL}:fngd:{CONTROL}"
 
 COVERING = {
     Setting("O0", 1): (
-        *("resnet20:fngd:plain", CONTROL_CASE, "resnet20:lngd:inverse"),
+        *(f"{SMALL}:fngd:plain", CONTROL_CASE, f"{SMALL}:lngd:inverse"),
         "bert_tiny:thor:plain",
     ),
-    Setting("O0", 8): (f"resnet20{SYNC}:thor:factor",),
-    Setting("O1", 1): ("resnet20:thor:plain", "resnet20:thor:update", "resnet20:thor:inverse"),
+    Setting("O0", 8): (f"{SMALL}{SYNC}:thor:factor",),
+    Setting("O1", 1): tuple(f"{SMALL}:thor:{kind}" for kind in ("plain", "update", "inverse")),
     Setting("O1", 8): ("resnet50:thor:plain",),
 }
 
@@ -77,8 +78,8 @@ def check(setting: Setting, graph: Compiled) -> None:
     expected = sent(graph.case) if setting.ranks > 1 else 0
     if graph.case.model.endswith(SYNC):
         # Two sums for the mean and the variance, and two for their gradients.
-        norms = [c for _, c in create_model("resnet20").cells_and_names() if type(c) is BatchNorm2d]
-        assert graph.operator("BNTrainingReduce") == len(norms) == 21
+        norms = [c for _, c in small_net().cells_and_names() if type(c) is BatchNorm2d]
+        assert graph.operator("BNTrainingReduce") == len(norms) == 9
         expected += 4 * len(norms)
     assert graph.operator("AllReduce") == expected, graph.case
     assert (graph.of_type("akg") > 0) == (setting.level == "O1")
