@@ -14,6 +14,7 @@ from benchmarks.step_time import make_optimizer, optimizer_of
 from mindspore_thor import optim
 from mindspore_thor.errors import UserError
 from mindspore_thor.parallel.sync_norm import synchronise_norms
+from mindspore_thor.run.pretraining import PretrainingLoss
 from mindspore_thor.step.token_loss import TokenMeanLoss
 from mindspore_thor.step.train_step import TrainStep
 from models import create_model
@@ -64,6 +65,9 @@ SHAPES = {"resnet20": (32, 32), "resnet50": (4, 64)}
 
 SENTENCES = {"transformer_tiny": (4, 16), "transformer_base": (4, 16)}
 """(sentence pairs, tokens of each side) for the models that translate."""
+
+SAMPLES = {"bert_tiny": (4, 32, 5), "bert_base": (4, 32, 5), "bert_large": (4, 32, 5)}
+"""(samples, tokens, masked words of each) for the models that are pre-trained."""
 
 WEIGHT_DECAY = 5e-4
 """Without decay there would be less to fuse than in a real training."""
@@ -139,9 +143,12 @@ class Graphs:
         options: dict[str, Any] = {"weight_decay": WEIGHT_DECAY, "steps_per_epoch": 4}
         if model in SENTENCES:
             return cls.of_sentences(model, method, options)
+        if model in SAMPLES:
+            return cls.of_samples(model, method, options)
         plain = model[: -len(SYNC)] if model.endswith(SYNC) else model
         if plain not in SHAPES:
-            raise UserError(f"unknown model {model!r}: use {', '.join((*SHAPES, *SENTENCES))}")
+            known = ", ".join((*SHAPES, *SENTENCES, *SAMPLES))
+            raise UserError(f"unknown model {model!r}: use {known}")
         batch, pixels = SHAPES[plain]
         net, optimizer = make_optimizer(method, plain, **options)
         if plain != model:
@@ -164,6 +171,23 @@ class Graphs:
         inputs = (source[:, :-1], target[:, :-1], np.arange(pairs, dtype=np.int32), target[:, 1:])
         step = TrainStep(net, TokenMeanLoss(label_smoothing=0.1), optimizer)
         return cls(step, tuple(map(Tensor, inputs)))
+
+    @classmethod
+    def of_samples(cls, model: str, method: str, options: dict[str, Any]) -> Graphs:
+        """Those of a BERT, as task "pretrain" trains it, the words' table by AdamW."""
+        samples, length, asked = SAMPLES[model]
+        net = create_model(model)
+        optimizer = optimizer_of(method, net, rest="adamw", **options)
+        rng = np.random.default_rng(0)
+        ids = rng.integers(4, net.vocab_size, (samples, length))
+        places = np.broadcast_to(np.arange(length), ids.shape)
+        mask = places < length - 3  # padding
+        positions = places[:, 1 : 1 + asked]
+        labels = np.concatenate((ids[:, 1 : 1 + asked], ids[:, :1] % 2), 1)
+        second = mask & (places >= length // 2)
+        inputs = (ids * mask, second, mask, positions, np.arange(samples), labels)
+        step = TrainStep(net, PretrainingLoss(), optimizer)
+        return cls(step, tuple(Tensor(column.astype(np.int32)) for column in inputs))
 
     def cell(self, kind: str) -> tuple[nn.Cell, tuple[Any, ...]]:
         """The cell of one of :data:`KINDS`, or of :data:`CONTROL`, and its arguments."""
