@@ -38,7 +38,10 @@ from models import create_model
 CONTROL_CASE = f"resnet20:fngd:{CONTROL}"
 
 COVERING = {
-    Setting("O0", 1): ("resnet20:fngd:plain", CONTROL_CASE, "resnet20:lngd:inverse"),
+    Setting("O0", 1): (
+        *("resnet20:fngd:plain", CONTROL_CASE, "resnet20:lngd:inverse"),
+        "bert_tiny:thor:plain",
+    ),
     Setting("O0", 8): (f"resnet20{SYNC}:thor:factor",),
     Setting("O1", 1): ("resnet20:thor:plain", "resnet20:thor:update", "resnet20:thor:inverse"),
     Setting("O1", 8): ("resnet50:thor:plain",),
