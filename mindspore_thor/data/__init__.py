@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mindspore_thor.data.factory import available_data, create_data
     from mindspore_thor.data.pipeline import Data, user_error_in
 else:
-    # scripts/get_cifar10.py runs without MindSpore.
+    # scripts/get_cifar10.py and get_text.py run without MindSpore.
     __getattr__, __dir__ = lazy_names(
         __name__,
         {

@@ -87,9 +87,10 @@ def test_rank_tables_are_made_without_it(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "hccl_2s_2p.json").read_text())["server_list"]) == 2
 
 
-def test_cifar10_is_rebuilt_without_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["get_cifar10.py", "get_text.py"])
+def test_data_is_made_without_it(tmp_path: Path, name: str) -> None:
     """As far as the package, which is not here: the message is of the code that reads it."""
-    script = str(ROOT / "scripts" / "get_cifar10.py")
+    script = str(ROOT / "scripts" / name)
     done = run_without(tmp_path, script, "--output", "out", "--package", "none.tgz")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
