@@ -125,7 +125,7 @@ def data_for(model: str) -> set[str]:
         "autoencoder": {"mnist"},  # the published problem
         "mlp": {"mnist", "fashion_mnist", "fashion_mnist_sample"},  # grey images
         "vgg11": {"cifar10", "cifar100"},  # needs 32x32 pixels
-        "bert": {"toy_documents"},
+        "bert": {"toy_documents", "documents"},
         "bert_tiny": {"documents"},
         "bert_base": {"mlperf_bert"},
         "bert_large": {"mlperf_bert"},
