@@ -65,6 +65,12 @@ _PASSING_CONTEXT = frozenset(
 _seeds: Any = sys.modules["mindspore.common.seed"]
 
 
+def to_terminal(line: str) -> None:
+    """Show somebody who waits in front of a terminal what is being done."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
+
+
 def user_folder() -> Path:
     """The folder for all runs of this user."""
     own = os.environ.get(VARIABLE)
@@ -152,6 +158,17 @@ def key_of(graph: nn.Cell, inputs: tuple[Any, ...]) -> str:
     return found.digest()
 
 
+def announce(graph: nn.Cell, tell: Callable[[str], None]) -> None:
+    """Say that a graph is going to be compiled, where it is not yet.
+
+    Args:
+        graph: its cell.
+        tell: takes the line.
+    """
+    if not graph.compile_cache:
+        tell(f"compiling {getattr(graph, 'title', StoredGraph.title)} ...")
+
+
 class CompileCache:
     """Graphs in a folder of the user's.
 
@@ -167,7 +184,8 @@ class CompileCache:
         seconds: how long both took.
         off: why this run keeps no graphs; empty where it does.
         problem: why the folder cannot be used; empty where it can.
-        tell: called with a line before a graph is compiled, which may take minutes.
+        tell: called with a line before a graph is compiled, which may take minutes; by default it
+            goes to the error stream if that is a terminal.
 
     Raises:
         UserError: for a given folder that others can write into, or that cannot be made.
@@ -176,7 +194,7 @@ class CompileCache:
     digested_as_nothing = True
 
     def __init__(self, folder: Path | None, limit: float = LIMIT, off: str = "") -> None:
-        self.tell: Callable[[str], None] | None = None
+        self.tell: Callable[[str], None] = to_terminal
         self.loaded = self.compiled = 0
         self.seconds = 0.0
         self.off, self.problem = off, ""
@@ -226,16 +244,11 @@ class CompileCache:
 
     def _compile_untouched(self, graph: nn.Cell, compile_it: Callable[[], None]) -> None:
         began, known = time.monotonic(), len(graph.compile_cache)
-        self.announce(graph)
+        announce(graph, self.tell)
         compile_it()
         if len(graph.compile_cache) > known:
             self.compiled += 1
             self.seconds += time.monotonic() - began
-
-    def announce(self, graph: nn.Cell) -> None:
-        """Say that a graph is going to be compiled."""
-        if self.tell is not None and not graph.compile_cache:
-            self.tell(f"compiling {getattr(graph, 'title', StoredGraph.title)} ...")
 
     def news(self) -> str:
         """Return a line about what was compiled since the last call; empty for nothing."""
@@ -276,11 +289,11 @@ class _Visit:
                 self.laid = True
         except Exception as reason:  # of the user's objects, or the system's
             logger.info("%s is not kept: %s", type(self._graph).__name__, shown(reason, 200))
-            self._cache.announce(self._graph)
+            announce(self._graph, self._cache.tell)
             return False
         self.key = key
         if not self.laid:
-            self._cache.announce(self._graph)
+            announce(self._graph, self._cache.tell)
         return True
 
     def finish(self) -> None:
@@ -358,6 +371,7 @@ class StoredGraph(nn.Cell):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile, or load what was compiled before."""
         if self.store is None or kwargs:
+            announce(self, to_terminal)
             super().compile(*args, **kwargs)
             return
         self.store.compile(self, lambda: super(StoredGraph, self).compile(*args), args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -145,6 +146,21 @@ def test_what_is_not_kept_is_told_and_counted_too() -> None:
     assert told == ["compiling the step ..."]
     assert (cache.compiled, cache.loaded) == (1, 0)
     assert cache.news().startswith("graphs: 1 compiled, ") and not cache.news()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_script_at_a_terminal_sees_what_is_compiled(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    net = nn.SequentialCell(nn.Dense(5, 3))
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    step = TrainStep(net, loss, nn.Momentum(net.trainable_params(), 0.1, 0.9))
+    steps.train(step, steps.problem(2)[1])
+    assert ("compiling the step ...\n" in stream.getvalue()) == terminal
+    assert stream.getvalue().count("compiling") == int(terminal)
 
 
 # ---- the folder
