@@ -11,7 +11,7 @@ from mindspore import dtype as mstype
 
 from mindspore_thor.data.language.pipeline import LanguageData
 from mindspore_thor.data.language.text import PAD
-from mindspore_thor.linalg.log_softmax import log_softmax
+from mindspore_thor.linalg.log_softmax import token_losses
 from mindspore_thor.parallel.agreement import sum_over_ranks
 from mindspore_thor.run.evaluate import evaluating
 
@@ -32,12 +32,8 @@ class NextTokenLosses(nn.Cell):
 
     def construct(self, ids: Tensor, labels: Tensor, used: Tensor) -> Tensor:
         """Return the sum over the used rows' tokens of -log p, and their number, float32 [2]."""
-        logits = ops.cast(self.net(ids), mstype.float32)
-        logs = log_softmax(logits).reshape((-1, logits.shape[-1]))
-        own = ops.gather_elements(logs, 1, labels.reshape((-1, 1))).reshape(labels.shape)
         real = ops.cast(labels != PAD, mstype.float32) * used.reshape((-1, 1))
-        # A row that is not used may have any loss, but not one that is no number.
-        lost = ops.where(real > 0, -own, ops.zeros_like(own))
+        lost = token_losses(self.net(ids), labels, real)
         return ops.stack((lost.sum(), real.sum()))
 
 

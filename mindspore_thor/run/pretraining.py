@@ -10,7 +10,7 @@ from mindspore import dtype as mstype
 
 from mindspore_thor.data.pretraining.masking import NOT_ASKED
 from mindspore_thor.data.pretraining.pipeline import PretrainingData
-from mindspore_thor.linalg.log_softmax import log_softmax
+from mindspore_thor.linalg.log_softmax import token_losses
 from mindspore_thor.parallel.agreement import sum_over_ranks
 from mindspore_thor.run.evaluate import evaluating
 from mindspore_thor.step.token_loss import TokenMeanLoss
@@ -92,9 +92,7 @@ class PretrainingSums(nn.Cell):
         flat = (labels * ops.cast(labels != NOT_ASKED, labels.dtype)).reshape(-1)
         finite = ops.isfinite(logits.sum(1))
         hit = ops.logical_and(self.largest(logits) == flat, finite)
-        own = ops.gather_elements(log_softmax(logits), 1, flat.reshape((-1, 1))).reshape(-1)
-        # What does not count may have any loss, but not one that is no number.
-        lost = ops.where(asked > 0, -own, ops.zeros_like(own))
+        lost = token_losses(logits, flat, asked)
         hits = ops.cast(hit, mstype.float32) * asked
         return ops.stack((hits.sum(), lost.sum(), asked.sum()))
 

@@ -12,7 +12,7 @@ from mindspore_thor.data.text.pipeline import TextData
 from mindspore_thor.data.text.scores import translation_scores
 from mindspore_thor.data.text.vocabulary import PAD
 from mindspore_thor.errors import UserError
-from mindspore_thor.linalg.log_softmax import log_softmax
+from mindspore_thor.linalg.log_softmax import token_losses
 from mindspore_thor.parallel.agreement import sum_over_ranks
 from mindspore_thor.run.evaluate import evaluating
 
@@ -34,14 +34,8 @@ class TokenLosses(nn.Cell):
 
     def construct(self, source: Tensor, target: Tensor, labels: Tensor, used: Tensor) -> Tensor:
         """Return the sum over the used rows' tokens of -log p, and their number, float32 [2]."""
-        logits = ops.cast(self.net(source, target), mstype.float32)
-        flat = labels.reshape((-1, 1))
-        own = ops.gather_elements(
-            log_softmax(logits).reshape((-1, logits.shape[-1])), 1, flat
-        ).reshape(labels.shape)
         real = ops.cast(labels != PAD, mstype.float32) * used.reshape((-1, 1))
-        # A row that is not used may have any loss, but not one that is no number.
-        lost = ops.where(real > 0, -own, ops.zeros_like(own))
+        lost = token_losses(self.net(source, target), labels, real)
         return ops.stack((lost.sum(), real.sum()))
 
 
