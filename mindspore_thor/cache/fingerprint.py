@@ -28,7 +28,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore._c_expression import MetaFuncGraph_, typing
 
-from mindspore_thor.cache.sources import Unknown, file_digest, imports, names_in, owner
+from mindspore_thor.cache.sources import Unknown, file_digest, imports, left_over, names_in, owner
 
 _ROOMS = frozenset(
     ("capture", "curvature", "graph", "layers", "linalg", "methods", "optim", "parallel", "step")
@@ -71,20 +71,6 @@ _CONTAINERS = (
     *(tuple, ParameterTuple, list, OrderedDict, dict, set, frozenset, types.MappingProxyType),
 )
 _BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
-
-
-def _left_over(cell: nn.Cell) -> frozenset[str]:
-    """Attributes that no graph uses.
-
-    ``nn.Optimizer`` makes a second rate, of the same name, for parameter groups without rates of
-    their own, and never looks at it again. Somebody else's subclass might.
-    """
-    if not isinstance(cell, nn.Optimizer) or getattr(cell, "is_group_lr", True):
-        return frozenset()
-    classes = [cls for cls in type(cell).__mro__ if cls.__module__ != "pybind11_builtins"]
-    if any(owner(cls.__module__) == "user" for cls in classes):
-        return frozenset()
-    return frozenset(("group_lr",))
 
 
 class Fingerprint:
@@ -272,7 +258,7 @@ class Fingerprint:
         held.update(getattr(value, "__dict__", {}))
         passing: frozenset[str] = frozenset()
         if isinstance(value, nn.Cell):
-            passing = _PASSING | _left_over(value)
+            passing = _PASSING | left_over(value)
         elif isinstance(value, ops.GradOperation):
             passing = _OF_GRADIENTS
         for name in sorted(held.keys() - passing):

@@ -1,4 +1,4 @@
-"""Where code comes from: whose it is, digests of its files, and the names that it uses."""
+"""Where code comes from: whose it is, digests of its files, names that it uses or leaves unused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
 import mindspore_thor
 
@@ -78,6 +79,20 @@ def owner(module: str | None) -> str:
         return "version"
     # The models come from outside of the package's folder where it is installed for editing.
     return "package" if top == PACKAGE and not f"{module}.".startswith(_MODELS) else "user"
+
+
+def left_over(cell: nn.Cell) -> frozenset[str]:
+    """Attributes that no graph uses.
+
+    ``nn.Optimizer`` makes a second rate, of the same name, for parameter groups without rates of
+    their own, and never looks at it again. Somebody else's subclass might.
+    """
+    if not isinstance(cell, nn.Optimizer) or getattr(cell, "is_group_lr", True):
+        return frozenset()
+    classes = [cls for cls in type(cell).__mro__ if cls.__module__ != "pybind11_builtins"]
+    if any(owner(cls.__module__) == "user" for cls in classes):
+        return frozenset()
+    return frozenset(("group_lr",))
 
 
 def names_in(code: types.CodeType) -> frozenset[str]:
