@@ -120,6 +120,9 @@ def shipped_recipe(path: Path) -> Path:
 
     Returns:
         The shipped recipe's path; the same path where it is no such recipe's.
+
+    Raises:
+        UserError: for a name without an ending that is nearly a shipped recipe's.
     """
     if os.path.exists(path):
         return path
@@ -127,8 +130,13 @@ def shipped_recipe(path: Path) -> Path:
     if path.parts[:1] == ("models",) and here.joinpath(*path.parts[1:-1]).is_dir():
         return here.joinpath(*path.parts[1:])
     shipped = {recipe.stem: recipe for recipe in here.glob("*/*.yaml")}
+    if len(path.parts) != 1:
+        return path
     name = path.name[: -len(".yaml")] if path.suffix == ".yaml" else path.name
-    return shipped.get(name, path) if len(path.parts) == 1 else path
+    near = difflib.get_close_matches(name[:100], shipped, 1, 0.8)
+    if name not in shipped and near and not path.suffix:
+        raise UserError(f"no such recipe: {quoted(name)}; did you mean {near[0]!r}?")
+    return shipped.get(name, path)
 
 
 def _check_type(name: str, option: inspect.Parameter, value: Any) -> None:

@@ -102,10 +102,9 @@ def _choose(file: _File, method: str | None) -> str | None:
     names = file.names()
     known = shortened(", ".join(names), 140)
     if names:
-        if method is not None and method not in names:
-            method = method.lower()  # THOR is thor here
-        if method in names:
-            return method
+        for name in (method, (method or "").lower()):  # THOR is thor here
+            if name in names:
+                return name
         if method is not None:
             raise UserError(
                 f"{file.shown}: no method {quoted(method, 40)}; did you mean "

@@ -260,6 +260,12 @@ def test_a_method_may_be_called_as_its_class_is(
     assert printed[0] == printed[1] != ""
 
 
+def test_a_name_that_is_nearly_a_recipes_is_told_which(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train_main(["--config_path", "resnet20_cifar1"], models) == 2
+    error = capfd.readouterr().err
+    assert error == "error: no such recipe: 'resnet20_cifar1'; did you mean 'resnet20_cifar10'?\n"
+
+
 @pytest.mark.parametrize("key", ["optimizer.lr", "optimizer.learning_rate"])
 def test_a_rate_among_the_optimizers_keys_is_shown_its_place(
     recipe: Path, capfd: pytest.CaptureFixture[str], key: str
