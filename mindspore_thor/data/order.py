@@ -10,6 +10,24 @@ _AUGMENT_STREAM = 2
 _VALIDATION_STREAM = 3
 
 
+def check_position(epoch: int, start: int, steps_per_epoch: int) -> None:
+    """Refuse a place that no training has.
+
+    Args:
+        epoch: Number of the epoch, from 0.
+        start: Number of a batch in it, from 0; ``steps_per_epoch`` is its end.
+        steps_per_epoch: Batches per epoch.
+
+    Raises:
+        ValueError: One of them is out of range.
+    """
+    if epoch < 0 or not 0 <= start <= steps_per_epoch:
+        raise ValueError(
+            f"epoch {epoch}, start {start}: epoch must be >= 0 and start within 0 .. "
+            f"{steps_per_epoch}"
+        )
+
+
 def augment_generator(seed: int, epoch: int, *key: int) -> np.random.Generator:
     """Return the generator of the augmentation of one epoch, or of one sample in it.
 

@@ -11,6 +11,7 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
 
+from mindspore_thor.data.order import check_position
 from mindspore_thor.errors import UserError
 
 COLUMNS = ["image", "label"]
@@ -116,11 +117,7 @@ class Data:
             ValueError: ``index`` or ``start`` is out of range.
             UserError: While iterating: a file cannot be read.
         """
-        if index < 0 or not 0 <= start <= self.steps_per_epoch:
-            raise ValueError(
-                f"epoch {index}, start {start}: epoch must be >= 0 and start within 0 .. "
-                f"{self.steps_per_epoch}"
-            )
+        check_position(index, start, self.steps_per_epoch)
         return self._batches(index, start)
 
     def dataset(self, index: int = 0) -> ds.Dataset:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from mindspore_thor.errors import UserError
-
-from ..mlp.mlp import MOST_WEIGHTS
+from ..transformer.sizes import check_attention_net
 from .bert import Bert
 
 WORDS = 30522
@@ -47,16 +45,9 @@ def bert(
         "layers": layers,
         "max_length": max_length,
     }
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"{name} of bert is {size}: give at least 1")
-    if width % heads:
-        raise UserError(f"{heads} heads of bert do not divide its width {width}: give a divisor")
-    for name, share in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-        if not 0 <= share < 1:
-            raise UserError(f"{name} of bert is {share}: give a share from 0 to below 1")
-    if parameter_count(vocab_size, width, hidden, layers, max_length) > MOST_WEIGHTS:
-        raise UserError(f"bert would have more than {MOST_WEIGHTS} weights: choose smaller sizes")
+    shares = {"dropout": dropout, "attention_dropout": attention_dropout}
+    count = parameter_count(vocab_size, width, hidden, layers, max_length)
+    check_attention_net("bert", sizes, shares, count)
     return Bert(
         vocab_size,
         width,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from mindspore_thor.errors import UserError
-
-from ..mlp.mlp import MOST_WEIGHTS
+from ..transformer.sizes import check_attention_net
 from .language_model import LanguageModel
 
 
@@ -39,20 +37,9 @@ def language_model(
         "layers": layers,
         "context": context,
     }
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"{name} of language_model is {size}: give at least 1")
-    if width % heads:
-        raise UserError(
-            f"{heads} heads of language_model do not divide its width {width}: give a divisor"
-        )
-    for name, share in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-        if not 0 <= share < 1:
-            raise UserError(f"{name} of language_model is {share}: give a share from 0 to below 1")
-    if max(parameter_count(vocab_size, width, hidden, layers), context * width) > MOST_WEIGHTS:
-        raise UserError(
-            f"language_model would have more than {MOST_WEIGHTS} weights: choose smaller sizes"
-        )
+    shares = {"dropout": dropout, "attention_dropout": attention_dropout}
+    count = parameter_count(vocab_size, width, hidden, layers)
+    check_attention_net("language_model", sizes, shares, max(count, context * width))
     return LanguageModel(
         vocab_size,
         width,

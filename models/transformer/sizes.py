@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mindspore_thor.errors import UserError
 
 from ..mlp.mlp import MOST_WEIGHTS
@@ -28,6 +30,41 @@ def parameter_count(
     return tables + encoder + decoder + (2 * norm if norm_first else 0)
 
 
+def check_attention_net(
+    title: str,
+    sizes: Mapping[str, int],
+    shares: Mapping[str, float],
+    weights: int,
+) -> None:
+    """Refuse sizes that make no net of attention layers.
+
+    Args:
+        title: Name of the model.
+        sizes: All that must be at least 1; ``heads`` and ``width`` among them.
+        shares: Dropouts.
+        weights: How many weights the net, or its largest constant, has.
+
+    Raises:
+        UserError: A size is not positive or the heads do not divide the width, a share is not in
+            [0, 1), or the net is too large.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"{name} of {title} is {size}: give at least 1")
+    if sizes["width"] % sizes["heads"]:
+        raise UserError(
+            f"{sizes['heads']} heads of {title} do not divide its width {sizes['width']}: give a "
+            "divisor"
+        )
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise UserError(f"{name} of {title} is {share}: give a share from 0 to below 1")
+    if weights > MOST_WEIGHTS:
+        raise UserError(
+            f"{title} would have more than {MOST_WEIGHTS} weights: choose smaller sizes"
+        )
+
+
 def transformer(
     vocab_size: int = 8000,
     width: int = 128,
@@ -48,6 +85,11 @@ def transformer(
         UserError: A size is not positive or the heads do not divide the width, a dropout is not in
             [0, 1), or the net is too large.
     """
+    if vocab_size <= UNK:
+        raise UserError(
+            f"vocab_size of transformer is {vocab_size}: give at least {UNK + 1}, for pad, bos, "
+            "eos and unk"
+        )
     sizes = {
         "width": width,
         "hidden": hidden,
@@ -56,28 +98,11 @@ def transformer(
         "decoder_layers": decoder_layers,
         "max_length": max_length,
     }
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"{name} of transformer is {size}: give at least 1")
-    if vocab_size <= UNK:
-        raise UserError(
-            f"vocab_size of transformer is {vocab_size}: give at least {UNK + 1}, for pad, bos, "
-            "eos and unk"
-        )
-    if width % heads:
-        raise UserError(
-            f"{heads} heads of transformer do not divide its width {width}: give a divisor"
-        )
-    for name, share in (("dropout", dropout), ("attention_dropout", attention_dropout)):
-        if not 0 <= share < 1:
-            raise UserError(f"{name} of transformer is {share}: give a share from 0 to below 1")
+    shares = {"dropout": dropout, "attention_dropout": attention_dropout}
     count = parameter_count(
         vocab_size, width, hidden, encoder_layers, decoder_layers, tied, norm_first, attention_bias
     )
-    if max(count, max_length * width) > MOST_WEIGHTS:
-        raise UserError(
-            f"transformer would have more than {MOST_WEIGHTS} weights: choose smaller sizes"
-        )
+    check_attention_net("transformer", sizes, shares, max(count, max_length * width))
     return Transformer(
         vocab_size,
         width,

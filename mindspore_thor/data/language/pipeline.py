@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindspore_thor.data.language.text import UNKNOWN, Alphabet
+from mindspore_thor.data.order import check_position
 from mindspore_thor.data.text.order import BucketOrder
 from mindspore_thor.errors import UserError
 
@@ -91,11 +92,7 @@ class LanguageData:
         Raises:
             ValueError: ``index`` or ``start`` is out of range.
         """
-        if index < 0 or not 0 <= start <= self.steps_per_epoch:
-            raise ValueError(
-                f"epoch {index}, start {start}: epoch must be >= 0 and start within 0 .. "
-                f"{self.steps_per_epoch}"
-            )
+        check_position(index, start, self.steps_per_epoch)
         return (self._batch(index, step) for step in range(start, self.steps_per_epoch))
 
     def evaluation(self) -> Iterator[tuple[LanguageBatch, Tensor]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from mindspore import Tensor
 
+from mindspore_thor.data.order import check_position
 from mindspore_thor.data.pretraining.masking import Sample
 from mindspore_thor.data.text.order import BucketOrder
 from mindspore_thor.data.text.vocabulary import Vocabulary
@@ -115,11 +116,7 @@ class PretrainingData:
         Raises:
             ValueError: ``index`` or ``start`` is out of range.
         """
-        if index < 0 or not 0 <= start <= self.steps_per_epoch:
-            raise ValueError(
-                f"epoch {index}, start {start}: epoch must be >= 0 and start within 0 .. "
-                f"{self.steps_per_epoch}"
-            )
+        check_position(index, start, self.steps_per_epoch)
         first = index * self.steps_per_epoch
         return self._batches(range(first + start, first + self.steps_per_epoch))
 

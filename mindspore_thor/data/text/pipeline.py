@@ -9,6 +9,7 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor
 
+from mindspore_thor.data.order import check_position
 from mindspore_thor.data.pipeline import EpochSampler
 from mindspore_thor.data.text.lines import Side
 from mindspore_thor.data.text.order import BucketOrder
@@ -166,11 +167,7 @@ class TextData:
         Raises:
             ValueError: ``index`` or ``start`` is out of range.
         """
-        if index < 0 or not 0 <= start <= self.steps_per_epoch:
-            raise ValueError(
-                f"epoch {index}, start {start}: epoch must be >= 0 and start within 0 .. "
-                f"{self.steps_per_epoch}"
-            )
+        check_position(index, start, self.steps_per_epoch)
         first = index * self.steps_per_epoch
         return self._batches(range(first + start, first + self.steps_per_epoch))
 
