@@ -156,7 +156,7 @@ def test_every_command_explains_itself(scripts: Path, tmp_path: Path, command: s
 def test_an_unknown_recipe_is_one_line(scripts: Path, tmp_path: Path) -> None:
     arguments = ("--config_path", "resnet21_cifar10")
     error = call(scripts / "mindspore-thor-train", *arguments, cwd=tmp_path, code=2)
-    assert error.startswith("error: resnet21_cifar10: no such configuration file")
+    assert error == "error: no such recipe: 'resnet21_cifar10'; did you mean 'resnet32_cifar10'?\n"
 
 
 def test_the_version_stands_in_one_place() -> None:
