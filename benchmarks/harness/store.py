@@ -82,9 +82,22 @@ def publish(study: Study, method: str, seed: int, source: Path, target: Path) ->
     rows = [{key: row[key] for key in kept if key in row} for row in read_rows(folder)]
     lines = [json.dumps(item) for item in (head, *rows)]
     (target / f"{method}-seed{seed}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish_choice(study, method, source, target)
+
+
+def publish_choice(study: Study, method: str, source: Path, target: Path) -> None:
+    """Store what the tuning phase of a method saw, if it had one.
+
+    Args:
+        study: The study.
+        method: Name of the method.
+        source: The study's output folder.
+        target: The folder of the stored logs.
+    """
     chooser = study.methods[method].tuned_as
     tuned = source / chooser / "tuning.json"
     if tuned.is_file():
+        target.mkdir(parents=True, exist_ok=True)
         path = target / "tuning.json"
         # Another process may store another method of the study.
         with held(target, wait=True):

@@ -22,7 +22,7 @@ from mindspore_thor.data.files import (
 )
 from mindspore_thor.data.idx import read_idx_set
 from mindspore_thor.data.imagenet import list_tree
-from mindspore_thor.data.order import Order, split_off
+from mindspore_thor.data.order import Order, limited, split_off
 from mindspore_thor.data.pipeline import Data, batch_pipeline, sample_pipeline
 from mindspore_thor.data.sources import ArraySource, FolderSource, SmallAugment
 from mindspore_thor.errors import UserError
@@ -122,6 +122,7 @@ class _Request:
     num_classes: int | None
     normalize: bool
     validation: int
+    limit: int
 
     @property
     def training_files(self) -> bool:
@@ -130,14 +131,15 @@ class _Request:
 
     def chosen(self, size: int) -> np.ndarray | slice:
         """Return which of ``size`` images in the files belong to the split: rising indices."""
+        limit = self.limit if self.train else 0
         if not self.validation:
-            return slice(None)
+            return limited(np.arange(size), limit) if limit else slice(None)
         if self.validation >= size:
             raise UserError(
                 f"validation {self.validation} leaves none of the {size} training samples of "
                 f"'{self.name}': hold out fewer"
             )
-        return split_off(size, self.validation)[0 if self.train else 1]
+        return limited(split_off(size, self.validation)[0 if self.train else 1], limit)
 
     def share(self, size: int) -> tuple[Order, int, int]:
         """Return this rank's order, its batches per epoch and its samples used per epoch."""
@@ -176,6 +178,7 @@ def create_data(
     num_classes: int | None = None,
     normalize: bool = True,
     validation: int = 0,
+    limit: int = 0,
 ) -> Data:
     """Open one split of a data set.
 
@@ -202,6 +205,7 @@ def create_data(
             without, they lie in [0, 1].
         validation: How many of the training images are held out, always the same ones; 0 for none.
             With ``train`` the others are opened, without it these, in place of the test images.
+        limit: How many of the images that are left are trained on, always the same ones; 0 for all.
 
     Returns:
         The batches, see ``Data``.
@@ -219,7 +223,7 @@ def create_data(
     check_integers(rank_size=(rank_size, rank + 1, _MOST))
     if num_classes is not None:
         check_integers(num_classes=(num_classes, 1, _MOST))
-    check_integers(validation=(validation, 0, _MOST))
+    check_integers(validation=(validation, 0, _MOST), limit=(limit, 0, _MOST))
     if image_size is not None:
         check_integers(image_size=(image_size, 1, _LARGEST_IMAGE))
     request = _Request(
@@ -235,6 +239,7 @@ def create_data(
         num_classes=num_classes,
         normalize=normalize,
         validation=validation,
+        limit=limit,
     )
     if name == "imagenet":
         return _open_tree(request, data_folder(name, path), image_size or _IMAGENET_SIZE)

@@ -8,6 +8,7 @@ import numpy as np
 _ORDER_STREAM = 1
 _AUGMENT_STREAM = 2
 _VALIDATION_STREAM = 3
+_LIMIT_STREAM = 5  # 3 and 4 are also used in mindspore_thor.data.text.order
 
 
 def check_position(epoch: int, start: int, steps_per_epoch: int) -> None:
@@ -54,6 +55,25 @@ def split_off(size: int, held_out: int) -> tuple[np.ndarray, np.ndarray]:
     """
     permutation = np.random.default_rng((_VALIDATION_STREAM, size)).permutation(size)
     return np.sort(permutation[held_out:]), np.sort(permutation[:held_out])
+
+
+def limited(samples: np.ndarray, limit: int) -> np.ndarray:
+    """Choose the samples of a shorter training.
+
+    The choice depends on the number of samples alone, on no run's seed, and a smaller limit chooses
+    some of what a larger one does.
+
+    Args:
+        samples: What may be trained on, [n].
+        limit: How many of them are; 0 for all.
+
+    Returns:
+        min(n, limit) of the samples, in their order.
+    """
+    if not limit or limit >= len(samples):
+        return samples
+    permutation = np.random.default_rng((_LIMIT_STREAM, len(samples))).permutation(len(samples))
+    return samples[np.sort(permutation[:limit])]
 
 
 class Order:

@@ -40,7 +40,7 @@ _FREE_KEYS = (
     "train.compile_cache_limit",
 )
 # What checkpoints of earlier releases do not say: there it was so.
-_ADDED_KEYS = {"data.validation": 0, "train.test": True}
+_ADDED_KEYS = {"data.validation": 0, "data.limit": 0, "train.test": True}
 
 
 def restore(

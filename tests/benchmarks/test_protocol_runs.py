@@ -96,8 +96,9 @@ def run(folder: Path, *flags: str) -> int:
 def test_all_workloads_in_one_call(tmp_path: Path, fake: Path) -> None:
     data = ("--data_path", "mnist=A", "--data_path", "cifar10=B=C")
     assert run(tmp_path, "--only", "sgd,thor", "--publish", "--max_runs", "7", *data) == 0
-    runs = ("tuning-1", "tuning-2", "seed-1")
-    each = [f"{name}/{label}" for name in ("sgd", "thor") for label in runs]
+    # All trials of a workload come before its first final run.
+    trials = [f"{name}/tuning-{number}" for name in ("sgd", "thor") for number in (1, 2)]
+    each = [*trials, "sgd/seed-1", "thor/seed-1"]
     assert labels(fake) == (2 * each)[:7]
     assert run(tmp_path, "--only", "sgd,thor", "--publish", *data) == 0
     assert labels(fake) == 2 * each
@@ -114,6 +115,15 @@ def test_all_workloads_in_one_call(tmp_path: Path, fake: Path) -> None:
     study, _ = loaded(tmp_path)
     (stored,) = load_runs(study, tmp_path / "results" / "one")["thor"]
     assert len(stored.rows) == 2 and stored.origin["test"] == {"top_1_accuracy": 0.125}
+
+
+def test_trials_are_stored_before_the_final_run(tmp_path: Path, fake: Path) -> None:
+    assert run(tmp_path, "--only", "sgd,thor", "--publish", "--max_runs", "2") == 0
+    folder = tmp_path / "results" / "one"
+    assert list(json.loads((folder / "tuning.json").read_text())) == ["sgd"]
+    assert not list(folder.glob("*.jsonl"))
+    # Times are of steps alone, so that one trial's graphs may serve the next.
+    assert [call["train.compile_cache"] for call in calls(fake)] == [None, None]
 
 
 @pytest.mark.parametrize("flags", [["--data_path", "A"], ["--data_path", "imagenet=A"]])

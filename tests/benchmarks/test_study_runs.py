@@ -83,6 +83,8 @@ def test_every_method_is_tuned_then_trained_seed_by_seed(tmp_path: Path, fake: P
 def test_finished_runs_are_never_repeated(tmp_path: Path, fake: Path) -> None:
     assert run_study(tmp_path, "--max_runs", "2") == 0
     assert labels(fake) == ["sgd/tuning-1", "sgd/tuning-2"]
+    # Compiling is a part of a study's times.
+    assert {call["train.compile_cache"] for call in calls(fake)} == {"false"}
     assert run_study(tmp_path, "--only", "adamw,sgd", "--seeds", "1") == 0
     assert labels(fake)[2:] == [*("adamw/tuning-1", "adamw/tuning-2", "adamw/seed-1", "sgd/seed-1")]
     assert run_study(tmp_path, "--seeds", "1") == 0

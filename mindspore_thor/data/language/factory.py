@@ -32,6 +32,7 @@ def create_language(
     rank: int = 0,
     rank_size: int = 1,
     fingerprint: str | None = None,
+    limit: int = 0,
 ) -> LanguageData:
     """Open one split of a text, its characters as tokens.
 
@@ -51,6 +52,7 @@ def create_language(
         rank: Number of this process.
         rank_size: Number of processes.
         fingerprint: ``alphabet.fingerprint`` that a checkpoint was trained with, or None.
+        limit: How many of the training blocks are used, always the same ones; 0 for all.
 
     Returns:
         The batches, see ``LanguageData``.
@@ -66,6 +68,7 @@ def create_language(
         block=(block, 1, LONGEST),
         seed=(seed, 0, 2**63 - 1),
         characters=(characters, 1, 10**8),
+        limit=(limit, 0, _MOST),
         rank=(rank, 0, _MOST - 1),
     )
     check_integers(rank_size=(rank_size, rank + 1, _MOST))
@@ -91,4 +94,5 @@ def create_language(
         seed,
         rank,
         rank_size,
+        limit if split == "train" else 0,
     )

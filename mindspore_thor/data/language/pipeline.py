@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindspore_thor.data.language.text import UNKNOWN, Alphabet
-from mindspore_thor.data.order import check_position
+from mindspore_thor.data.order import check_position, limited
 from mindspore_thor.data.text.order import BucketOrder
 from mindspore_thor.errors import UserError
 
@@ -35,7 +35,7 @@ class LanguageData:
         name: Name of the text.
         alphabet: Its characters.
         block: Tokens T of a block.
-        blocks: Blocks of the split, on all ranks.
+        blocks: Blocks of the split that are used, on all ranks.
         batch_size: Blocks per batch and rank.
         steps_per_epoch: Batches per epoch, the same on all ranks; also ``len(data)``.
         left_out: Blocks of each epoch that fill no batch, other ones each time; 0 in evaluation.
@@ -54,18 +54,22 @@ class LanguageData:
         seed: int,
         rank: int,
         rank_size: int,
+        limit: int = 0,
     ) -> None:
         """Store the parts; ``create_language`` is the way to make one."""
         self.name, self.alphabet, self.block = name, alphabet, block
         self.batch_size = batch_size
         self._train = train
         # A block's last label is the first token of the next block.
-        self.blocks = max(0, (len(tokens) - 1) // block)
-        self.rest = len(tokens) - 1 - self.blocks * block
+        whole = max(0, (len(tokens) - 1) // block)
+        self.rest = len(tokens) - 1 - whole * block
         self.unknown = int((tokens == UNKNOWN).sum())
         self._tokens = tokens
-        everything = np.zeros(self.blocks, np.int16)
-        order = BucketOrder(everything, 1, batch_size, seed, train, rank, rank_size)
+        used = limited(np.arange(whole), limit)
+        self.blocks = len(used)
+        buckets = np.full(whole, -1, np.int16)
+        buckets[used] = 0
+        order = BucketOrder(buckets, 1, batch_size, seed, train, rank, rank_size)
         if not len(order):
             ranks = f" in each of {rank_size} processes" if rank_size > 1 else ""
             raise UserError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mindspore_thor.data.files import PathLike, check_integers, check_name, data_folder
+from mindspore_thor.data.order import limited
 from mindspore_thor.data.text.corpus import TEXT_SETS, Corpus, TextSet
 from mindspore_thor.data.text.lines import Side, check_parallel
 from mindspore_thor.data.text.options import SPLITS, TextOptions
@@ -97,6 +98,11 @@ def create_text(
     sides = corpus.sides(split)
     tokens = _encoded(sides, vocabulary, folder, split, options)
     placed, blank, too_long = _placed(tokens, boundaries, sides, train=split == "train")
+    beyond = 0
+    if split == "train":
+        usable = np.flatnonzero(placed >= 0)
+        beyond = len(usable) - len(limited(usable, options.limit))
+        placed[np.setdiff1d(usable, limited(usable, options.limit))] = -1
     order = BucketOrder(
         placed, len(boundaries), batch_size, seed, split == "train", rank, rank_size
     )
@@ -120,6 +126,7 @@ def create_text(
             too_long=too_long if split == "train" else 0,
             incomplete=order.left_out,
             clipped=0 if split == "train" else too_long,
+            beyond=beyond,
         ),
     )
 

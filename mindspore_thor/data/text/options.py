@@ -38,6 +38,7 @@ class TextOptions:
         vocabulary_sentences: Most pairs that the vocabulary is trained on. From a larger corpus
             that many are taken at even distances, for SentencePiece holds its text in memory.
         sentences: Training pairs of ``toy_translation`` in one epoch.
+        limit: How many of the training pairs are used, always the same ones; 0 for all.
         corpus_seed: Seed of ``toy_translation``'s sentences, apart from the seed of their order.
     """
 
@@ -51,6 +52,7 @@ class TextOptions:
     character_coverage: float = 1.0
     vocabulary_sentences: int = 1_000_000
     sentences: int = 10_000
+    limit: int = 0
     corpus_seed: int = 0
 
     @property
@@ -88,6 +90,7 @@ class TextOptions:
         check_integers(
             vocabulary_sentences=(self.vocabulary_sentences, 1, _MOST_SENTENCES),
             sentences=(self.sentences, 1, _MOST_SENTENCES),
+            limit=(self.limit, 0, _MOST_SENTENCES),
             corpus_seed=(self.corpus_seed, 0, 2**63 - 1),
         )
         coverage = self.character_coverage

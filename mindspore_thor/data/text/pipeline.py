@@ -27,12 +27,14 @@ class Dropped(NamedTuple):
         too_long: Pairs that are longer than the last bucket.
         incomplete: Pairs per epoch that fill no global batch, others in each epoch.
         clipped: Pairs of an evaluation that are cut to the last bucket; all are kept there.
+        beyond: Pairs beyond the limit.
     """
 
     blank: int
     too_long: int
     incomplete: int
     clipped: int
+    beyond: int = 0
 
 
 class EvaluationBatch(NamedTuple):

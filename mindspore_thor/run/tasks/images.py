@@ -47,6 +47,7 @@ class ImageDataConfig(DataConfig):
         low=0,
         most=10**7,
     )
+    limit: int = option(0, int, "training images that are used; 0: all", low=0, most=10**9)
 
 
 class CountHits(nn.Cell):
@@ -142,6 +143,7 @@ class ImageTask(Task):
             num_classes=request.options.get("num_classes"),
             normalize=self.normalize,
             validation=0 if request.split == TEST else data.validation,
+            limit=data.limit,
         )
 
     def tested(self, data: ImageDataConfig) -> bool:

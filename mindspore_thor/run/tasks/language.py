@@ -37,6 +37,7 @@ class LanguageDataConfig(DataConfig):
     batch_size: int = option(32, int, "blocks per update", low=1, most=65536)
     eval_batch_size: int = option(32, int, "blocks per evaluation batch", low=1, most=16384)
     block: int = option(128, int, "characters of a block", low=1, most=LONGEST)
+    limit: int = option(0, int, "training blocks that are used; 0: all", low=0, most=10**9)
     characters: int = option(TOY_CHARACTERS, int, "characters of toy_text", low=1, most=10**8)
     vocab_size: int | None = option(
         None, int, "ids, as a run stores them; null: as the text has", low=3, most=2**21,
@@ -73,6 +74,7 @@ class Language(Task):
             block=data.block,
             seed=request.seed,
             characters=data.characters,
+            limit=data.limit,
             rank=request.rank,
             rank_size=request.rank_size,
             fingerprint=data.fingerprint,

@@ -60,6 +60,7 @@ class TextDataConfig(DataConfig):
     sentences: int = option(
         10_000, int, "training pairs of toy_translation in an epoch", low=1, most=10**7
     )
+    limit: int = option(0, int, "training pairs that are used; 0: all", low=0, most=10**8)
     cache: str | None = option(
         None,
         str,
@@ -76,9 +77,10 @@ class TextDataConfig(DataConfig):
     @property
     def text(self) -> TextOptions:
         """What the data set itself wants to know."""
-        names = ("source_language", "target_language", "vocab_size", "buckets", "sentences")
+        languages = ("source_language", "target_language")
+        sizes = ("vocab_size", "buckets", "sentences", "limit")
         stems = ("train_stem", "valid_stem", "test_stem")
-        return TextOptions(**{name: getattr(self, name) for name in (*names, *stems)})
+        return TextOptions(**{name: getattr(self, name) for name in (*languages, *sizes, *stems)})
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class Translate(Task):
         reasons = (
             (dropped.too_long, f"longer than {longest} pieces (data.buckets)"),
             (dropped.blank, "with a blank side"),
+            (dropped.beyond, "beyond data.limit"),
             (dropped.incomplete, "more fill no batch"),
         )
         left = [f"{count} {reason}" for count, reason in reasons if count]
