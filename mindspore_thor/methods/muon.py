@@ -92,7 +92,7 @@ class Muon(SecondOrder):
     derives = False
     collects = False
     own_momentum = True
-    without = ("token_mode", "max_failures", "inverse_share")
+    without = ("token_mode", "max_failures", "inverse_share", "momentum_first")
 
     def __init__(
         self,

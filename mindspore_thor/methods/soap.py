@@ -226,7 +226,7 @@ class SOAP(SecondOrder):
     collects = False
     first_refresh = 1
     own_momentum = True
-    without = ("token_mode",)
+    without = ("token_mode", "momentum_first")
 
     def __init__(
         self,

@@ -68,6 +68,17 @@ def bias_corrections(settings: Settings, step: Tensor) -> tuple[Tensor, Tensor]:
     return 1.0 - ops.pow(settings[0], step), 1.0 - ops.pow(settings[1], step)
 
 
+def next_first_moment(settings: Settings, first: Tensor, gradient: Tensor) -> Tensor:
+    """b1 m + (1 - b1) g, of the moment's type.
+
+    Args:
+        settings: see :class:`AdamSettings`.
+        first: m, any shape.
+        gradient: of the same shape.
+    """
+    return settings[0] * first + (1.0 - settings[0]) * ops.cast(gradient, first.dtype)
+
+
 def adam_direction(
     settings: Settings,
     corrections: tuple[Tensor, Tensor],
@@ -88,7 +99,7 @@ def adam_direction(
     """
     beta1, beta2, epsilon, nesterov = settings
     gradient = ops.cast(gradient, first.dtype)
-    new_first = beta1 * first + (1.0 - beta1) * gradient
+    new_first = next_first_moment(settings, first, gradient)
     new_second = beta2 * second + (1.0 - beta2) * gradient * gradient
     ahead = beta1 * new_first + (1.0 - beta1) * gradient if nesterov else new_first
     direction = (ahead / corrections[0]) / (ops.sqrt(new_second / corrections[1]) + epsilon)

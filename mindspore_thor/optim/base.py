@@ -38,7 +38,7 @@ RETRY_DAMPING = 10.0
 
 _CONSTANTS = (
     *("momentum", "damping", "clip_norm", "kl_clip", "loss_scale", "weight_decay"),
-    *("factor_interval", "inverse_interval", "grafting"),
+    *("factor_interval", "inverse_interval", "grafting", "momentum_first"),
 )
 
 NEVER = 2**31 - 1
@@ -106,10 +106,14 @@ class SecondOrder(UpdatingOptimizer):
             "adamw". ``learning_rate`` is then that rule's, and the method's default ``kl_clip``,
             another way to choose lengths, is off; one that is given is applied afterwards. With
             "adamw" one will want ``rest="adamw"`` as well.
+        momentum_first: whether gradients are averaged before they are preconditioned, instead of
+            directions behind that. The average is AdamW's first moment, so that
+            ``grafting="adamw"`` and ``rest="adamw"`` belong to it, and ``momentum`` is
+            ``rest_betas[0]``. Directions are linear in the gradient, but for a LayerNorm's.
         exclude: layers that the method leaves to ``rest`` though it could cover them, as a
-            generator with one output for each word of a vocabulary: their names, as the layer
-            report spells them, where a name stands for all layers below it; "last" for the last
-            one in the order of the parameters, where there are several; or None.
+            generator with one output for each word of a vocabulary. Given by their names, as the
+            layer report spells them, where a name stands for all layers below it; "last" for the
+            last one in the order of the parameters, where there are several; or None.
 
     Raises:
         UserError: for values out of range, and names that are no covered layers.
@@ -163,6 +167,7 @@ class SecondOrder(UpdatingOptimizer):
         rest_epsilon: float = 1e-8,
         rest_weight_decay: float | None = None,
         grafting: str | None = None,
+        momentum_first: bool = False,
         exclude: Exclude = None,
     ) -> None:
         if not isinstance(net, nn.Cell):
@@ -187,6 +192,16 @@ class SecondOrder(UpdatingOptimizer):
             raise UserError(
                 "rest_learning_rate and rest_weight_decay are AdamW's: give rest='adamw', too"
             )
+        if momentum_first and (grafting, rest) != (ADAMW, ADAMW):
+            raise UserError(
+                "momentum_first averages by AdamW's first moment: give grafting='adamw' and "
+                "rest='adamw', too"
+            )
+        if momentum_first and momentum != adam.beta1:
+            raise UserError(
+                f"momentum={momentum:g}, but rest_betas[0]={adam.beta1:g}: with momentum_first "
+                "they are one average; give both the same value"
+            )
         if rest_weight_decay is not None:
             check_number("rest_weight_decay", rest_weight_decay, 0.0)
         self.exclude = check_exclude(exclude)
@@ -207,7 +222,8 @@ class SecondOrder(UpdatingOptimizer):
         if not self.is_group:
             self.decay_flags = tuple(bool(decay_filter(p)) for p in self.weights)
         self.momentum = momentum
-        self.heavy_ball = 0.0 if self.own_momentum else momentum
+        self.momentum_first = momentum_first
+        self.heavy_ball = 0.0 if self.own_momentum or momentum_first else momentum
         self.clip_norm = clip_norm
         clip = self.keywords().get("kl_clip")
         if grafting is not None and clip is not None and kl_clip == clip.default:

@@ -13,7 +13,13 @@ from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.tuples import call, joined, pick
 from mindspore_thor.linalg.device import momentum_step
 from mindspore_thor.linalg.sums import total
-from mindspore_thor.optim.adam import AdamSettings, adam_direction, as_tuple, bias_corrections
+from mindspore_thor.optim.adam import (
+    AdamSettings,
+    adam_direction,
+    as_tuple,
+    bias_corrections,
+    next_first_moment,
+)
 from mindspore_thor.optim.each_group import (
     directed,
     inner,
@@ -69,6 +75,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
     """
     decay_flags: tuple[bool, ...]
     heavy_ball: float  # momentum around the directions
+    momentum_first: bool  # whether the directions are those of averaged gradients
     clip_norm: float | None
     kl_clip: float | None
     loss_scale: float
@@ -206,8 +213,12 @@ class UpdatingOptimizer(LayerwiseOptimizer):
             found = self.map(ops.partial(pack, gradients), self.beside_packings)
             gradients = gradients[: len(gradients) - self.beside_count]
         else:
+            averaged = plain
+            if self.momentum_first:  # as AdamW's first moment will be, behind this step
+                average = ops.partial(next_first_moment, self.adam)
+                averaged = self.map(average, self.graft_first, plain)
             damping = self.current_damping()
-            found = self.map(ops.partial(directed, damping), self.direction_each, plain)
+            found = self.map(ops.partial(directed, damping), self.direction_each, averaged)
         if self.grafting is not None:
             found = self.map(with_length_of, self.group_layers, found, self.steps_of(plain))
         if self.kl_clip is not None:

@@ -116,6 +116,9 @@ def test_every_option_of_an_optimizer_is_in_all_keys(cls: Any) -> None:
     for name, options in _options(cls):
         if (cls, name) in RUN_TIME:
             assert keys(**options) == plain
+        elif name == "momentum_first":
+            first = {"rest": "adamw", "grafting": "adamw", "momentum": 0.9}
+            assert _all_differ(keys(**first, **options), keys(**first)), name
         elif name.startswith("rest_"):
             assert _all_differ(keys(rest="adamw", **options), keys(rest="adamw")), name
         else:

@@ -23,6 +23,13 @@ from mindspore_thor import FNGD, KFAC, LNGD, THOR, Eva, Shampoo, TrainStep
 from mindspore_thor.errors import UserError
 
 REST = {"rest": "adamw", "rest_learning_rate": 0.02}
+FIRST = {
+    **REST,
+    "grafting": "adamw",
+    "momentum_first": True,
+    "rest_betas": (0.8, 0.95),
+    "lr": 0.01,
+}
 OF = {
     THOR: ThorOracle,
     KFAC: KfacOracle,
@@ -72,8 +79,14 @@ def test_the_rest_takes_adamw_steps(kind, options) -> None:
         (FNGD, {"grafting": "adamw", **REST, "lr": 0.01, "share": "none", "alpha": 0.3}),
         (LNGD, {"grafting": "sgd", "gradients": "true", "mu": 1e3}),
         (LNGD, {"grafting": "adamw", **REST, "lr": 0.01, "gradients": "true", "loss_scale": 64.0}),
+        (THOR, {**FIRST, "split_dim": 5, "factor_interval": 2, "inverse_interval": 3}),
+        (KFAC, {**FIRST, "method": "inverse"}),
+        (Shampoo, {**FIRST, "max_preconditioner_dim": 4}),
     ],
-    ids=lambda value: getattr(value, "__name__", "") or value.get("grafting", ""),
+    ids=lambda value: (
+        getattr(value, "__name__", "")
+        or ("first" if "momentum_first" in value else value.get("grafting", ""))
+    ),
 )
 def test_grafted_directions(kind, options) -> None:
     """Every layer's V has the norm of the other rule's step; a given KL clip comes afterwards."""
@@ -81,6 +94,33 @@ def test_grafted_directions(kind, options) -> None:
     problem = small_conv_net() if kind is LNGD else token_net()
     errors, _, _ = steps.run(kind, OF[kind], problem, 5, **options)
     assert_close(errors, 1e-3 if kind in (FNGD, LNGD) else 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "word"),
+    [
+        (THOR, {"momentum_first": True}, "give grafting='adamw' and rest='adamw', too"),
+        (KFAC, {"momentum_first": True, "grafting": "adamw"}, "rest='adamw', too"),
+        (Eva, {"momentum_first": True, "grafting": "sgd", "rest": "adamw"}, "grafting='adamw'"),
+        (THOR, {**FIRST, "momentum": 0.9}, r"momentum=0.9, but rest_betas\[0\]=0.8"),
+        (THOR, {**FIRST, "momentum_first": 1}, "momentum_first=1: give true or false"),
+        (FNGD, {**FIRST, "steps_per_epoch": 1}, "FNGD has no option 'momentum_first'"),
+        (LNGD, FIRST, "LNGD has no option 'momentum_first'"),
+    ],
+)
+def test_momentum_first_where_it_cannot_be(kind, options, word) -> None:
+    options = {"learning_rate": 0.01, **{k: v for k, v in options.items() if k != "lr"}}
+    with pytest.raises(UserError, match=word):
+        kind(mlp()[0], **options)
+
+
+def test_momentum_first_cannot_be_changed_later() -> None:
+    options = {k: v for k, v in FIRST.items() if k != "lr"}
+    optimizer = THOR(mlp()[0], 0.01, momentum=0.8, **options)
+    with pytest.raises(UserError, match="momentum_first of THOR cannot be changed"):
+        optimizer.momentum_first = False
+    # AdamW's first moment is the average: there is no other one.
+    assert optimizer.heavy_ball == 0.0 and not hasattr(optimizer, "moments")
 
 
 def _lengths(net: nn.Cell, before: dict[str, np.ndarray]) -> dict[str, float]:

@@ -73,11 +73,14 @@ class Base:
         rest_betas: tuple[float, float] = (0.9, 0.999),
         rest_epsilon: float = 1e-8,
         grafting: str | None = None,
+        momentum_first: bool = False,
     ) -> None:
         self.net = net
         self.rest, self.rest_lr, self.rest_decay = rest, rest_learning_rate, rest_weight_decay
         self.adam = Adam(*rest_betas, rest_epsilon)
         self.grafting = grafting
+        self.momentum_first = momentum_first
+        self.average: dict[str, Array] = {}
         self.lr = lr
         self.damping = damping
         self.momentum, self.weight_decay = momentum, weight_decay
@@ -128,7 +131,18 @@ class Base:
                 if not self.states[id(layer)].stopped:
                     self.refresh(layer, self.states[id(layer)], lam)
             self.next_inverse = self.k + every(self.inverse_interval, self.k)
-        self.apply(self.precondition(lam, lr), lr)
+        if not self.momentum_first:
+            self.apply(self.precondition(lam, lr), lr)
+            return loss
+        plain = {name: d.copy() for name, d in self.net.gradients().items()}
+        beta = self.momentum
+        for name, (layer, key) in self.net.named().items():
+            old = self.average.get(name, np.zeros_like(plain[name]))
+            self.average[name] = layer.d[key] = beta * old + (1 - beta) * plain[name]
+        direction = self.precondition(lam, lr)
+        for name, (layer, key) in self.net.named().items():
+            layer.d[key] = plain[name]
+        self.apply(direction, lr)
         return loss
 
     def apply(self, direction: dict[str, Array], lr: float) -> None:
@@ -166,7 +180,8 @@ class Base:
         for name, (layer, key) in named.items():
             rate = self.rates[name] if self.rates else lr
             inside, outside = (rate, 1.0) if self.rate_inside else (1.0, rate)
-            self.velocity[name] = self.momentum * self.velocity[name] + inside * direction[name]
+            momentum = 0.0 if self.momentum_first else self.momentum
+            self.velocity[name] = momentum * self.velocity[name] + inside * direction[name]
             layer.p[key] -= outside * self.velocity[name]
         self.k += 1
 
