@@ -5,8 +5,8 @@
 Everything is made of the logs in ``benchmarks/results/``. A README holds, for each of its studies,
 the lines ``<!-- results: NAME -->`` and ``<!-- end of results: NAME -->``; what stands between them
 is replaced. What the workloads of the protocol showed together stands in ``docs/results.md``,
-between the markers of ``protocol``. ``--check`` changes nothing and fails where a page is out of
-date.
+between the markers of ``protocol``, and a line for each in the package's README. ``--check``
+changes nothing and fails where a page is out of date.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import benchmarks.needs  # noqa: F401  (first, before what it asks for)
 # isort: split
 from benchmarks.harness.figures import draw
 from benchmarks.harness.profile import draw_protocol
-from benchmarks.harness.protocol_page import protocol_section
+from benchmarks.harness.protocol_page import protocol_section, summary
 from benchmarks.harness.spec import RESULTS, ROOT, STUDIES, Study, load_study
 from benchmarks.harness.tables import section
 from mindspore_thor.command_line import Parser, one_line_errors
@@ -93,20 +93,27 @@ def _report_protocol(
     root: Path, results: Path, studies: Sequence[Study], *, check: bool
 ) -> list[Path]:
     workloads = [study for study in studies if study.baselines]
-    page = root / "docs" / "results.md"
-    if not workloads or not page.is_file():
-        return []
-    text = page.read_text(encoding="utf-8")
-    new = replaced(text, "protocol", protocol_section(workloads, results))
-    if new is None:
-        raise UserError(
-            f"{page}: has no lines '<!-- results: protocol -->' and '<!-- end of results: protocol "
-            "-->'; add them where the results belong"
-        )
-    if not check:
-        page.write_text(new, encoding="utf-8")
-        draw_protocol(workloads, results, page.parent)
-    return [page] if new != text else []
+    stale = []
+    for page, content in (
+        (root / "docs" / "results.md", protocol_section),
+        (root / "README.md", summary),
+    ):
+        if not workloads or not page.is_file():
+            continue
+        text = page.read_text(encoding="utf-8")
+        new = replaced(text, "protocol", content(workloads, results))
+        if new is None:
+            raise UserError(
+                f"{page}: has no lines '<!-- results: protocol -->' and '<!-- end of results: "
+                "protocol -->'; add them where the results belong"
+            )
+        if new != text:
+            stale.append(page)
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    if not check and (root / "docs" / "results.md").is_file():
+        draw_protocol(workloads, results, root / "docs")
+    return stale
 
 
 @one_line_errors

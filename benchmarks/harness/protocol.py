@@ -153,12 +153,15 @@ def reached(workload: Workload, method: str, target: Target, *, tuned: bool) -> 
     return Reached(trial, epochs, None if seconds is None else epochs * seconds)
 
 
-def times(workloads: Sequence[Workload], *, tuned: bool) -> dict[str, dict[str, float]]:
+def times(
+    workloads: Sequence[Workload], *, tuned: bool, tuned_target: bool | None = None
+) -> dict[str, dict[str, float]]:
     """Return every method's time to the target on every workload.
 
     Args:
         workloads: The workloads.
         tuned: With the best of the trials; otherwise with the defaults.
+        tuned_target: Whether the target is that of the tuned baselines; None: as the methods.
 
     Returns:
         Workload -> method -> seconds, math.inf where it does not get there. Workloads without a
@@ -166,7 +169,7 @@ def times(workloads: Sequence[Workload], *, tuned: bool) -> dict[str, dict[str, 
     """
     found: dict[str, dict[str, float]] = {}
     for workload in workloads:
-        target = find_target(workload, tuned=tuned)
+        target = find_target(workload, tuned=tuned if tuned_target is None else tuned_target)
         if target is None:
             continue
         row = {}

@@ -23,6 +23,8 @@ from benchmarks.harness.store import load_runs
 from benchmarks.harness.tables import table, value_text
 
 NOTHING = "Its runs have not been made yet."
+OWN = ("thor", "lngd", "fngd")
+"""The methods that this package is there for."""
 PROFILE, CURVES = "figures/protocol_profile.png", "figures/protocol_curves.png"
 
 
@@ -50,14 +52,17 @@ def protocol_section(studies: Sequence[Study], results: Path) -> str:
         return f"{NOTHING}\n"
     parts = [_targets(workloads)]
     for tuned, heading in (
-        (True, "Tuned: the fastest of a method's trials"),
-        (False, "Without tuning: a method's default, the same on all workloads"),
+        (True, f"Tuned: the fastest of a method's trials. {_LEGEND}"),
+        (False, "Without tuning, the target as well: a method's default, the same everywhere."),
     ):
         taken = times(workloads, tuned=tuned)
         if taken:
-            parts += [f"{heading}. {_LEGEND}", _scores(workloads, taken, tuned)]
+            parts += [heading, _scores(workloads, taken, tuned)]
     if times(workloads, tuned=True):
         parts += [
+            "Without tuning against tuned baselines: the time of a method's default to the tuned "
+            "target, over that of the baseline's fastest trial.",
+            _defaults(workloads),
             f"![share of workloads within a factor of the fastest]({PROFILE})",
             f"![metric against time, one panel per workload]({CURVES})",
         ]
@@ -107,6 +112,71 @@ def _score(workload: Workload, row: Mapping[str, float], name: str, tuned: bool)
     if there is None or not math.isfinite(row[name]):
         return "-"
     return f"{row[name] / row[target.baseline]:.2f} ({there.epochs})"
+
+
+def _against_tuned(workload: Workload) -> dict[str, float]:
+    """Method -> its default's time to the tuned target over the tuned baseline's."""
+    target = find_target(workload, tuned=True)
+    fastest = times([workload], tuned=True).get(workload.study.name)
+    if target is None or fastest is None:
+        return {}
+    taken = times([workload], tuned=False, tuned_target=True).get(workload.study.name, {})
+    return {name: seconds / fastest[target.baseline] for name, seconds in taken.items()}
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if math.isfinite(value) else "-"
+
+
+def _defaults(workloads: Sequence[Workload]) -> str:
+    columns = {short(w.study): found for w in workloads if (found := _against_tuned(w))}
+    names = dict.fromkeys(name for found in columns.values() for name in found)
+    rows = [[name, *(_ratio(found.get(name)) for found in columns.values())] for name in names]
+    return table(["method", *columns], rows)
+
+
+def summary(studies: Sequence[Study], results: Path) -> str:
+    """Return a line per workload, for the README.
+
+    Args:
+        studies: The workloads.
+        results: Folder with one folder of logs per study.
+
+    Returns:
+        Markdown, ending in a newline.
+    """
+    rows = []
+    for study in studies:
+        workload = load_workload(study, results / study.name)
+        target = find_target(workload, tuned=True)
+        fastest = times([workload], tuned=True).get(study.name)
+        if target is None or fastest is None:
+            continue
+        ratios = {name: taken / fastest[target.baseline] for name, taken in fastest.items()}
+        others = {
+            name: value
+            for name, value in ratios.items()
+            if name not in (*OWN, *study.baselines) and math.isfinite(value)
+        }
+        best = min(others, key=lambda name: others[name], default=None)
+        rows.append(
+            [
+                study.title,
+                f"{target.baseline}: {value_text(study, target.value)}",
+                *(_ratio(ratios.get(name)) for name in OWN),
+                "" if best is None else f"{best} {others[best]:.2f}",
+                _ratio(_against_tuned(workload).get(OWN[0])),
+            ]
+        )
+    if not rows:
+        return f"{NOTHING}\n"
+    head = ["workload", "target", *OWN, "best other", f"{OWN[0]}, not tuned"]
+    # What no workload has yet takes no room.
+    full = [k for k in range(len(head)) if any(row[k] for row in rows)]
+    narrow = [[row[k] for k in full] for row in rows]
+    return f"{table([head[k] for k in full], narrow)}\n"
 
 
 def _ends(workloads: Sequence[Workload], results: Path) -> str:

@@ -148,9 +148,12 @@ def test_the_page(tmp_path: Path, studies: list[Study]) -> None:
         ["one", "4", "top_1_accuracy", "70.00 %", "sgd", "65.00 %"]
     ]
     # Times over the baseline's: 4.5 / 2 and 3 / 4 tuned, 3 / 4 and none with defaults; the test.
-    tuned, default, end = rows_of(text, "| thor")
+    tuned, default, against, end = rows_of(text, "| thor")
     assert tuned == ["thor", "2.25 (3)", "0.75 (2)", f"{(1.75 + 3) / 6:.2f}"]
     assert default == ["thor", "0.75 (2)", "-", f"{3 / 6:.2f}"]
+    # Defaults to 0.7, in SGD's 2 s: THOR after 3 epochs; to 0.8, in AdamW's 4 s: AdamW alone.
+    assert against == ["thor", "2.25", "-"]
+    assert rows_of(text, "| adamw")[2] == ["adamw", "-", "1.00"]
     assert end == ["thor", "70.00 %; 60.00 %", ""]
     for name in ("profile", "curves"):
         assert f"(figures/protocol_{name}.png)" in text
@@ -169,6 +172,24 @@ def test_a_page_without_runs_and_one_without_step_times(tmp_path: Path) -> None:
     text = page.read_text()
     assert "70.00 %" in text and "not known yet" in text and ".png" not in text
     assert not (page.parent / "figures").exists()
+
+
+def test_the_readme_has_a_line_per_workload(tmp_path: Path, studies: list[Study]) -> None:
+    readme, logs = tmp_path / "README.md", tmp_path / "logs"
+    readme.write_text("<!-- results: protocol -->\n<!-- end of results: protocol -->\n")
+    assert program.report(tmp_path, logs, studies[:1], check=False) == [readme]
+    assert rows_of(readme.read_text(), "| workload") == [
+        ["workload", "target", "thor", "thor, not tuned"]  # others have not been run
+    ]
+    assert program.report(tmp_path, logs, studies, check=False) == [readme]
+    assert rows_of(readme.read_text(), "| A workload") == [
+        ["A workload", "sgd: 70.00 %", "2.25", "2.25"],
+        ["A workload", "adamw: 80.00 %", "0.75", "-"],
+    ]
+    (logs / "one" / "step_time.json").unlink()
+    (logs / "two" / "step_time.json").unlink()
+    program.report(tmp_path, logs, studies, check=False)
+    assert "Its runs have not been made yet." in readme.read_text()
 
 
 def test_a_page_without_a_place_for_it_is_an_error(tmp_path: Path, studies: list[Study]) -> None:
