@@ -20,6 +20,9 @@ from benchmarks.harness.protocol import (
 from benchmarks.harness.protocol_page import CURVES, PROFILE, short
 from benchmarks.harness.spec import Study
 
+_WIDE = 5.0
+"""From which factor between its largest and smallest value an error is drawn on a log scale."""
+
 
 def draw_protocol(studies: Sequence[Study], results: Path, folder: Path) -> list[Path]:
     """Draw what the stored runs allow.
@@ -116,8 +119,11 @@ def _draw_curves(workloads: Sequence[Workload], colours: dict[str, Any], path: P
 
 def _panel(axes: Any, workload: Workload, colours: dict[str, Any], lines: dict[str, Any]) -> None:
     """The trial with the best value of each method, against time."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     study = workload.study
     unit = 100.0 if study.percent else 1.0
+    drawn: list[float] = []
     for name, curves in workload.curves.items():
         seconds = workload.seconds.get(name)
         if seconds is None:
@@ -126,15 +132,20 @@ def _panel(axes: Any, workload: Workload, colours: dict[str, Any], lines: dict[s
         points = [(seconds * k, unit * y) for k, y in enumerate(curve, 1) if math.isfinite(y)]
         if points:
             xs, ys = zip(*points)
+            drawn += ys
             (lines[name],) = axes.plot(xs, ys, color=colours[name], lw=1.6, marker=".", ms=4)
     target = find_target(workload, tuned=True)
     if target is not None:
         lines["target"] = axes.axhline(unit * target.value, color="0.3", lw=0.9, linestyle=":")
     axes.set_title(short(study), fontsize=10)
     axes.set_xlabel("time (s): epochs x seconds per epoch")
-    axes.set_ylabel(f"validation {study.metric.replace('_', ' ')}{' (%)' if study.percent else ''}")
+    metric = study.metric.removeprefix("valid_").replace("_", " ")
+    axes.set_ylabel(f"validation {metric}{' (%)' if study.percent else ''}")
     axes.set_xlim(left=0.0)
-    if not study.percent:
+    if not study.percent and min(drawn, default=1.0) > 0 and max(drawn) > _WIDE * min(drawn):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
