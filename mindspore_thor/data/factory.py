@@ -153,6 +153,7 @@ class _Request:
             raise UserError(
                 f"batch_size {self.batch_size} is larger than the {len(order)} {split} samples of "
                 f"'{self.name}'{ranks}: choose a smaller batch_size"
+                f"{' or a larger limit' if self.train and self.limit else ''}"
             )
         return order, steps, steps * self.batch_size
 

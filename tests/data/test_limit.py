@@ -112,10 +112,20 @@ def test_running_text() -> None:
     assert len(blocks(4, "valid")) == 10
 
 
-def test_a_limit_below_a_batch_and_one_that_is_no_number(mnist_folder: Path) -> None:
+def test_a_limit_below_a_batch_and_one_that_is_no_number(
+    mnist_folder: Path, tmp_path: Path
+) -> None:
     arguments = {"train": True, "batch_size": 8}
-    with pytest.raises(UserError, match="batch_size 8 is larger than the 5 training samples"):
+    message = r"batch_size 8 is larger than the 5 training samples .* or a larger limit"
+    with pytest.raises(UserError, match=message):
         create_data("mnist", mnist_folder, limit=5, **arguments)
+    with pytest.raises(UserError, match=r"than the 5 blocks .* or a larger limit"):
+        create_language(
+            "toy_text", None, split="train", batch_size=8, block=7, characters=1500, limit=5
+        )
+    folder = corpus(tmp_path / "corpus")
+    with pytest.raises(UserError, match=r"than the 3 training pairs .* or a larger limit"):
+        opened_pairs(folder, options=replace(OPTIONS, limit=3))
     for limit in (-1, 2.5):
         with pytest.raises(UserError, match="limit"):
             create_data("mnist", mnist_folder, limit=limit, **arguments)

@@ -74,7 +74,8 @@ class LanguageData:
             ranks = f" in each of {rank_size} processes" if rank_size > 1 else ""
             raise UserError(
                 f"batch_size {batch_size}{ranks} is larger than the {self.blocks} blocks of "
-                f"{block} characters in '{name}': choose a smaller batch_size, or shorter blocks"
+                f"{block} characters in '{name}': choose a smaller batch_size, or "
+                f"{'a larger limit' if self.blocks < whole else 'shorter blocks'}"
             )
         self._order = order
         self.left_out = order.left_out

@@ -111,6 +111,7 @@ def create_text(
         raise UserError(
             f"batch_size {batch_size}{ranks} is larger than the {np.count_nonzero(placed >= 0)} "
             f"training pairs of '{name}' that are left: choose a smaller batch_size"
+            f"{' or a larger limit' if beyond else ''}"
         )
     return TextData(
         name=name,
