@@ -147,21 +147,14 @@ def _say_left(jobs: Sequence[_Job], arguments: argparse.Namespace) -> None:
     print(total(parts), flush=True)
 
 
-def _choose(
-    runner: Runner,
-    study: Study,
-    name: str,
-    arguments: argparse.Namespace,
-    output: Path,
-    results: Path,
-) -> int:
+def _choose(runner: Runner, job: _Job, name: str, arguments: argparse.Namespace) -> int:
     """Return a method's candidate: the stored choice, or that of its tuning runs, done here."""
-    chosen = stored_choice(study, name, results) if arguments.missing else None
+    chosen = stored_choice(job.study, name, job.results) if arguments.missing else None
     if chosen is not None:
         return chosen
     chosen = runner.tune(name)
     if arguments.publish:
-        publish_choice(study, name, output, results)
+        publish_choice(job.study, name, job.output, job.results)
     return chosen
 
 
@@ -174,11 +167,11 @@ def _run_all(job: _Job, arguments: argparse.Namespace, most: float | None) -> fl
         if study.baselines:
             # The trials are what scores are made of: all of them come before the first final run.
             for name in names:
-                _choose(runner, study, name, arguments, output, results)
+                _choose(runner, job, name, arguments)
         # One seed of every method comes before the second seed of any.
         for seed in study.seeds[: arguments.seeds]:
             for name in names:
-                candidate = _choose(runner, study, name, arguments, output, results)
+                candidate = _choose(runner, job, name, arguments)
                 if arguments.missing and is_stored(study, name, candidate, seed, results):
                     continue
                 runner.run(name, candidate, f"seed-{seed}", seed, tuning=False)

@@ -114,13 +114,13 @@ def _score(workload: Workload, row: Mapping[str, float], name: str, tuned: bool)
     return f"{row[name] / row[target.baseline]:.2f} ({there.epochs})"
 
 
-def _against_tuned(workload: Workload) -> dict[str, float]:
-    """Method -> its default's time to the tuned target over the tuned baseline's."""
+def _over_tuned(workload: Workload, *, tuned: bool) -> dict[str, float]:
+    """Method -> its time to the tuned target, with or without tuning, over the baseline's."""
     target = find_target(workload, tuned=True)
     fastest = times([workload], tuned=True).get(workload.study.name)
     if target is None or fastest is None:
         return {}
-    taken = times([workload], tuned=False, tuned_target=True).get(workload.study.name, {})
+    taken = times([workload], tuned=tuned, tuned_target=True)[workload.study.name]
     return {name: seconds / fastest[target.baseline] for name, seconds in taken.items()}
 
 
@@ -131,7 +131,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _defaults(workloads: Sequence[Workload]) -> str:
-    columns = {short(w.study): found for w in workloads if (found := _against_tuned(w))}
+    columns = {short(w.study): found for w in workloads if (found := _over_tuned(w, tuned=False))}
     names = dict.fromkeys(name for found in columns.values() for name in found)
     rows = [[name, *(_ratio(found.get(name)) for found in columns.values())] for name in names]
     return table(["method", *columns], rows)
@@ -151,10 +151,9 @@ def summary(studies: Sequence[Study], results: Path) -> str:
     for study in studies:
         workload = load_workload(study, results / study.name)
         target = find_target(workload, tuned=True)
-        fastest = times([workload], tuned=True).get(study.name)
-        if target is None or fastest is None:
+        ratios = _over_tuned(workload, tuned=True)
+        if target is None or not ratios:
             continue
-        ratios = {name: taken / fastest[target.baseline] for name, taken in fastest.items()}
         others = {
             name: value
             for name, value in ratios.items()
@@ -167,7 +166,7 @@ def summary(studies: Sequence[Study], results: Path) -> str:
                 f"{target.baseline}: {value_text(study, target.value)}",
                 *(_ratio(ratios.get(name)) for name in OWN),
                 "" if best is None else f"{best} {others[best]:.2f}",
-                _ratio(_against_tuned(workload).get(OWN[0])),
+                _ratio(_over_tuned(workload, tuned=False).get(OWN[0])),
             ]
         )
     if not rows:

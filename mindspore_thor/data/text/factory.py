@@ -98,19 +98,17 @@ def create_text(
     sides = corpus.sides(split)
     tokens = _encoded(sides, vocabulary, folder, split, options)
     placed, blank, too_long = _placed(tokens, boundaries, sides, train=split == "train")
-    beyond = 0
-    if split == "train":
-        usable = np.flatnonzero(placed >= 0)
-        beyond = len(usable) - len(limited(usable, options.limit))
-        placed[np.setdiff1d(usable, limited(usable, options.limit))] = -1
-    order = BucketOrder(
-        placed, len(boundaries), batch_size, seed, split == "train", rank, rank_size
-    )
+    usable = np.flatnonzero(placed >= 0)
+    used = limited(usable, options.limit if split == "train" else 0)
+    beyond = len(usable) - len(used)
+    kept = np.full_like(placed, -1)
+    kept[used] = placed[used]
+    order = BucketOrder(kept, len(boundaries), batch_size, seed, split == "train", rank, rank_size)
     if not len(order):
         ranks = f" in each of {rank_size} processes" if rank_size > 1 else ""
         raise UserError(
-            f"batch_size {batch_size}{ranks} is larger than the {np.count_nonzero(placed >= 0)} "
-            f"training pairs of '{name}' that are left: choose a smaller batch_size"
+            f"batch_size {batch_size}{ranks} is larger than the {len(used)} training "
+            f" pairs of '{name}' that are left: choose a smaller batch_size"
             f"{' or a larger limit' if beyond else ''}"
         )
     return TextData(
