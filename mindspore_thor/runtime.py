@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -62,7 +63,8 @@ def prepare_target(target: str | None = None) -> None:
 
     The limit on nested calls is raised unless ``ms.set_context(max_call_depth=...)`` chose another
     one. What ``ms.set_recursion_limit`` was given cannot be read: call that after the last
-    optimizer and ``TrainStep`` are built.
+    optimizer and ``TrainStep`` are built. Compilation gets cheaper, for the user's own graphs, too
+    (:func:`read_arguments_in_python`).
 
     Args:
         target: "CPU", "GPU" or "Ascend"; None for what MindSpore takes by itself.
@@ -74,6 +76,7 @@ def prepare_target(target: str | None = None) -> None:
 
     if target is not None:
         _set_device(target)
+    read_arguments_in_python()
     if ms.get_context("max_call_depth") == DEFAULT_CALL_DEPTH:
         # The backward pass of FNGD on ResNet-50 is nested deeper than MindSpore allows by default.
         ms.set_recursion_limit(CALL_DEPTH)
@@ -82,6 +85,30 @@ def prepare_target(target: str | None = None) -> None:
         # where this is set, even to its default. It can be set once: somebody else's choice stays.
         with contextlib.suppress(RuntimeError):
             ms.runtime.dispatch_threads_num(DISPATCH_THREADS)
+
+
+@functools.cache
+def read_arguments_in_python() -> bool:
+    """Let shapes and axes of operators cost MindSpore's compiler next to nothing.
+
+    It sends every shape, axis, window and permutation through a Python function that looks at each
+    number in turn, and evaluates that function as part of the graph, at every use: a quarter of
+    what the step of a small network takes to compile (MindSpore 2.10, CPU). Here that very function
+    gets the mark that MindSpore gives such functions of its own: it runs in Python where its
+    argument is known while the graph is compiled, and is compiled as before where it is not.
+    Graphs stay the same, operator for operator.
+
+    Returns:
+        Whether this MindSpore has the function and the mark. Without them all works, more slowly.
+    """
+    try:
+        from mindspore.ops._utils import arg_handler
+        from mindspore.ops.primitive import _primexpr
+
+        arg_handler._normalize_int_sequence = _primexpr(arg_handler._normalize_int_sequence)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def _set_device(target: str) -> None:

@@ -12,6 +12,7 @@ from mindspore_thor.capture.plain import same
 from mindspore_thor.graph.kind import PLAIN, GraphKind
 from mindspore_thor.graph.once import Once
 from mindspore_thor.layers.rows import Rows
+from mindspore_thor.linalg.sums import SUM
 
 
 class DirectRule(nn.Cell):
@@ -49,13 +50,13 @@ class DirectRule(nn.Cell):
         """(dweight, dbias) of the loss itself."""
         dbias = ops.zeros_like(bias)
         if self.has_bias:
-            dbias = ops.cast(self.per_sample_sums(dout).sum(0), bias.dtype)
+            dbias = ops.cast(SUM(self.per_sample_sums(dout), 0), bias.dtype)
         return self.weight_gradient(x, weight, dout), dbias
 
     def per_sample_sums(self, dout: Tensor) -> Tensor:
         """[N, C_out]: the output gradient summed over positions, a sample's bias gradient."""
         columns = self.rows.output_positions(dout)
-        return columns.sum(3).reshape((columns.shape[0], -1))
+        return SUM(columns, 3).reshape((columns.shape[0], -1))
 
     def unscaled(self, dout: Tensor, unscale: Tensor) -> Tensor:
         """The output gradient of the mean loss in float32, without the loss scale."""

@@ -12,6 +12,7 @@ from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
 from mindspore_thor.linalg.device import narrow
 from mindspore_thor.linalg.moments import block_moments, with_ones
+from mindspore_thor.linalg.sums import SUM, SUM_KEPT
 
 
 class InputMoments(nn.Cell):
@@ -57,9 +58,9 @@ class InputMoments(nn.Cell):
     def with_means(self, moments: Tensor, x: Tensor) -> Tensor:
         """A of [a; 1]: its last row and column are the mean of a."""
         # Patches are linear in x, so the sum over the batch may come first.
-        columns = self.rows.input_columns(x.sum(0, keepdims=True))
+        columns = self.rows.input_columns(SUM_KEPT(x, 0))
         groups, d = self.rows.groups, self.rows.d_in
-        mean = columns.sum((0, 3)) * (1.0 / (x.shape[0] * columns.shape[3]))
+        mean = SUM(columns, (0, 3)) * (1.0 / (x.shape[0] * columns.shape[3]))
         mean = mean.reshape((groups, 1, d, 1))
         right = ops.concat((mean, ops.ones((groups, 1, 1, 1), ms.float32)), 2)
         moments = ops.concat((moments, mean.reshape((groups, 1, 1, d))), 2)

@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.layers.tokens import real_positions, times_rows
 from mindspore_thor.linalg.moments import with_ones
+from mindspore_thor.linalg.sums import SUM
 
 Seen = tuple[Tensor, Tensor, Optional[Tensor], int, Tensor]
 """What a rule makes statistics of (a plain tuple: the compiler makes no named ones).
@@ -61,9 +62,9 @@ class StatisticsRule(nn.Cell):
         """
         n = x.shape[0]
         weights = real_positions(dout)
-        rows = weights.reshape((1, -1)).sum(1) * (1.0 / n)
+        rows = SUM(weights.reshape((1, -1)), 1) * (1.0 / n)
         if self.token_mode == "reduce":
-            lengths = weights.reshape((n, -1)).sum(1)
+            lengths = SUM(weights.reshape((n, -1)), 1)
             share = (weights.size // n) / ops.maximum(lengths, 1.0)
             weights = weights * share.reshape((n,) + (1,) * (len(x.shape) - 1))
             dout = times_rows(dout, weights)

@@ -19,12 +19,25 @@ from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.curvature.tokens import divisors
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
+from mindspore_thor.linalg.sums import MAX_KEPT
 
 FACTORS, SPECTRUM = 1, 2
 """What a step collects, as bits: ordinary statistics; those that need the current eigenbasis."""
 
+_MAP, _SELECT = ops.Map(), ops.Select()
+
 META = 3
 """Last entries of every statistics vector: uses of the layer, positions T, samples N."""
+
+
+@ops.constexpr
+def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (-1,) + (1,) * (len(shape) - 1)
+
+
+def _good_or_stored(good: Tensor, value: Tensor, stored: Tensor) -> Tensor:
+    shape = stored.shape
+    return _SELECT(good.reshape(_column(shape)), value.reshape(shape), stored)
 
 
 def where_good(
@@ -34,11 +47,7 @@ def where_good(
 
     Every array has the leading axis L, or can be reshaped to what is stored.
     """
-    result: tuple[Tensor, ...] = ()
-    for i in range(len(values)):
-        which = good.reshape((good.shape[0],) + (1,) * (len(stored[i].shape) - 1))
-        result += (ops.where(which, values[i].reshape(stored[i].shape), stored[i]),)
-    return result
+    return _MAP(ops.partial(_good_or_stored, good), values, stored)
 
 
 class GroupCurvature(nn.Cell):
@@ -173,7 +182,7 @@ class GroupCurvature(nn.Cell):
         the steps that follow it would be far too long.
         """
         start, count = self.gradient_part()
-        sizes = ops.abs(part(fresh, start, count, 1)).max(1, keepdims=True)
+        sizes = MAX_KEPT(ops.abs(part(fresh, start, count, 1)), 1)
         # The positions: they are zero where there are no uses, and where all are padding.
         used = part(fresh, self.end + 1, 1, 1) > 0
         # Not "> 0": what is not finite must be seen.

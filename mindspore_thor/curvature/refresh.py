@@ -16,14 +16,15 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.outcomes import Outcomes
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.graph.tuples import call, joined
 from mindspore_thor.linalg.inverse import solution_width, solve_each
+from mindspore_thor.linalg.sums import MAX
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
-_MAX = ops.ReduceMax()
+_MAP, _ASSIGN = ops.Map(), ops.Assign()
 
 
 class Piece(NamedTuple):
@@ -128,17 +129,21 @@ def _pick(problems: tuple[tuple[Tensor, ...], ...], group: int, item: int) -> Te
 
 def _any(values: Tensor) -> Tensor:
     """Whether any of int32 [n] is positive."""
-    return _MAX(values) > 0
+    return MAX(values) > 0
+
+
+def _piece(solved: tuple[Tensor, ...], batch: int, start: int, count: int) -> Tensor:
+    return part_or_all(solved[batch], start, count)
 
 
 def _solutions(
-    solved: tuple[tuple[Tensor, Tensor], ...], pieces: tuple[Piece, ...]
+    solved: tuple[Tensor, ...],
+    batches: tuple[int, ...],
+    starts: tuple[int, ...],
+    counts: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
-    """One group's solutions."""
-    found: tuple[Tensor, ...] = ()
-    for batch, start, count in pieces:
-        found += (part(solved[batch][0], start, count),)
-    return found
+    """One group's solutions, from its pieces."""
+    return _MAP(ops.partial(_piece, solved), batches, starts, counts)
 
 
 def _install(
@@ -154,8 +159,7 @@ def _install(
 
 
 def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> bool:
-    for i in range(len(parameters)):
-        ops.assign(parameters[i], values[i])
+    _MAP(_ASSIGN, parameters, values)
     return True
 
 
@@ -220,7 +224,9 @@ class Refresh(nn.Cell):
         self.batches = batches_of(groups)
         self.batch_sizes = tuple(batch.size for batch in self.batches)
         self.batch_numbers = tuple(range(len(self.batches)))
-        self.pieces = pieces_of(self.batches, len(groups))
+        pieces = pieces_of(self.batches, len(groups))
+        # Batch, start and count of every group's pieces: three tuples, which ops.Map goes through.
+        self.pieces = tuple(tuple(tuple(p[k] for p in group) for group in pieces) for k in range(3))
         owners = owners_of(self.batches, groups)
         self.batch_layers = tuple(Tensor(np.unique(owner).astype(np.int32)) for owner in owners)
         owner = np.concatenate([np.zeros(0, np.int32), *owners])
@@ -317,7 +323,8 @@ class Refresh(nn.Cell):
         failed = 1.0 - joined(self.map(_second, solved))
         failures = ops.matmul(self.owned, failed.reshape((self.matrix_count, 1)))
         sound = ops.cast(failures.reshape((self.layer_count,)) < 0.5, ms.int32)
-        found = self.map(ops.partial(_solutions, solved), self.pieces)
+        solutions = self.map(_first, solved)
+        found = self.map(ops.partial(_solutions, solutions), *self.pieces)
         install = ops.partial(_install, damping, decisions * sound)
         values = self.map(install, self.install, self.firsts, self.layers, found)
         # All is read before anything is written: that keeps the graph's chain of effects short.

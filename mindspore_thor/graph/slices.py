@@ -14,13 +14,22 @@ _SLICE = ops.Slice()
 _STRIDED = ops.StridedSlice()
 
 
+# In Python, where tuples cost the compiler nothing.
+
+
 @ops.constexpr
-def _window(
-    shape: tuple[int, ...], start: int, count: int, axis: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Begin and size of a slice: in Python, where tuples cost the compiler nothing."""
-    begin = tuple(start if i == axis else 0 for i in range(len(shape)))
-    return begin, (*shape[:axis], count, *shape[axis + 1 :])
+def _is_all(shape: tuple[int, ...], count: int, axis: int) -> bool:
+    return shape[axis] == count
+
+
+@ops.constexpr
+def _begin(shape: tuple[int, ...], start: int, axis: int) -> tuple[int, ...]:
+    return tuple(start if i == axis else 0 for i in range(len(shape)))
+
+
+@ops.constexpr
+def _size(shape: tuple[int, ...], count: int, axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], count, *shape[axis + 1 :])
 
 
 def part(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
@@ -33,12 +42,21 @@ def part(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
         axis: from 0; negative numbers do not count from the end.
 
     Returns:
-        ``x`` with ``count`` entries on that axis; ``x`` itself where that is all of it.
+        ``x`` with ``count`` entries on that axis.
     """
-    if count == x.shape[axis]:
+    shape = x.shape
+    return _SLICE(x, _begin(shape, start, axis), _size(shape, count, axis))
+
+
+def part_or_all(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
+    """:func:`part` where it may be all of a large array: then it is that array, not a copy.
+
+    Not everywhere: a question costs the compiler more than the slice, even one that it can answer.
+    """
+    shape = x.shape
+    if _is_all(shape, count, axis):
         return x
-    begin, size = _window(x.shape, start, count, axis)
-    return _SLICE(x, begin, size)
+    return _SLICE(x, _begin(shape, start, axis), _size(shape, count, axis))
 
 
 def every(x: Tensor, stride: int, axis: int) -> Tensor:

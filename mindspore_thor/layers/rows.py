@@ -16,7 +16,7 @@ from typing import Protocol
 
 from mindspore import Tensor, nn
 
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.patches import ConvGeometry
 
 
@@ -171,7 +171,7 @@ class LinearRows(nn.Cell):
 
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The input columns of features start..stop alone; of groups where there are several."""
-        return part(self.input_columns(x), start, stop - start, 2 if self.groups == 1 else 1)
+        return part_or_all(self.input_columns(x), start, stop - start, 2 if self.groups == 1 else 1)
 
     def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
         """The layer's bias added to its output, whose last axis are the features."""

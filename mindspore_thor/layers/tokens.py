@@ -12,6 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.linalg.sums import MAX, MAX_KEPT
+
 SENTINEL = 2.0**-80
 """Gradient of a real token that has none: still a normal float32 number after many products.
 
@@ -22,7 +24,7 @@ _HALF_SENTINEL = 2.0**-24
 """The smallest float16; there it goes into rows without any gradient alone."""
 
 # Operators, not methods of tensors, through whose Python the compiler would go for every layer.
-_ABS, _LARGEST, _LARGEST_KEPT = ops.Abs(), ops.ReduceMax(), ops.ReduceMax(keep_dims=True)
+_ABS = ops.Abs()
 
 
 @ops.constexpr
@@ -44,9 +46,9 @@ def real_positions(dout: Tensor) -> Tensor:
         float32 [..., S, 1]. Of a sequence without any gradient all positions are padding.
     """
     front, back = _places(dout.shape[-2])
-    live = ops.cast(_LARGEST(_ABS(dout), -1) != 0, ms.float32)
-    last = _LARGEST_KEPT(live * front, -1)
-    first = _LARGEST_KEPT(live * back, -1)
+    live = ops.cast(MAX(_ABS(dout), -1) != 0, ms.float32)
+    last = MAX_KEPT(live * front, -1)
+    first = MAX_KEPT(live * back, -1)
     # Without a live position both are 0, and no place is within them.
     real = ops.logical_and(front <= last, back <= first)
     return ops.cast(real, ms.float32).expand_dims(-1)
@@ -73,7 +75,7 @@ class _Mark(nn.Cell):
         real = ops.cast(mask, dout.dtype).expand_dims(-1)
         if dout.dtype == ms.float16:
             # Numbers are coarse here: only rows without a gradient may be touched.
-            dead = ops.cast(_LARGEST_KEPT(_ABS(dout), -1) < _HALF_SENTINEL, dout.dtype)
+            dead = ops.cast(MAX_KEPT(_ABS(dout), -1) < _HALF_SENTINEL, dout.dtype)
             marked = times_rows(dout, real) + dead * real * _HALF_SENTINEL
         else:
             # To every real row: whether one is dead needs not be known. Numbers above 1e-17 keep

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part_or_all
 
 
 class BlockLayout(NamedTuple):
@@ -66,7 +66,7 @@ def merge_matrix(blocks: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor
     """The inverse of :func:`split_matrix`; what lies in the padding is dropped."""
     x = blocks.reshape((-1, rows.blocks, cols.blocks, rows.size, cols.size))
     x = x.transpose((0, 1, 3, 2, 4)).reshape((-1, rows.padded, cols.padded))
-    return part(part(x, 0, rows.dim, 1), 0, cols.dim, 2)
+    return part_or_all(part_or_all(x, 0, rows.dim, 1), 0, cols.dim, 2)
 
 
 class BlockProduct(nn.Cell):

@@ -15,11 +15,12 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_thor.graph.counting import counting
-from mindspore_thor.graph.slices import every, part
+from mindspore_thor.graph.slices import every, part, part_or_all
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 from mindspore_thor.linalg.device import operand, rescaled, wide
 from mindspore_thor.linalg.moments import gathers_rows
 from mindspore_thor.linalg.patches import ConvGeometry, resolve_padding
+from mindspore_thor.linalg.sums import SUM
 
 # Operators and ops.Map, not indexing and loops: the compiler unrolls those into far larger graphs.
 _OUTER = ops.BatchMatMul(transpose_b=True)
@@ -134,7 +135,7 @@ def _width_taps(x: Tensor, geometry: ConvGeometry, left: int, right: int) -> Ten
 
 
 def _tap(x: Tensor, span: int, stride: int, start: int) -> Tensor:
-    return every(part(x, start, span, 3), stride, 3)
+    return every(part_or_all(x, start, span, 3), stride, 3)
 
 
 def _row_pairs(
@@ -205,17 +206,17 @@ def _lagged_products(columns: Tensor, width: int, ranges: Any) -> Tensor:
 
 def _by_sample(columns: Tensor, n: int, width: int, first: int, count: int, shift: int) -> Tensor:
     """Sum over samples and image rows first .. first + count - 1 of u_r u_{r + shift}^T, flat."""
-    left = part(columns, first * width, count * width, 2)
+    left = part_or_all(columns, first * width, count * width, 2)
     right = left
     if shift > 0:
         right = part(columns, (first + shift) * width, count * width, 2)
-    return wide(_OUTER(left, right)).reshape((n, -1)).sum(0)
+    return SUM(wide(_OUTER(left, right)).reshape((n, -1)), 0)
 
 
 def _over_batch(rows: Tensor, width: int, first: int, count: int, shift: int) -> Tensor:
     """The same from rows [batch, N, length, size], in one product over all samples."""
     batch, size = rows.shape[0], rows.shape[3]
-    left = part(rows, first * width, count * width, 2).reshape((batch, -1, size))
+    left = part_or_all(rows, first * width, count * width, 2).reshape((batch, -1, size))
     right = left
     if shift > 0:
         right = part(rows, (first + shift) * width, count * width, 2).reshape((batch, -1, size))

@@ -8,6 +8,7 @@
 | sample weights | on the smaller side of a gradient's product | on the layer's input |
 | eigendecompositions | batched on CPU | one by one; not an operator of the device |
 | orthonormal columns (QR) | ``ops.qr``, batched | ``aclnnQr`` |
+| a finite step | the numbers are looked at (CPU) | MindSpore's own check, with 910A's flag |
 
 Inverses and what is multiplied with them stay float32 everywhere. Ascend has no kernel for
 Cholesky or for a symmetric eigendecomposition: MindSpore computes those on the host.
@@ -18,12 +19,15 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, mint, ops
+from mindspore import Parameter, Tensor, amp, mint, ops
 from mindspore.ops.operations.math_ops import SelfAdjointEig
+
+from mindspore_thor.linalg.sums import MAX
 
 # Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
 _EIGH_CPU = SelfAdjointEig(True)
 _APPLY_MOMENTUM = ops.ApplyMomentum()
+_IS_FINITE, _ALL, _STACK, _MAP = ops.IsFinite(), ops.ReduceAll(), ops.Stack(), ops.Map()
 
 HALF_TARGET = 2.0**15
 """Largest sum that scaled float16 products may reach: half of what float16 can hold."""
@@ -31,7 +35,7 @@ HALF_TARGET = 2.0**15
 _TINY = 1e-30
 
 # Operators, not methods of tensors, through whose Python the compiler would go for every product.
-_ABS, _LARGEST = ops.Abs(), ops.ReduceMax()
+_ABS = ops.Abs()
 _MAXIMUM, _MINIMUM = ops.Maximum(), ops.Minimum()
 
 
@@ -51,6 +55,24 @@ def inverts_by_products() -> bool:
 def has_batched_eigh() -> bool:
     """Whether :func:`batched_eigh` has a kernel."""
     return bool(ms.get_context("device_target") == "CPU")
+
+
+@ops.constexpr
+def _on_cpu() -> bool:
+    return bool(ms.get_context("device_target") == "CPU")
+
+
+def is_finite(x: Tensor) -> Tensor:
+    """Whether all numbers of a tensor are finite, a boolean scalar."""
+    return _ALL(_IS_FINITE(x).reshape((-1,)))
+
+
+def all_finite(tensors: tuple[Tensor, ...]) -> Tensor:
+    """Whether a pass's gradients are finite, a boolean scalar."""
+    if _on_cpu():
+        # MindSpore's own costs its compiler eight times as much for each tensor.
+        return _ALL(_STACK(_MAP(is_finite, tensors)))
+    return amp.all_finite(tensors)
 
 
 @ops.constexpr
@@ -113,7 +135,7 @@ def narrow(x: Tensor) -> Tensor:
 
 
 def _half(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    largest = _MAXIMUM(ops.cast(_LARGEST(_ABS(x)), ms.float32), _TINY)
+    largest = _MAXIMUM(ops.cast(MAX(_ABS(x)), ms.float32), _TINY)
     factor = (HALF_TARGET / length) ** 0.5 / largest
     if x.dtype == ms.float16:
         # The factor must be one, too; no float32 copy of the patches is made.

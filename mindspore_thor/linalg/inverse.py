@@ -20,7 +20,7 @@ from mindspore_thor.linalg.device import (
     orthonormal,
 )
 from mindspore_thor.linalg.newton_schulz import newton_schulz
-from mindspore_thor.linalg.sums import rows
+from mindspore_thor.linalg.sums import MAX, MAX_KEPT, SUM, rows
 
 RESIDUAL_LIMIT = 1e-2
 """Largest accepted entry of ``|M M^-1 - I|``: beyond it a float32 inverse has lost all meaning."""
@@ -47,7 +47,6 @@ INVERSE, EIGEN, FOURTH_ROOT, BASIS = "inverse", "eigen", "fourth_root", "basis"
 _PRIME, _FACTOR = 10007, 3571
 
 _MAP = ops.Map()
-_MAX = ops.ReduceMax()
 
 
 def _values(pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -100,8 +99,8 @@ def solution_width(kind: str, size: int) -> int:
 def _sound(residuals: Tensor) -> Tensor:
     """Which residual matrices [n, d, d] are finite and small; boolean [n]."""
     # A comparison with NaN is false, so non-finite matrices are caught too.
-    small = _MAX(rows(ops.abs(residuals)), 1) < RESIDUAL_LIMIT
-    return ops.logical_and(small, ops.isfinite(rows(residuals).sum(1)))
+    small = MAX(rows(ops.abs(residuals)), 1) < RESIDUAL_LIMIT
+    return ops.logical_and(small, ops.isfinite(SUM(rows(residuals), 1)))
 
 
 def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +174,7 @@ def _roughened(matrices: Tensor) -> Tensor:
     products = k.expand_dims(0) * k.expand_dims(1) % _PRIME * _FACTOR % _PRIME
     pattern = products.astype(ms.float32) * (2.0 / _PRIME) - 1.0
     size = ops.abs(matrices)
-    largest = _MAX(_MAX(size, 2), 1).reshape((-1, 1, 1))
+    largest = MAX(MAX(size, 2), 1).reshape((-1, 1, 1))
     return matrices + (ROUNDING * size + FAINT * largest) * pattern
 
 
@@ -190,13 +189,13 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         finite and its vectors are orthonormal within :data:`RESIDUAL_LIMIT`.
     """
     # The decomposition must not see a NaN: the iteration behind it need not end then.
-    finite = ops.isfinite(rows(matrices).sum(1))
+    finite = ops.isfinite(SUM(rows(matrices), 1))
     eye = identity_like(matrices)
     matrices = _roughened(ops.where(finite.reshape((-1, 1, 1)), matrices, eye))
     w, q = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
     w = ops.relu(w)
     ok = ops.logical_and(_sound(ops.bmm(q.transpose((0, 2, 1)), q) - eye), finite)
-    return w, q, ops.logical_and(ok, ops.isfinite(w.sum(1)))
+    return w, q, ops.logical_and(ok, ops.isfinite(SUM(w, 1)))
 
 
 def eigh_each(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,12 +237,12 @@ def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
     """
     values, vectors, ok = eigen_each(matrices)
     values = values + shifts.reshape((-1, 1))
-    values = ops.maximum(values, EIGENVALUE_FLOOR * values.max(-1, keepdims=True))
+    values = ops.maximum(values, EIGENVALUE_FLOOR * MAX_KEPT(values, -1))
     # Not pow(): its last bit depends on how MindSpore splits the work among threads on CPU, which
     # it tries out during the first calls. A resumed run must compute the same bits.
     roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
     root = ops.bmm(vectors * roots, vectors.transpose((0, 2, 1)))
-    return root, ops.logical_and(ok, ops.isfinite(rows(root).sum(1)))
+    return root, ops.logical_and(ok, ops.isfinite(SUM(rows(root), 1)))
 
 
 def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -265,10 +264,10 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     d = pairs.shape[1]
     eye = ops.eye(d, d, ms.float32)
     moments, basis = part(pairs, 0, d, 2), part(pairs, d, d, 2)
-    traces = rows(moments * eye).sum(1).reshape((-1, 1, 1))
+    traces = SUM(rows(moments * eye), 1).reshape((-1, 1, 1))
     moments = moments / ops.maximum(traces, FAINT**3)
     images = ops.bmm(moments, basis)
-    sizes = (basis * images).sum(1)
+    sizes = SUM(basis * images, 1)
     places = counting(0, d).reshape((1, d))
     seen = sizes > UNRESOLVED
     keys = ops.where(seen, sizes, ops.cast(-1 - places, ms.float32))
@@ -277,7 +276,9 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     columns = ops.where(seen, images / ops.where(seen, sizes.expand_dims(1), 1.0), basis)
     found = orthonormal(_sorted(columns, order))
     missing = known <= 0
-    finite = ops.logical_and(ops.isfinite(traces.reshape((-1,))), ops.isfinite(rows(images).sum(1)))
+    finite = ops.logical_and(
+        ops.isfinite(traces.reshape((-1,))), ops.isfinite(SUM(rows(images), 1))
+    )
     if missing.any():
         which = missing.reshape((-1, 1, 1))
         _, vectors, good = eigen_each(ops.where(which, moments, eye))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, ops
 
-_LARGEST, _SUM = ops.ReduceMax(keep_dims=True), ops.ReduceSum(keep_dims=True)
+from mindspore_thor.linalg.sums import MAX_KEPT, SUM_KEPT
 
 
 def log_softmax(scores: Tensor) -> Tensor:
@@ -21,8 +21,8 @@ def log_softmax(scores: Tensor) -> Tensor:
     Returns:
         float32 [..., V].
     """
-    shifted = scores - ops.stop_gradient(_LARGEST(scores, -1))
-    return shifted - ops.log(_SUM(ops.exp(shifted), -1))
+    shifted = scores - ops.stop_gradient(MAX_KEPT(scores, -1))
+    return shifted - ops.log(SUM_KEPT(ops.exp(shifted), -1))
 
 
 def token_losses(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:

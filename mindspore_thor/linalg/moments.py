@@ -5,9 +5,10 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 from mindspore_thor.linalg.device import product
+from mindspore_thor.linalg.sums import SUM
 
 # Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
 _OUTER = ops.BatchMatMul(transpose_b=True)
@@ -57,7 +58,7 @@ def block_moments(columns: Tensor, layout: BlockLayout, count: int = 0) -> Tenso
     else:
         columns = columns.reshape((n * batch, layout.size, positions))
         products = product(_OUTER, columns, None, positions)
-        total = products.reshape((n, batch * layout.size * layout.size)).sum(0)
+        total = SUM(products.reshape((n, batch * layout.size * layout.size)), 0)
     total = total.reshape((groups, layout.blocks, layout.size, layout.size))
     return ops.cast(total, ms.float32) * (1.0 / count)
 
@@ -87,7 +88,7 @@ def weighted_means(columns: Tensor, weights: Tensor) -> Tensor:
     n, groups, d, positions = columns.shape
     columns = columns.reshape((n * groups, d, positions))
     products = _OUTER(columns, weights.reshape((n * groups, 1, positions)))
-    return products.reshape((n, groups * d)).sum(0).reshape((groups, d)) * (1.0 / n)
+    return SUM(products.reshape((n, groups * d)), 0).reshape((groups, d)) * (1.0 / n)
 
 
 LARGEST_CHUNK = 2**24
@@ -139,13 +140,13 @@ def _summed_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, divi
     total = ops.zeros((groups, d_out, d_in), ms.float32)
     for start in range(0, n, chunk):
         count = chunk if start + chunk < n else n - start
-        part_a, part_g = part(a, start, count), part(g, start, count)
+        part_a, part_g = part_or_all(a, start, count), part_or_all(g, start, count)
         # Rotate whichever is smaller: the rows before the sum over positions, or the sums.
         if positions * (d_in * d_in + d_out * d_out) < d_in * d_out * (d_in + d_out):
             matrices = _rotated_rows(part_a, part_g, basis_a, basis_g)
         else:
             matrices = _rotated_matrices(part_a, part_g, basis_a, basis_g)
-        total = total + (matrices * matrices).sum(1)
+        total = total + SUM(matrices * matrices, 1)
     return total * (1.0 / divisor)
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindspore_thor.linalg.sums import MAX, SUM
+
 STEPS = 24
 """Enough for b / lambda_min = 1e6, at which float32 has lost its digits anyway."""
 
 _TINY = 1e-30
-_MAX = ops.ReduceMax()
 
 
 def newton_schulz(matrices: Tensor, steps: int = STEPS) -> Tensor:
@@ -36,12 +37,12 @@ def newton_schulz(matrices: Tensor, steps: int = STEPS) -> Tensor:
     eye = ops.eye(d, d, ms.float32)
     # A unit diagonal is within a factor of d the best conditioned scaling (van der Sluis 1969).
     # The root of a negative entry is NaN, which tells what is not positive definite.
-    root = ops.sqrt((matrices * eye).sum(2))
+    root = ops.sqrt(SUM(matrices * eye, 2))
     scale = 1.0 / ops.maximum(root, _TINY)
     scaled = matrices * scale.expand_dims(2) * scale.expand_dims(1)
     # Two bounds of the largest eigenvalue.
-    row_sum = _MAX(ops.abs(scaled).sum(2), 1)
-    frobenius = ops.sqrt((scaled * scaled).sum((1, 2)))
+    row_sum = MAX(SUM(ops.abs(scaled), 2), 1)
+    frobenius = ops.sqrt(SUM(scaled * scaled, (1, 2)))
     x = eye / ops.minimum(row_sum, frobenius).reshape((-1, 1, 1))
     for _ in range(steps):
         x = x + ops.bmm(x, eye - ops.bmm(scaled, x))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, ops
 
-from mindspore_thor.linalg.sums import rows
+from mindspore_thor.linalg.sums import SUM, rows
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a s + b s^3 + c s^5 that Muon's authors iterate on every singular value s.
@@ -32,7 +32,7 @@ def orthogonalized(matrices: Tensor, steps: int) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    norms = ops.sqrt(rows(matrices * matrices).sum(1)).reshape((-1, 1, 1))
+    norms = ops.sqrt(SUM(rows(matrices * matrices), 1)).reshape((-1, 1, 1))
     x = matrices / (norms + SMALLEST_NORM)
     if tall:
         x = x.transpose((0, 2, 1))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from mindspore import Tensor, ops
 
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.blocks import pad_axis
 
 
 def _quarter(x: Tensor, row: int, column: int, h: int) -> Tensor:
     """The h x h part of [n, 2h, 2h] that begins at that row and column."""
-    return part(part(x, row, h, 1), column, h, 2)
+    return part_or_all(part_or_all(x, row, h, 1), column, h, 2)
 
 
 def pack_triangles(matrices: Tensor) -> Tensor:
@@ -31,11 +31,11 @@ def pack_triangles(matrices: Tensor) -> Tensor:
 def unpack_triangles(packed: Tensor, d: int) -> Tensor:
     """The inverse of :func:`pack_triangles`: [n, d, d], exactly symmetric."""
     h = packed.shape[1]
-    q, both = part(packed, 0, h, 2), part(packed, h, h + 1, 2)
-    upper = part(ops.triu(both, 1), 1, h, 2)
-    lower = part(ops.tril(both, 0), 0, h, 2)
+    q, both = part_or_all(packed, 0, h, 2), part_or_all(packed, h, h + 1, 2)
+    upper = part_or_all(ops.triu(both, 1), 1, h, 2)
+    lower = part_or_all(ops.tril(both, 0), 0, h, 2)
     p = upper + ops.tril(upper.transpose((0, 2, 1)), -1)
     r = lower + ops.triu(lower.transpose((0, 2, 1)), 1)
     top = ops.concat((p, q), 2)
     bottom = ops.concat((q.transpose((0, 2, 1)), r), 2)
-    return part(part(ops.concat((top, bottom), 1), 0, d, 1), 0, d, 2)
+    return part_or_all(part_or_all(ops.concat((top, bottom), 1), 0, d, 1), 0, d, 2)

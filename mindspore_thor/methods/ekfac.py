@@ -18,11 +18,12 @@ from mindspore_thor.curvature.group import FACTORS, META, SPECTRUM, GroupCurvatu
 from mindspore_thor.curvature.state import state
 from mindspore_thor.curvature.tokens import projected_factor
 from mindspore_thor.graph.shared import Maker
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockLayout
 from mindspore_thor.linalg.moments import block_moments, projected_squares
+from mindspore_thor.linalg.sums import MAX_KEPT
 from mindspore_thor.methods.kfac import EigenFactors, eigen_parts
 from mindspore_thor.optim.averaged import AveragedStatistics
 
@@ -127,7 +128,10 @@ class CorrectedFactors(EigenFactors):
     def capture_state(self, layer: int, flag: Tensor) -> Tensor:
         """The layer's Qa and Qg, then what to collect, in one vector."""
         due = ops.cast(self.due, ms.float32).reshape(1)
-        vectors_a, vectors_g = part(self.vectors_a, layer, 1), part(self.vectors_g, layer, 1)
+        vectors_a, vectors_g = (
+            part_or_all(self.vectors_a, layer, 1),
+            part_or_all(self.vectors_g, layer, 1),
+        )
         return ops.concat((vectors_a.reshape(-1), vectors_g.reshape(-1), due))
 
     def spectrum(self) -> Tensor:
@@ -137,7 +141,7 @@ class CorrectedFactors(EigenFactors):
     def largest(self, spectrum: Tensor) -> Tensor:
         """The largest entries of S, [L, maps, 1, 1]."""
         # One axis at a time: MindSpore's CPU kernels are slow with several.
-        return spectrum.max(3, keepdims=True).max(2, keepdims=True)
+        return MAX_KEPT(MAX_KEPT(spectrum, 3), 2)
 
     def unresolved(self, spectrum: Tensor, largest: Tensor) -> Tensor:
         """Where S cannot be told from the squares of rounding errors, or the factors from zero."""

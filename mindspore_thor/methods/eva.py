@@ -17,6 +17,7 @@ from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.inverse import ROUNDING
+from mindspore_thor.linalg.sums import SUM, SUM_KEPT
 from mindspore_thor.linalg.sums import rows as flat
 from mindspore_thor.optim.averaged import AveragedStatistics
 from mindspore_thor.optim.base import Schedule
@@ -31,7 +32,7 @@ def mean_columns(columns: Tensor, count: int = 0) -> Tensor:
 
     ``count`` is what the sum is divided by; 0 for how many they are.
     """
-    return columns.sum((0, 3)) * (1.0 / (count or columns.shape[0] * columns.shape[3]))
+    return SUM(columns, (0, 3)) * (1.0 / (count or columns.shape[0] * columns.shape[3]))
 
 
 class MeanRule(StatisticsRule):
@@ -52,9 +53,9 @@ class MeanRule(StatisticsRule):
         # A sum and a factor, because MindSpore's CPU kernel for means is ten times slower.
         if self.on_tokens(x):
             return self.of_tokens(x, dout)
-        total = ops.cast(x, ms.float32).sum(0, keepdims=True)
+        total = SUM_KEPT(ops.cast(x, ms.float32), 0)
         a = mean_columns(self.rows.input_columns(total)) * (1.0 / x.shape[0])
-        g = mean_columns(self.rows.output_columns(dout.sum(0, keepdims=True)))
+        g = mean_columns(self.rows.output_columns(SUM_KEPT(dout, 0)))
         if self.homogeneous:
             a = ops.concat((a, ops.ones((a.shape[0], 1), ms.float32)), 1)
         return ops.concat((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
@@ -63,8 +64,8 @@ class MeanRule(StatisticsRule):
         """The same of the real tokens, divided by N alone."""
         n = x.shape[0]
         x, dout, ones, meta = self.without_padding(x, dout)
-        a = mean_columns(self.rows.input_columns(x.sum(0, keepdims=True)), n)
-        g = mean_columns(self.rows.output_positions(dout.sum(0, keepdims=True)), 1)
+        a = mean_columns(self.rows.input_columns(SUM_KEPT(x, 0)), n)
+        g = mean_columns(self.rows.output_positions(SUM_KEPT(dout, 0)), 1)
         if self.homogeneous:
             a = ops.concat((a, mean_columns(ones, n)), 1)
         return ops.concat((a.reshape(-1), g.reshape(-1), meta))
@@ -134,12 +135,12 @@ class RankOne(GroupCurvature):
         a, g = self.mean_a().reshape((-1, self.d_in, 1)), self.mean_g()
         g = g.reshape((-1, self.rows.d_out, 1))
         overlap = ops.bmm(ops.bmm(g.transpose((0, 2, 1)), matrix), a)
-        size = (a * a).sum((1, 2), keepdims=True) * (g * g).sum((1, 2), keepdims=True)
+        size = SUM_KEPT(a * a, (1, 2)) * SUM_KEPT(g * g, (1, 2))
         along = overlap / ops.maximum(size, _SMALLEST_SIZE)
         outer = ops.bmm(g, a.transpose((0, 2, 1)))
         rest = matrix - along * outer
         # |D|^2 is t^2 |a|^2 |g|^2 where R is small.
-        seen = flat(rest * rest).sum(1).reshape((-1, 1, 1)) > self.unseen * along * along * size
+        seen = SUM(flat(rest * rest), 1).reshape((-1, 1, 1)) > self.unseen * along * along * size
         divisor = ops.where(seen, damping, ops.maximum(damping, size))
         return rest / divisor + (along / (damping + size)) * outer
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.device import narrow, product
+from mindspore_thor.linalg.sums import SUM
 
 _FLOAT = 4
 _GRAM = ops.BatchMatMul(transpose_b=True)
@@ -90,7 +91,7 @@ class SampleGram(nn.Cell):
                 # One chunk after the other: together they would take the memory that is bounded.
                 a = ops.depend(a, found[-1])
             first, count = start * positions, (stop - start) * positions
-            a_n, g_n = part(a, first, count, 1), part(g, first, count, 1)
+            a_n, g_n = part_or_all(a, first, count, 1), part_or_all(g, first, count, 1)
             found += (self._pairs(a_n, g_n, a, g, n),)
         return ops.concat(found, 0)
 
@@ -98,10 +99,10 @@ class SampleGram(nn.Cell):
         products = product(_GRAM, a_n, a, a.shape[2]) * product(_GRAM, g_n, g, g.shape[2])
         groups, positions = a.shape[0], a.shape[1] // n
         if positions == 1:
-            return products.sum(0)
+            return SUM(products, 0)
         products = products.reshape((groups, a_n.shape[1] // positions, positions, n, positions))
         # One axis at a time, the last first: three at once take several times as long.
-        return products.sum(4).sum(2).sum(0)
+        return SUM(SUM(SUM(products, 4), 2), 0)
 
     def from_gradients_by_sample(self, x: Tensor, g: Tensor, memory: int) -> Tensor:
         """U U^T where U fits into the memory: only its patches are made in parts."""
@@ -112,9 +113,11 @@ class SampleGram(nn.Cell):
         for start, stop in chunks(n, memory // per_sample):
             if start > 0:
                 x = ops.depend(x, found[-1])
-            a = self.rows.input_columns(part(x, start, stop - start))
+            a = self.rows.input_columns(part_or_all(x, start, stop - start))
             a = a.reshape(((stop - start) * groups, d_in, positions))
-            g_n = part(g, start, stop - start).reshape(((stop - start) * groups, d_out, positions))
+            g_n = part_or_all(g, start, stop - start).reshape(
+                ((stop - start) * groups, d_out, positions)
+            )
             u = product(_GRAM, g_n, a, positions)
             found += (u.reshape((stop - start, groups * d_out * d_in)),)
         u = found[0] if len(found) == 1 else ops.concat(found, 0)
@@ -131,7 +134,7 @@ class SampleGram(nn.Cell):
             if start > 0:
                 x = ops.depend(x, total)
             a = self.rows.part_of_columns(x, start, stop)
-            g_c = g if groups == 1 else part(g, start, stop - start, 1)
+            g_c = g if groups == 1 else part_or_all(g, start, stop - start, 1)
             batch = n * a.shape[1]
             g_c, a = g_c.reshape((batch, d_out, positions)), a.reshape((batch, -1, positions))
             u = product(_GRAM, g_c, a, positions).reshape((n, -1))

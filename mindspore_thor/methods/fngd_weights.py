@@ -18,10 +18,11 @@ from mindspore_thor.curvature.outcomes import counted
 from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.device import weighs_input
 from mindspore_thor.linalg.inverse import damped_inverse
+from mindspore_thor.linalg.sums import SUM
 from mindspore_thor.methods.fngd_gram import SampleGram
 
 _ACROSS = ops.MatMul(transpose_b=True)
@@ -56,7 +57,7 @@ def sample_weights(gram: Tensor, alpha: float, absorb_scale: bool) -> tuple[Tens
     gram = gram / largest
     norm = ops.maximum(ops.sqrt(ops.reduce_sum(gram * gram)), _TINY)
     inverse, ok = damped_inverse(gram / (norm * n), alpha)
-    weights = alpha * inverse.sum(1)
+    weights = alpha * SUM(inverse, 1)
     if not absorb_scale:
         weights = weights / ops.maximum(alpha * norm * largest, _TINY)
     return ops.where(ok, weights, ops.ones_like(weights)), ok
@@ -124,12 +125,12 @@ class WeightingRule(DirectRule):
 
     def derived(self, x: Tensor, statistics: Tensor) -> Tensor:
         """The fresh weights [N]."""
-        return part(statistics, 0, x.shape[0])
+        return part_or_all(statistics, 0, x.shape[0])
 
     def stored(self, x: Tensor, state: tuple[Tensor, ...]) -> Tensor:
         """The weights of this slot [N]."""
         n = self.samples(x, state)
-        return part(state[0], 0, n) if self.stores else ops.ones((n,), ms.float32)
+        return part_or_all(state[0], 0, n) if self.stores else ops.ones((n,), ms.float32)
 
     def weigh(self, values: Tensor, weights: Tensor) -> Tensor:
         """Every sample times its weight, on the first axis."""
@@ -153,7 +154,7 @@ class WeightingRule(DirectRule):
             dweight = self.weight_gradient(x, weight, self.weigh(dout, weights))
         if not self.has_bias:
             return dweight, ops.zeros_like(bias)
-        return dweight, self.weigh(self.per_sample_sums(dout), weights).sum(0)
+        return dweight, SUM(self.weigh(self.per_sample_sums(dout), weights), 0)
 
 
 class SampleWeights(DirectCurvature):

@@ -11,6 +11,7 @@ from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockProduct
 from mindspore_thor.linalg.inverse import INVERSE
+from mindspore_thor.linalg.sums import SUM
 from mindspore_thor.methods.kronecker import (
     KroneckerCurvature,
     diagonal,
@@ -104,8 +105,8 @@ class InverseFactors(KroneckerCurvature):
 
     def traces(self) -> tuple[Tensor, Tensor]:
         """The traces of A and of G, [L, maps]."""
-        a = ops.gather(self.statistics, self.diagonal_a, 1).reshape(self.trace_shape).sum(2)
-        return a, ops.gather(self.statistics, self.diagonal_g, 1).reshape(self.trace_shape).sum(2)
+        a = SUM(ops.gather(self.statistics, self.diagonal_a, 1).reshape(self.trace_shape), 2)
+        return a, SUM(ops.gather(self.statistics, self.diagonal_g, 1).reshape(self.trace_shape), 2)
 
     def shared_positions(self) -> Tensor:
         """T, [L]; 1 for a layer that has collected nothing, of whose factors nothing is made."""

@@ -14,6 +14,7 @@ from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.inverse import EIGEN, ROUNDING
+from mindspore_thor.linalg.sums import MAX_KEPT
 from mindspore_thor.methods.inverse_factors import InverseFactors
 from mindspore_thor.methods.kronecker import (
     KroneckerCurvature,
@@ -51,7 +52,7 @@ def resolved(d: int) -> float:
 
 def _faint(values: Tensor, share: float) -> Tensor:
     """Which eigenvalues [L, maps, d] are at most that share of their factor's largest."""
-    return values <= share * values.max(2, keepdims=True)
+    return values <= share * MAX_KEPT(values, 2)
 
 
 def eigen_parts(solutions: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +126,7 @@ class EigenFactors(KroneckerCurvature):
 
     def largest(self, spectrum: Tensor) -> Tensor:
         """The largest entries of the spectrum, [L, maps, 1, 1]: here those of its two vectors."""
-        values = self.values_g.max(2, keepdims=True) * self.values_a.max(2, keepdims=True)
+        values = MAX_KEPT(self.values_g, 2) * MAX_KEPT(self.values_a, 2)
         return values.expand_dims(3)
 
     def unresolved(self, spectrum: Tensor, largest: Tensor) -> Tensor:

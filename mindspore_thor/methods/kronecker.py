@@ -22,6 +22,7 @@ from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
 from mindspore_thor.linalg.moments import block_moments
+from mindspore_thor.linalg.sums import SUM
 
 SMALLEST_PRODUCT = 1e-7
 """Of the dampings of two inverted factors, as a share of the product of their leading eigenvalues.
@@ -161,7 +162,7 @@ class KroneckerCurvature(GroupCurvature):
 def trace(blocks: Tensor) -> Tensor:
     """Trace per map of block-diagonal matrices, [n, blocks, size, size] -> [n]."""
     size = blocks.shape[-1]
-    return (blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)).sum(1)
+    return SUM((blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)), 1)
 
 
 def leading(matrices: Tensor, traces: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ def leading(matrices: Tensor, traces: Tensor) -> Tensor:
     # Not the squares first, which overflow long before M does. No entry of a positive semi-definite
     # matrix is above its trace, so a dead layer leads nowhere; abs is for a matrix that is not.
     floor = ops.maximum(ops.abs(traces), _SMALLEST_TRACE)
-    return (flat * (flat / floor.reshape((-1, 1)))).sum(1)
+    return SUM(flat * (flat / floor.reshape((-1, 1))), 1)
 
 
 def smallest_damping(a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from mindspore_thor.curvature.direct import DirectCurvature
 from mindspore_thor.curvature.group import where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.kind import GraphKind
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.layers.tokens import real_positions, times_rows
 from mindspore_thor.linalg.blocks import block_layout
@@ -27,7 +27,7 @@ from mindspore_thor.linalg.device import narrow
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
 from mindspore_thor.linalg.random import squared_normal
-from mindspore_thor.linalg.sums import total
+from mindspore_thor.linalg.sums import SUM, SUM_KEPT, total
 from mindspore_thor.methods.kronecker import trace
 from mindspore_thor.parallel.communication import world
 
@@ -174,14 +174,14 @@ class LayerSampleRule(DirectRule):
         scale = x.shape[0]
         count = -(-self.rate_samples // self.ranks)
         if 0 < count < scale:
-            x, g = part(x, 0, count), part(g, 0, count)
-        weight = self.rows.from_matrix(part(direction, 0, self.rows.d_in, 2))
+            x, g = part_or_all(x, 0, count), part_or_all(g, 0, count)
+        weight = self.rows.from_matrix(part_or_all(direction, 0, self.rows.d_in, 2))
         y = self.rows.apply(x, ops.cast(weight, x.dtype))
         if self.has_bias:
             bias = part(direction, self.rows.d_in, 1, 2).reshape(-1)
             y = self.rows.add_bias(y, ops.cast(bias, x.dtype))
         # d^T u_n = g_n^T Dd a_n, summed over the sample's positions, with g_n = N dL/ds_n.
-        products = (ops.cast(y, ms.float32) * g).reshape((x.shape[0], -1)).sum(1) * scale
+        products = SUM((ops.cast(y, ms.float32) * g).reshape((x.shape[0], -1)), 1) * scale
         return self.mean_of_ranks((products * products).mean())
 
     def rate(self, x: Tensor, direction: Tensor, matrix: Tensor, g: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ class LayerSampleRule(DirectRule):
         plain = self.weight_gradient(x, weight, dout)
         matrix = rows.to_matrix(self.unscaled(plain, unscale))
         if self.has_bias:
-            column = self.per_sample_sums(g).sum(0).reshape((rows.groups, rows.d_out, 1))
+            column = SUM(self.per_sample_sums(g), 0).reshape((rows.groups, rows.d_out, 1))
             matrix = ops.concat((matrix, column), 2)
         if self.adaptive_rate:
             # Now, because the rate needs the whole batch's direction while the samples are here.
@@ -225,7 +225,7 @@ class LayerSampleRule(DirectRule):
             direction = direction / unscale
         elif self.inverse_scale != 1.0:
             direction = direction / self.inverse_scale
-        dweight = ops.cast(rows.from_matrix(part(direction, 0, rows.d_in, 2)), weight.dtype)
+        dweight = ops.cast(rows.from_matrix(part_or_all(direction, 0, rows.d_in, 2)), weight.dtype)
         if not self.has_bias:
             return dweight, ops.zeros_like(bias)
         return dweight, ops.cast(part(direction, rows.d_in, 1, 2).reshape(bias.shape), bias.dtype)
@@ -313,7 +313,7 @@ class LayerSample(DirectCurvature):
         used, uses = uses > 0, ops.maximum(uses, 1.0)
         psi = part(fresh, self.end_phi, self.groups * self.d_out, 1)
         psi = psi.reshape((self.groups, self.d_out))
-        trace_psi = psi.sum(1, keepdims=True)
+        trace_psi = SUM_KEPT(psi, 1)
         # A layer whose units are all dead says nothing about its outputs: treat them alike.
         psi = ops.where(trace_psi > 0, psi / ops.maximum(trace_psi, _TINY), 1.0 / self.d_out)
         positions = part(fresh, self.end + 1, 1, 1)
@@ -365,5 +365,5 @@ class LayerSample(DirectCurvature):
     ) -> tuple[Tensor, ...]:
         """Take Phi's inverses and make psi's, whose lam is clipped likewise."""
         psi = self.factor_psi()
-        inverse_psi = 1.0 / (psi + self.clipped(psi.sum(2, keepdims=True) / self.d_out))
+        inverse_psi = 1.0 / (psi + self.clipped(SUM_KEPT(psi, 2) / self.d_out))
         return where_good(good, (solutions[0], inverse_psi), (self.inverse_phi, self.inverse_psi))

@@ -15,12 +15,11 @@ from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
 from mindspore_thor.linalg.inverse import FOURTH_ROOT
+from mindspore_thor.linalg.sums import MAX
 from mindspore_thor.methods.kronecker import stack
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count, check_number
 from mindspore_thor.optim.intervals import IntervalLike
-
-_MAX = ops.ReduceMax()  # PyNative mode's Tensor.max(axis) also returns where it is
 
 
 class GradientRoots(GroupCurvature):
@@ -73,11 +72,11 @@ class GradientRoots(GroupCurvature):
     def seen(self) -> Tensor:
         """Which blocks had a gradient that was not zero, boolean [L, blocks]."""
         # The largest entry of D D^T is on its diagonal. Not "> 0": a sum of NaN must be seen.
-        return _MAX(self.sum_left.reshape(self.sums_shape), 2) != 0
+        return MAX(self.sum_left.reshape(self.sums_shape), 2) != 0
 
     def wanted(self) -> Tensor:
         """The layers of which any block had a gradient."""
-        return _MAX(ops.cast(self.seen(), ms.int32), 1)
+        return MAX(ops.cast(self.seen(), ms.int32), 1)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R without epsilon, and epsilon."""

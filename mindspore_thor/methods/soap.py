@@ -15,13 +15,13 @@ from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.inverse import BASIS
+from mindspore_thor.linalg.sums import MAX
 from mindspore_thor.methods.kronecker import repeated, stack
 from mindspore_thor.optim.adam import AdamSettings, adam_settings
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import check_count, check_share_of_old
 from mindspore_thor.optim.intervals import IntervalLike
 
-_MAX = ops.ReduceMax()  # PyNative mode's Tensor.max(axis) also returns where it is
 _TRANSPOSED_TIMES = ops.BatchMatMul(transpose_a=True)
 _TIMES_TRANSPOSED = ops.BatchMatMul(transpose_b=True)
 _SMALLEST = 1e-30
@@ -167,7 +167,7 @@ class EigenbasisAdam(GroupCurvature):
         if self.turns_right:
             self.average(self.right, _TRANSPOSED_TIMES(matrix, matrix))
         # Not "> 0": what is not finite must be seen.
-        entered = _MAX(ops.abs(matrix.reshape((self.layers, -1))), 1) != 0
+        entered = MAX(ops.abs(matrix.reshape((self.layers, -1))), 1) != 0
         ops.assign(self.begun, ops.maximum(self.begun, ops.cast(entered, ms.int32)))
         return direction
 

@@ -20,6 +20,7 @@ from mindspore_thor.layers.tokens import real_positions
 from mindspore_thor.linalg.blocks import block_layout
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments
+from mindspore_thor.linalg.sums import SUM
 from mindspore_thor.methods.inverse_factors import InverseFactors
 from mindspore_thor.methods.trace_rule import TraceRule
 from mindspore_thor.optim.base import Schedule, SecondOrder
@@ -44,7 +45,7 @@ class EmbeddingRule(nn.Cell):
             meta = Tensor([1.0, ids.shape[0], self.rows.samples(ids)], ms.float32)
             return ops.concat((self.rows.counts(ids), g.reshape(-1), meta))
         real = real_positions(dout)
-        rows = real.reshape((1, -1)).sum(1)
+        rows = SUM(real.reshape((1, -1)), 1)
         one, samples = Tensor([1.0], ms.float32), Tensor([self.rows.samples(ids)], ms.float32)
         return ops.concat((self.rows.counts(ids, real), g.reshape(-1), one, rows, samples))
 

@@ -6,6 +6,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.linalg.sums import SUM
 
 _MOST = 1e30  # an infinite threshold would never accept again, one above float32 neither
 
@@ -65,10 +66,10 @@ class TraceRule(nn.Cell):
     ) -> Tensor:
         """tr(F + lam I) of every layer, [L], from traces per map, [L, maps], and T, [L]."""
         if not self.include_damping:
-            return positions * (trace_a * trace_g).sum(1)
+            return positions * SUM(trace_a * trace_g, 1)
         if self.form == "product":
-            return positions * ((trace_a + damping * d_in) * (trace_g + damping * d_out)).sum(1)
-        return positions * (trace_a * trace_g).sum(1) + damping * (d_in * d_out * trace_a.shape[1])
+            return positions * SUM((trace_a + damping * d_in) * (trace_g + damping * d_out), 1)
+        return positions * SUM(trace_a * trace_g, 1) + damping * (d_in * d_out * trace_a.shape[1])
 
     def decide(self, candidate: Tensor, baseline: Tensor) -> Tensor:
         """int32 [L]: 1 accept, 0 keep, -1 stop.

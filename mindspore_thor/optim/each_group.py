@@ -13,6 +13,7 @@ from mindspore import Tensor, ops
 from mindspore_thor.curvature.group import META
 from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import pick
+from mindspore_thor.linalg.sums import SUM
 
 _MAP = ops.Map()
 
@@ -30,7 +31,7 @@ def directed(damping: Tensor, direction: Callable[..., Any], matrix: Tensor) -> 
 
 def inner(layers: int, left: Tensor, right: Tensor) -> Tensor:
     """Inner products of the layers' matrices [L * maps, ...], [L]."""
-    return (left * right).reshape((layers, -1)).sum(1)
+    return SUM((left * right).reshape((layers, -1)), 1)
 
 
 def squared_rates(lr: tuple[Tensor, ...], weights: tuple[int, ...]) -> Tensor:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindspore_thor.linalg.sums import MAX, SUM
+
 _SMALLEST = 1e-38
-_MAX = ops.ReduceMax()  # PyNative mode's Tensor.max(axis) also returns where it is
 
 
 def _layer_norms(layers: int, matrix: Tensor) -> Tensor:
     """Frobenius norms of the layers' matrices [L * maps, ...], [L, 1]; no over- or underflow."""
     flat = ops.cast(matrix.reshape((layers, -1)), ms.float32)
-    top = _MAX(ops.abs(flat), 1).reshape((-1, 1))
+    top = MAX(ops.abs(flat), 1).reshape((-1, 1))
     flat = flat / ops.maximum(top, _SMALLEST)
-    return top * ops.sqrt((flat * flat).sum(1)).reshape((-1, 1))
+    return top * ops.sqrt(SUM(flat * flat, 1)).reshape((-1, 1))
 
 
 def with_length_of(layers: int, matrix: Tensor, step: Tensor) -> Tensor:

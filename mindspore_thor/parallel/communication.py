@@ -13,10 +13,10 @@ from typing import Any, Optional
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
-from mindspore.amp import all_finite
 from mindspore.communication import GlobalComm, create_group, get_group_size, get_rank
 
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part_or_all
+from mindspore_thor.linalg.device import all_finite
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import packed_length
 
@@ -77,7 +77,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _like(flat: Tensor, start: int, length: int, like: Tensor) -> Tensor:
-    return ops.cast(part(flat, start, length).reshape(like.shape), like.dtype)
+    return ops.cast(part_or_all(flat, start, length).reshape(like.shape), like.dtype)
 
 
 class FusedSum(nn.Cell):
@@ -124,12 +124,12 @@ def _pack(spec: Symmetric, statistics: Tensor) -> Tensor:
     end = 0
     for start, count, size in spec:
         if start > end:
-            pieces += (part(statistics, end, start - end),)
-        matrices = part(statistics, start, count * size * size).reshape((count, size, size))
+            pieces += (part_or_all(statistics, end, start - end),)
+        matrices = part_or_all(statistics, start, count * size * size).reshape((count, size, size))
         pieces += (pack_triangles(matrices).reshape((-1,)),)
         end = start + count * size * size
     if end < statistics.shape[0]:
-        pieces += (part(statistics, end, statistics.shape[0] - end),)
+        pieces += (part_or_all(statistics, end, statistics.shape[0] - end),)
     return ops.concat(pieces)
 
 
@@ -141,16 +141,16 @@ def _unpack(spec: Symmetric, packed: Tensor, like: Tensor) -> Tensor:
     end, at = 0, 0
     for start, count, size in spec:
         if start > end:
-            pieces += (part(packed, at, start - end),)
+            pieces += (part_or_all(packed, at, start - end),)
             at = at + start - end
         h = (size + 1) // 2
         length = count * h * (2 * h + 1)
-        triangles = part(packed, at, length).reshape((count, h, 2 * h + 1))
+        triangles = part_or_all(packed, at, length).reshape((count, h, 2 * h + 1))
         pieces += (unpack_triangles(triangles, size).reshape((-1,)),)
         at = at + length
         end = start + count * size * size
     if end < like.shape[0]:
-        pieces += (part(packed, at, like.shape[0] - end),)
+        pieces += (part_or_all(packed, at, like.shape[0] - end),)
     return ops.concat(pieces)
 
 

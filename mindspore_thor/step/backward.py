@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-from mindspore.amp import all_finite
 
 from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.capture.attach import without_hooks
 from mindspore_thor.graph.kind import OWN, PLAIN, compiling
+from mindspore_thor.linalg.device import all_finite, is_finite
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
 from mindspore_thor.step.inputs import refuse_no_mean, refuse_several_outputs
@@ -122,7 +122,7 @@ class Backward(nn.Cell):
         if self.distributed:
             # Before the check, so that all ranks come to the same result.
             loss, gradients = self.mean(loss, gradients)
-        finite = ops.logical_and(ops.isfinite(loss).all(), all_finite(gradients))
+        finite = ops.logical_and(is_finite(loss), all_finite(gradients))
         if self.dynamic is not None and self.scaled_count > 0:
             scaled, statistics = gradients[: self.scaled_count], gradients[self.scaled_count :]
             gradients = self.map(ops.partial(_unscale, self.dynamic.inverse), scaled) + statistics

@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.errors import UserError, quoted
 from mindspore_thor.graph.counting import counting
 from mindspore_thor.linalg.log_softmax import log_softmax
+from mindspore_thor.linalg.sums import SUM, SUM_KEPT
 from mindspore_thor.parallel.communication import world
 
 
@@ -49,7 +50,7 @@ class TokenMeanLoss(nn.Cell):
         scores = ops.cast(logits, ms.float32).reshape((-1, logits.shape[-1]))
         flat = targets.reshape((-1, 1))
         counted = ops.cast(flat != self.ignore_index, ms.float32)
-        count = counted.reshape((1, -1)).sum(1)
+        count = SUM(counted.reshape((1, -1)), 1)
         if self.ranks > 1:
             count = self.all_reduce(count) * (1.0 / self.ranks)
         weights = counted / ops.maximum(count, 1.0 / self.ranks)
@@ -77,8 +78,8 @@ class WeightedCrossEntropy(nn.Cell):
         logs = log_softmax(scores)
         loss = ops.gather_elements(logs, 1, targets) * (self.smoothing - 1.0)
         if self.smoothing > 0:
-            loss = loss - logs.sum(1, keepdims=True) * (self.smoothing / scores.shape[1])
-        return (loss * weights).reshape((1, -1)).sum(1).reshape(())
+            loss = loss - SUM_KEPT(logs, 1) * (self.smoothing / scores.shape[1])
+        return SUM((loss * weights).reshape((1, -1)), 1).reshape(())
 
     def bprop(
         self, scores: Tensor, targets: Tensor, weights: Tensor, out: Tensor, dout: Tensor

@@ -7,7 +7,7 @@ from typing import Any
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.shared import Maker, same_operator
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.layers.layer_type import LayerType
 from mindspore_thor.layers.rows import LinearRows
 from mindspore_thor.linalg.patches import ConvGeometry, unfold
@@ -52,10 +52,10 @@ class ConvRows(LinearRows):
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The patches of input channels start..stop alone; of groups where there are several."""
         if self.groups == 1:
-            return unfold(part(x, start, stop - start, 1), self.geometry)
+            return unfold(part_or_all(x, start, stop - start, 1), self.geometry)
         width = self.weight_shape[1]
         count = stop - start
-        return unfold(part(x, start * width, count * width, 1), self.geometry, count)
+        return unfold(part_or_all(x, start * width, count * width, 1), self.geometry, count)
 
     def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
         """The layer's bias added to its output."""

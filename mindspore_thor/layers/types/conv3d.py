@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.shared import Maker, same_operator
-from mindspore_thor.graph.slices import every, part
+from mindspore_thor.graph.slices import every, part_or_all
 from mindspore_thor.layers.layer_type import LayerType
 from mindspore_thor.layers.rows import LinearRows
 from mindspore_thor.linalg.patches import same_padding
@@ -32,7 +32,7 @@ def _tap(
 ) -> Tensor:
     """What one entry of the kernel sees, [N, C, D', H', W']."""
     for axis, start in ((2, d), (3, h), (4, w)):
-        x = every(part(x, start, spans[axis - 2], axis), stride[axis - 2], axis)
+        x = every(part_or_all(x, start, spans[axis - 2], axis), stride[axis - 2], axis)
     return x
 
 
@@ -99,7 +99,7 @@ class Conv3dRows(LinearRows):
         """The patches of input channels start..stop alone."""
         columns = self.input_columns(x)
         width = self.d_in // self.weight_shape[1]
-        return part(columns, start * width, (stop - start) * width, 2)
+        return part_or_all(columns, start * width, (stop - start) * width, 2)
 
     def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
         """The layer's bias added to its output."""

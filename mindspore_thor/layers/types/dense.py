@@ -7,9 +7,10 @@ from typing import Any
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.shared import Maker
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.layers.layer_type import LayerType
 from mindspore_thor.layers.rows import LinearRows
+from mindspore_thor.linalg.sums import SUM
 
 
 class DenseRows(LinearRows):
@@ -43,7 +44,7 @@ class DenseRows(LinearRows):
             return rows.reshape((-1, 1, features, 1))
         rows = rows.reshape((rows.shape[0], -1, features))
         if self.token_mode == "reduce":
-            return (rows.sum(1) * (1.0 / rows.shape[1])).reshape((-1, 1, features, 1))
+            return (SUM(rows, 1) * (1.0 / rows.shape[1])).reshape((-1, 1, features, 1))
         return rows.transpose((0, 2, 1)).reshape((rows.shape[0], 1, features, -1))
 
     def samples(self, x: Tensor) -> int:
@@ -79,7 +80,7 @@ class DenseRows(LinearRows):
 
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The input columns of features start..stop alone, [N, 1, stop - start, T]."""
-        return self._columns(part(x, start, stop - start, len(x.shape) - 1), stop - start)
+        return self._columns(part_or_all(x, start, stop - start, len(x.shape) - 1), stop - start)
 
 
 class CapturedDense(nn.Dense):
