@@ -28,6 +28,8 @@ this they are nothing beside the gradients, and a power of two loses nothing on 
 
 ONE = Tensor(1.0, ms.float32)
 
+_ZEROS_LIKE = ops.ZerosLike()
+
 
 class Capture(nn.Cell):
     """One layer's linear map with a backward pass that also computes its statistics.
@@ -59,6 +61,7 @@ class Capture(nn.Cell):
         self.rule = rule
         self.graph = graph
         self.inverse_scale = inverse_scale
+        self.scaled = inverse_scale != 1.0
         self.dynamic = False
         self.size = size
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
@@ -104,7 +107,7 @@ class Capture(nn.Cell):
         g = ops.cast(dout, ms.float32)
         if self.dynamic:
             g = g * unscale
-        elif self.inverse_scale != 1.0:
+        elif self.scaled:
             g = g * self.inverse_scale
         return self.rule(x, out, g, state)
 
@@ -125,7 +128,7 @@ class Capture(nn.Cell):
         x = ops.depend(x, dout)
         dx, dweight = self.vjp(self.run)(x, weight, dout)
         statistics = self.collect(x, flag, state, unscale, out, dout)
-        return dx, dweight, ops.zeros_like(flag), state, statistics, ops.zeros_like(unscale)
+        return dx, dweight, _ZEROS_LIKE(flag), state, statistics, _ZEROS_LIKE(unscale)
 
 
 def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.patches import ConvGeometry
@@ -180,11 +180,11 @@ class LinearRows(nn.Cell):
     def to_matrix(self, gradient: Tensor) -> Tensor:
         """A weight-shaped tensor as [groups, d_out, d_in]."""
         if self.transposed:
-            return gradient.reshape((self.groups, self.d_in, self.d_out)).transpose((0, 2, 1))
+            return ops.transpose(gradient.reshape((self.groups, self.d_in, self.d_out)), (0, 2, 1))
         return gradient.reshape((self.groups, self.d_out, self.d_in))
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """The inverse of :meth:`to_matrix`."""
         if self.transposed:
-            matrix = matrix.transpose((0, 2, 1))
+            matrix = ops.transpose(matrix, (0, 2, 1))
         return matrix.reshape(self.weight_shape)

@@ -59,13 +59,13 @@ def split_matrix(matrix: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor
     groups = matrix.shape[0]
     x = pad_axis(pad_axis(matrix, 1, rows.padded - rows.dim), 2, cols.padded - cols.dim)
     x = x.reshape((groups, rows.blocks, rows.size, cols.blocks, cols.size))
-    return x.transpose((0, 1, 3, 2, 4)).reshape((-1, rows.size, cols.size))
+    return ops.transpose(x, (0, 1, 3, 2, 4)).reshape((-1, rows.size, cols.size))
 
 
 def merge_matrix(blocks: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor:
     """The inverse of :func:`split_matrix`; what lies in the padding is dropped."""
     x = blocks.reshape((-1, rows.blocks, cols.blocks, rows.size, cols.size))
-    x = x.transpose((0, 1, 3, 2, 4)).reshape((-1, rows.padded, cols.padded))
+    x = ops.transpose(x, (0, 1, 3, 2, 4)).reshape((-1, rows.padded, cols.padded))
     return part_or_all(part_or_all(x, 0, rows.dim, 1), 0, cols.dim, 2)
 
 
@@ -117,8 +117,8 @@ class BlockProduct(nn.Cell):
         if self.splits_cols:
             if self.pads_cols:
                 x = ops.concat((x, self.pad_cols), 2)
-            x = x.reshape(self.col_blocks).transpose((0, 2, 1, 3)).reshape(self.col_batch)
-            x = self.product(x, right).reshape(self.col_back).transpose((0, 2, 1, 3))
+            x = ops.transpose(x.reshape(self.col_blocks), (0, 2, 1, 3)).reshape(self.col_batch)
+            x = ops.transpose(self.product(x, right).reshape(self.col_back), (0, 2, 1, 3))
             x = x.reshape(self.padded_cols)
             if self.pads_cols:
                 x = self.slice(x, (0, 0, 0), self.shape)

@@ -110,10 +110,10 @@ def conv_moments(x: Tensor, geometry: ConvGeometry, layout: BlockLayout, plan: R
     products = _lagged_products(columns, out_width, ranges)
     weights = _row_weights(geometry, height, out_height, top)
     half = ops.matmul(weights, products).reshape((kh, kh, batch, plan.width, kw, plan.width, kw))
-    half = half.transpose((2, 3, 0, 4, 5, 1, 6))
+    half = ops.transpose(half, (2, 3, 0, 4, 5, 1, 6))
     size = plan.width * kh * kw
     half = half.reshape((batch, size, size))
-    blocks = (half + half.transpose((0, 2, 1))) * (1.0 / (n * out_height * out_width))
+    blocks = (half + ops.transpose(half, (0, 2, 1))) * (1.0 / (n * out_height * out_width))
     if plan.once:
         blocks = _diagonal(blocks, layout)
     elif not plan.whole:
@@ -195,7 +195,7 @@ def _lagged_products(columns: Tensor, width: int, ranges: Any) -> Tensor:
     n, batch, size, length = columns.shape
     # The scale of an operand is found once for all products.
     if gathers_rows(length, size):
-        rows = columns.transpose((1, 0, 3, 2))
+        rows = ops.transpose(columns, (1, 0, 3, 2))
         rows, unscale = operand(rows, n * length)
         found = ops.stack(_MAP(ops.partial(_over_batch, rows, width), *ranges))
         return rescaled(found, unscale, unscale)

@@ -162,7 +162,7 @@ def rescaled(products: Tensor, left: Tensor | None, right: Tensor | None) -> Ten
     return products if left is None else products * (left * right)
 
 
-def product(operator: Any, x: Tensor, y: Tensor | None, length: int) -> Tensor:
+def product(operator: Any, x: Tensor, y: Tensor, length: int) -> Tensor:
     """A matrix product of statistics.
 
     On Ascend the inputs are rounded to float16 and the matrix unit accumulates in float32; every
@@ -171,14 +171,22 @@ def product(operator: Any, x: Tensor, y: Tensor | None, length: int) -> Tensor:
     Args:
         operator: ``MatMul`` or ``BatchMatMul``, with its transpose flags.
         x: left matrices.
-        y: right matrices; None where they are ``x`` itself.
+        y: right matrices.
         length: terms of each sum.
 
     Returns:
         float32 on Ascend, elsewhere what the operator returns.
     """
-    left, unscale_x = operand(x, length)
-    if y is None:
-        return rescaled(wide(operator(left, left)), unscale_x, unscale_x)
-    right, unscale_y = operand(y, length)
-    return rescaled(wide(operator(left, right)), unscale_x, unscale_y)
+    if not on_ascend():  # asked once, here: a helper that does nothing costs the compiler, too
+        return operator(x, y)
+    left, unscale_x = _half(x, length)
+    right, unscale_y = _half(y, length)
+    return ops.cast(operator(left, right), ms.float32) * (unscale_x * unscale_y)
+
+
+def gram(operator: Any, x: Tensor, length: int) -> Tensor:
+    """:func:`product` of matrices with themselves: ``operator(x, x)``."""
+    if not on_ascend():
+        return operator(x, x)
+    left, unscale = _half(x, length)
+    return ops.cast(operator(left, left), ms.float32) * (unscale * unscale)

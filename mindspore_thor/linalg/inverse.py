@@ -123,7 +123,7 @@ def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
         return inverse_by_products(damped)
     else:
         inverse = general_inverse(damped)
-    inverse = 0.5 * (inverse + inverse.transpose((0, 2, 1)))
+    inverse = 0.5 * (inverse + ops.transpose(inverse, (0, 2, 1)))
     return inverse, _sound(ops.bmm(damped, inverse) - eye)
 
 
@@ -141,7 +141,7 @@ def inverse_by_products(damped: Tensor) -> tuple[Tensor, Tensor]:
     else:
         result = general_inverse(damped)
         ok = _sound(ops.bmm(damped, result) - eye)
-    return 0.5 * (result + result.transpose((0, 2, 1))), ok
+    return 0.5 * (result + ops.transpose(result, (0, 2, 1))), ok
 
 
 def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +194,7 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     matrices = _roughened(ops.where(finite.reshape((-1, 1, 1)), matrices, eye))
     w, q = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
     w = ops.relu(w)
-    ok = ops.logical_and(_sound(ops.bmm(q.transpose((0, 2, 1)), q) - eye), finite)
+    ok = ops.logical_and(_sound(ops.bmm(ops.transpose(q, (0, 2, 1)), q) - eye), finite)
     return w, q, ops.logical_and(ok, ops.isfinite(SUM(w, 1)))
 
 
@@ -241,7 +241,7 @@ def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
     # Not pow(): its last bit depends on how MindSpore splits the work among threads on CPU, which
     # it tries out during the first calls. A resumed run must compute the same bits.
     roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
-    root = ops.bmm(vectors * roots, vectors.transpose((0, 2, 1)))
+    root = ops.bmm(vectors * roots, ops.transpose(vectors, (0, 2, 1)))
     return root, ops.logical_and(ok, ops.isfinite(SUM(rows(root), 1)))
 
 
@@ -287,7 +287,7 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         )
         order = ops.where(missing.reshape((-1, 1)), places, order)
         finite = ops.logical_and(finite, good)
-    ok = _sound(ops.bmm(found.transpose((0, 2, 1)), found) - eye)
+    ok = _sound(ops.bmm(ops.transpose(found, (0, 2, 1)), found) - eye)
     return order, found, ops.logical_and(ok, finite)
 
 

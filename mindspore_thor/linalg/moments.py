@@ -7,7 +7,7 @@ from mindspore import Tensor, ops
 
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
-from mindspore_thor.linalg.device import product
+from mindspore_thor.linalg.device import gram
 from mindspore_thor.linalg.sums import SUM
 
 # Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
@@ -52,12 +52,12 @@ def block_moments(columns: Tensor, layout: BlockLayout, count: int = 0) -> Tenso
         columns = pad_axis(columns, 2, layout.padded - layout.dim)
     batch = groups * layout.blocks
     if gathers_rows(positions, layout.size):
-        rows = columns.reshape((n, batch, layout.size, positions)).transpose((1, 0, 3, 2))
+        rows = ops.transpose(columns.reshape((n, batch, layout.size, positions)), (1, 0, 3, 2))
         rows = rows.reshape((batch, n * positions, layout.size))
-        total = product(_INNER, rows, None, n * positions)
+        total = gram(_INNER, rows, n * positions)
     else:
         columns = columns.reshape((n * batch, layout.size, positions))
-        products = product(_OUTER, columns, None, positions)
+        products = gram(_OUTER, columns, positions)
         total = SUM(products.reshape((n, batch * layout.size * layout.size)), 0)
     total = total.reshape((groups, layout.blocks, layout.size, layout.size))
     return ops.cast(total, ms.float32) * (1.0 / count)
@@ -120,8 +120,8 @@ def projected_squares(
 def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, count: int) -> Tensor:
     """One position: a rank-one matrix stays one, and its square is that of its two vectors."""
     n, groups, d_in, _ = a.shape
-    rows_a = ops.bmm(a.reshape((n, groups, d_in)).transpose((1, 0, 2)), basis_a)
-    rows_g = ops.bmm(g.reshape((n, groups, g.shape[2])).transpose((1, 0, 2)), basis_g)
+    rows_a = ops.bmm(ops.transpose(a.reshape((n, groups, d_in)), (1, 0, 2)), basis_a)
+    rows_g = ops.bmm(ops.transpose(g.reshape((n, groups, g.shape[2])), (1, 0, 2)), basis_g)
     return _INNER(rows_g * rows_g, rows_a * rows_a) * (1.0 / count)
 
 
@@ -154,8 +154,8 @@ def _rotated_rows(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Ten
     """Per-sample matrices [groups, n, d_out, d_in] by way of rotated rows."""
     n, groups, d_in, positions = a.shape
     d_out = g.shape[2]
-    rows_a = a.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_in))
-    rows_g = g.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_out))
+    rows_a = ops.transpose(a, (1, 0, 3, 2)).reshape((groups, n * positions, d_in))
+    rows_g = ops.transpose(g, (1, 0, 3, 2)).reshape((groups, n * positions, d_out))
     rows_a = ops.bmm(rows_a, basis_a).reshape((groups * n, positions, d_in))
     rows_g = ops.bmm(rows_g, basis_g).reshape((groups * n, positions, d_out))
     return _INNER(rows_g, rows_a).reshape((groups, n, d_out, d_in))
@@ -167,8 +167,8 @@ def _rotated_matrices(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) ->
     d_out = g.shape[2]
     x = _OUTER(a.reshape((n * groups, d_in, positions)), g.reshape((n * groups, d_out, positions)))
     if groups > 1:
-        x = x.reshape((n, groups, d_in, d_out)).transpose((1, 0, 2, 3))
+        x = ops.transpose(x.reshape((n, groups, d_in, d_out)), (1, 0, 2, 3))
     x = ops.bmm(x.reshape((groups, n * d_in, d_out)), basis_g)
-    x = x.reshape((groups, n, d_in, d_out)).transpose((0, 1, 3, 2))
+    x = ops.transpose(x.reshape((groups, n, d_in, d_out)), (0, 1, 3, 2))
     x = ops.bmm(x.reshape((groups, n * d_out, d_in)), basis_a)
     return x.reshape((groups, n, d_out, d_in))

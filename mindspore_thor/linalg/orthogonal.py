@@ -35,8 +35,8 @@ def orthogonalized(matrices: Tensor, steps: int) -> Tensor:
     norms = ops.sqrt(SUM(rows(matrices * matrices), 1)).reshape((-1, 1, 1))
     x = matrices / (norms + SMALLEST_NORM)
     if tall:
-        x = x.transpose((0, 2, 1))
+        x = ops.transpose(x, (0, 2, 1))
     for _ in range(steps):
         squares = _TIMES_TRANSPOSED(x, x)
         x = a * x + ops.bmm(b * squares + c * ops.bmm(squares, squares), x)
-    return x.transpose((0, 2, 1)) if tall else x
+    return ops.transpose(x, (0, 2, 1)) if tall else x

@@ -134,10 +134,10 @@ class RankOne(GroupCurvature):
         """The rank-one solve with this step's lam."""
         a, g = self.mean_a().reshape((-1, self.d_in, 1)), self.mean_g()
         g = g.reshape((-1, self.rows.d_out, 1))
-        overlap = ops.bmm(ops.bmm(g.transpose((0, 2, 1)), matrix), a)
+        overlap = ops.bmm(ops.bmm(ops.transpose(g, (0, 2, 1)), matrix), a)
         size = SUM_KEPT(a * a, (1, 2)) * SUM_KEPT(g * g, (1, 2))
         along = overlap / ops.maximum(size, _SMALLEST_SIZE)
-        outer = ops.bmm(g, a.transpose((0, 2, 1)))
+        outer = ops.bmm(g, ops.transpose(a, (0, 2, 1)))
         rest = matrix - along * outer
         # |D|^2 is t^2 |a|^2 |g|^2 where R is small.
         seen = SUM(flat(rest * rest), 1).reshape((-1, 1, 1)) > self.unseen * along * along * size

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.layers.rows import Rows
-from mindspore_thor.linalg.device import narrow, product
+from mindspore_thor.linalg.device import gram, narrow, product
 from mindspore_thor.linalg.sums import SUM
 
 _FLOAT = 4
@@ -79,8 +79,8 @@ class SampleGram(nn.Cell):
         n, groups, d_in, positions = a.shape
         d_out = g.shape[2]
         # [groups, N * T, d]: one product for all pairs.
-        a = a.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_in))
-        g = g.transpose((1, 0, 3, 2)).reshape((groups, n * positions, d_out))
+        a = ops.transpose(a, (1, 0, 3, 2)).reshape((groups, n * positions, d_in))
+        g = ops.transpose(g, (1, 0, 3, 2)).reshape((groups, n * positions, d_out))
         per_sample = 3 * groups * positions * n * positions * _FLOAT
         parts = chunks(n, memory // per_sample)
         if len(parts) == 1:
@@ -121,7 +121,7 @@ class SampleGram(nn.Cell):
             u = product(_GRAM, g_n, a, positions)
             found += (u.reshape((stop - start, groups * d_out * d_in)),)
         u = found[0] if len(found) == 1 else ops.concat(found, 0)
-        return product(_ACROSS, u, None, u.shape[1])
+        return gram(_ACROSS, u, u.shape[1])
 
     def from_gradients_by_part(self, x: Tensor, g: Tensor) -> Tensor:
         """Sum of U_c U_c^T over parts c of the input channels (or of the groups)."""
@@ -138,6 +138,6 @@ class SampleGram(nn.Cell):
             batch = n * a.shape[1]
             g_c, a = g_c.reshape((batch, d_out, positions)), a.reshape((batch, -1, positions))
             u = product(_GRAM, g_c, a, positions).reshape((n, -1))
-            k = product(_ACROSS, u, None, u.shape[1])
+            k = gram(_ACROSS, u, u.shape[1])
             total = k if start == 0 else total + k
         return total

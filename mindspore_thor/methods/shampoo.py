@@ -59,7 +59,7 @@ class GradientRoots(GroupCurvature):
     def observe(self, matrix: Tensor) -> None:
         """Add D D^T and D^T D of every block."""
         blocks = split_matrix(matrix, self.left, self.right)
-        transposed = blocks.transpose((0, 2, 1))
+        transposed = ops.transpose(blocks, (0, 2, 1))
         left, right = ops.bmm(blocks, transposed), ops.bmm(transposed, blocks)
         ops.assign_add(self.sum_left, left.reshape(self.sum_left.shape))
         ops.assign_add(self.sum_right, right.reshape(self.sum_right.shape))

@@ -87,7 +87,7 @@ def _stacked(
     chosen = _MAP(ops.partial(pick, gradients), numbers)
     whole = chosen[0] if len(numbers) == 1 else ops.stack(chosen)
     if transposed:
-        whole = whole.reshape((-1, shape[2], shape[1])).transpose((0, 2, 1))
+        whole = ops.transpose(whole.reshape((-1, shape[2], shape[1])), (0, 2, 1))
     else:
         whole = whole.reshape(shape)
     return ops.cast(whole, ms.float32)
@@ -117,7 +117,7 @@ def unpack(packing: Packing, matrix: Tensor) -> tuple[Tensor, ...]:
     count, width = len(numbers), weight_matrix[axis]
     weights = matrix if len(biases) == 0 else part(matrix, 0, width, axis)
     if transposed:
-        weights = weights.transpose((0, 2, 1))
+        weights = ops.transpose(weights, (0, 2, 1))
     found = _unstacked(weights, shape, count)
     if len(biases) > 0:
         ends = part(matrix, width, bias_matrix[axis], axis)

@@ -45,7 +45,7 @@ class DenseRows(LinearRows):
         rows = rows.reshape((rows.shape[0], -1, features))
         if self.token_mode == "reduce":
             return (SUM(rows, 1) * (1.0 / rows.shape[1])).reshape((-1, 1, features, 1))
-        return rows.transpose((0, 2, 1)).reshape((rows.shape[0], 1, features, -1))
+        return ops.transpose(rows, (0, 2, 1)).reshape((rows.shape[0], 1, features, -1))
 
     def samples(self, x: Tensor) -> int:
         """Number of samples N that the statistics average over."""
