@@ -14,7 +14,8 @@ if [ "${1:-}" = --quick ]; then
   CHOICE=(-m "not slow and not ascend_all" tests/base tests/graph tests/launch tests/layers
     tests/linalg tests/optim tests/run/test_ckpt_format.py tests/run/test_config.py
     tests/run/test_recipe_files.py tests/run/test_yaml_text.py tests/step/test_plan.py
-    tests/methods/test_added_method.py tests/methods/test_kfac_oracle.py)
+    tests/methods/test_added_method.py tests/methods/test_kfac_oracle.py
+    --ignore=tests/optim/test_rest.py)
 fi
 if [ -n "${MINDSPORE_THOR_PYTHON:-}" ]; then
   PYTHON=$MINDSPORE_THOR_PYTHON
