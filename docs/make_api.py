@@ -48,7 +48,7 @@ SECTIONS = {
         *("create_language", "available_language", "LanguageData", "LanguageBatch"),
     ),
     "mindspore_thor.adapters.mindcv": ("install",),
-    "mindspore_thor.runtime": ("prepare_target",),
+    "mindspore_thor.runtime": ("prepare_target", "read_arguments_in_python"),
     "mindspore_thor.errors": ("TrainingError",),
 }
 """Module -> the names of it that users call."""

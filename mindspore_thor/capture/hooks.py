@@ -61,7 +61,7 @@ class Capture(nn.Cell):
         self.rule = rule
         self.graph = graph
         self.inverse_scale = inverse_scale
-        self.scaled = inverse_scale != 1.0
+        self.scaled = inverse_scale != 1.0  # a flag costs the compiler less than a comparison
         self.dynamic = False
         self.size = size
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)

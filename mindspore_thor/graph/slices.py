@@ -2,7 +2,7 @@
 
 Indexing compiles to ``StridedSlice``. That copies at the memory's speed where exactly one axis is
 cut; where none or several are, it visits every element by its coordinates, 30 to 60 times slower
-(MindSpore 2.10, CPU). So: one axis at a time, and nothing at all where the whole axis is wanted.
+(MindSpore 2.10, CPU). So: one axis at a time, by ``Slice``.
 Besides, indexing goes through layers of Python that the compiler parses at every use.
 """
 
@@ -51,7 +51,8 @@ def part(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
 def part_or_all(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
     """:func:`part` where it may be all of a large array: then it is that array, not a copy.
 
-    Not everywhere: a question costs the compiler more than the slice, even one that it can answer.
+    Arguments as there. Not everywhere: a question costs the compiler more than the slice, even one
+    that it can answer.
     """
     shape = x.shape
     if _is_all(shape, count, axis):

@@ -63,12 +63,12 @@ def _on_cpu() -> bool:
 
 
 def is_finite(x: Tensor) -> Tensor:
-    """Whether all numbers of a tensor are finite, a boolean scalar."""
+    """Whether all numbers of a tensor of any shape are finite, a boolean scalar."""
     return _ALL(_IS_FINITE(x).reshape((-1,)))
 
 
 def all_finite(tensors: tuple[Tensor, ...]) -> Tensor:
-    """Whether a pass's gradients are finite, a boolean scalar."""
+    """Whether a pass's gradients, of any shapes, are all finite, a boolean scalar."""
     if _on_cpu():
         # For each tensor MindSpore's own is half as many nodes again to its compiler.
         return _ALL(_STACK(_MAP(is_finite, tensors)))
@@ -179,14 +179,14 @@ def product(operator: Any, x: Tensor, y: Tensor, length: int) -> Tensor:
     """
     if not on_ascend():  # asked once, here: a helper that does nothing costs the compiler, too
         return operator(x, y)
-    left, unscale_x = _half(x, length)
-    right, unscale_y = _half(y, length)
-    return ops.cast(operator(left, right), ms.float32) * (unscale_x * unscale_y)
+    left, unscale_x = operand(x, length)
+    right, unscale_y = operand(y, length)
+    return rescaled(wide(operator(left, right)), unscale_x, unscale_y)
 
 
 def gram(operator: Any, x: Tensor, length: int) -> Tensor:
-    """:func:`product` of matrices with themselves: ``operator(x, x)``."""
+    """:func:`product` of matrices with themselves, ``operator(x, x)``; arguments as there."""
     if not on_ascend():
         return operator(x, x)
-    left, unscale = _half(x, length)
-    return ops.cast(operator(left, left), ms.float32) * (unscale * unscale)
+    left, unscale = operand(x, length)
+    return rescaled(wide(operator(left, left)), unscale, unscale)

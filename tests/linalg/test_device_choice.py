@@ -185,3 +185,15 @@ def test_gram_matrix_of_half_precision_inputs(d_in, d_out, tokens, memory) -> No
     u = np.einsum("nto,nti->noi", g, x).reshape(6, -1)
     expected = u @ u.T
     np.testing.assert_allclose(got / expected.max(), expected / expected.max(), atol=2e-2)
+
+
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("last", [np.float32, np.float16])
+def test_a_pass_is_finite_where_every_number_is(bad, last) -> None:
+    """One number in any of the tensors decides, whatever their shapes and types."""
+    values = [np.ones((2, 3), np.float32), np.full((), 65504.0, np.float32), np.ones(4, last)]
+    if bad is not None:
+        values[-1][2] = bad
+    tensors = tuple(Tensor(x) for x in values)
+    assert bool(device.all_finite(tensors).asnumpy()) is (bad is None)
+    assert [bool(device.is_finite(x).asnumpy()) for x in tensors] == [True, True, bad is None]

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn
 from oracle.curvature import block_diagonal
 from oracle.layers import Conv
 
-from mindspore_thor.graph.slices import every, part
+from mindspore_thor.graph.slices import every, part, part_or_all
 from mindspore_thor.linalg import inverse
 from mindspore_thor.linalg.blocks import BlockProduct, block_layout
 from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
@@ -56,9 +56,12 @@ def test_slices(shape, axis, start, count, stride) -> None:
     assume(axis < len(shape) and start + count <= shape[axis])
     x = normal(3, *shape)
     before = (slice(None),) * axis
-    np.testing.assert_array_equal(
-        part(Tensor(x), start, count, axis).asnumpy(), x[(*before, slice(start, start + count))]
-    )
+    for cut in (part, part_or_all):
+        np.testing.assert_array_equal(
+            cut(Tensor(x), start, count, axis).asnumpy(), x[(*before, slice(start, start + count))]
+        )
+    whole = Tensor(x)
+    assert part_or_all(whole, 0, shape[axis], axis) is whole
     np.testing.assert_array_equal(
         every(Tensor(x), stride, axis).asnumpy(), x[(*before, slice(None, None, stride))]
     )
