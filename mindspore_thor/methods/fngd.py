@@ -61,7 +61,7 @@ class FNGD(SecondOrder):
         UserError: for values out of range, or a missing ``steps_per_epoch``.
     """
 
-    without = ("token_mode", "max_failures", "inverse_share", "kl_clip", "momentum_first")
+    without = ("token_mode", "max_failures", "inverse_share", "kl_clip")
     own_token_mode = "share"
     needs_whole_batch = "its Gram matrix needs the whole batch at once"
 

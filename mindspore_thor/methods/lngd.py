@@ -85,7 +85,7 @@ class LNGD(SecondOrder):
         UserError: for values out of range.
     """
 
-    without = ("token_mode", "kl_clip", "momentum_first")
+    without = ("token_mode", "kl_clip")
     own_token_mode = "share"
     measures_first = True
     needs_whole_batch = "its rates need every sample's gradient beside the whole batch's"

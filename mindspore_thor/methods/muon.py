@@ -79,9 +79,9 @@ class Muon(SecondOrder):
         nesterov: whether the gradient counts once more in what is orthogonalized.
         ns_steps: iterations of the orthogonalization.
         weight_decay: decoupled decay of parameters with >= 2 dimensions.
-        rest: the rule of everything else: "adamw", or None for the plain gradient, without
-            momentum. AdamW's rate is ``rest_learning_rate`` (the authors' code: 3e-4 beside 0.02);
-            without one it is ``learning_rate``, which is mostly too large for it.
+        rest: the rule of everything else: "adamw", "nadamw", or None for the plain gradient,
+            without momentum. Its rate is ``rest_learning_rate`` (the authors' code: 3e-4 beside
+            0.02); without one it is ``learning_rate``, which is mostly too large for it.
         exclude: which layers are left to ``rest``; the last one unless given.
         **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
 

@@ -125,7 +125,7 @@ class Shampoo(SecondOrder):
         inverse_interval: steps between two computations of the roots.
         max_preconditioner_dim: larger dimensions are split into blocks of this size, the last one
             ragged; every block of the matrix has its own L and R.
-        grafting: None, or "sgd" or "adamw": the rule whose step's norm each layer's V gets.
+        grafting: None, "sgd", "adamw" or "nadamw": the rule whose step's norm each layer's V gets.
         kl_clip: V is scaled by min(1, sqrt(kl_clip / (lr^2 sum <V, D>))); None (default) for no
             clipping.
         **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.

@@ -214,8 +214,8 @@ class SOAP(SecondOrder):
         weight_decay: decoupled decay of parameters with >= 2 dimensions (authors: 0.01).
         inverse_interval: steps between two turns of the bases.
         max_preconditioner_dim: longer sides of a matrix have no basis (Q = I).
-        rest: the rule of everything else: "adamw", or None for the plain gradient, without
-            momentum.
+        rest: the rule of everything else: "adamw", "nadamw", or None for the plain gradient,
+            without momentum.
         rest_betas: AdamW's; None for ``betas``.
         **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
 

@@ -79,6 +79,43 @@ def next_first_moment(settings: Settings, first: Tensor, gradient: Tensor) -> Te
     return settings[0] * first + (1.0 - settings[0]) * ops.cast(gradient, first.dtype)
 
 
+def ahead_of(settings: Settings, new_first: Tensor, gradient: Tensor) -> Tensor:
+    """m, or b1 m + (1 - b1) g with Nesterov's momentum: the numerator without bias correction.
+
+    Args:
+        settings: see :class:`AdamSettings`.
+        new_first: m, from :func:`next_first_moment` with this gradient.
+        gradient: of the same shape and type.
+    """
+    beta1, _, _, nesterov = settings
+    return beta1 * new_first + (1.0 - beta1) * gradient if nesterov else new_first
+
+
+def averaged(settings: Settings, first: Tensor, gradient: Tensor) -> Tensor:
+    """The average that Adam would step along, without letting the gradient enter the moment.
+
+    Args:
+        settings: see :class:`AdamSettings`.
+        first: m from before this step, any shape.
+        gradient: of the same shape.
+    """
+    new_first = next_first_moment(settings, first, gradient)
+    return ahead_of(settings, new_first, ops.cast(gradient, first.dtype))
+
+
+def enter_average(settings: Settings, first: Parameter, direction: Tensor) -> Tensor:
+    """Let a direction enter an average like Adam's first moment, and return what to step along.
+
+    Args:
+        settings: see :class:`AdamSettings`.
+        first: the average, any shape.
+        direction: of the same shape.
+    """
+    ahead = averaged(settings, first, direction)
+    ops.assign(first, next_first_moment(settings, first, direction))
+    return ahead
+
+
 def adam_direction(
     settings: Settings,
     corrections: tuple[Tensor, Tensor],
@@ -97,11 +134,11 @@ def adam_direction(
         second: v, of the same shape.
         gradient: of the same shape.
     """
-    beta1, beta2, epsilon, nesterov = settings
+    _, beta2, epsilon, _ = settings
     gradient = ops.cast(gradient, first.dtype)
     new_first = next_first_moment(settings, first, gradient)
     new_second = beta2 * second + (1.0 - beta2) * gradient * gradient
-    ahead = beta1 * new_first + (1.0 - beta1) * gradient if nesterov else new_first
+    ahead = ahead_of(settings, new_first, gradient)
     direction = (ahead / corrections[0]) / (ops.sqrt(new_second / corrections[1]) + epsilon)
     ops.assign(first, new_first)
     ops.assign(second, new_second)

@@ -28,7 +28,7 @@ from mindspore_thor.optim.exclusion import Exclude, check_exclude
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.keywords import check_keywords, keywords_of
 from mindspore_thor.optim.schedules import check_damping
-from mindspore_thor.optim.update import ADAMW, SGD, UpdatingOptimizer
+from mindspore_thor.optim.update import ADAMS, SGD, UpdatingOptimizer
 from mindspore_thor.parallel.assignment import Share, check_share
 from mindspore_thor.runtime import prepare_target
 
@@ -95,21 +95,23 @@ class SecondOrder(UpdatingOptimizer):
         inverse_share: with several ranks, on how many of them each matrix is inverted: "one", "all"
             or a number that divides the ranks (see :mod:`mindspore_thor.parallel.assignment`).
         rest: the rule of all parameters that the method does not cover: None for the plain gradient
-            (momentum and rate as the others), "adamw" for AdamW steps.
-        rest_learning_rate: AdamW's rate: number, list or MindSpore schedule; None for
+            (momentum and rate as the others), "adamw" for AdamW steps, "nadamw" for NAdamW's.
+        rest_learning_rate: that rule's rate: number, list or MindSpore schedule; None for
             ``learning_rate``, parameter groups' own ones included.
-        rest_betas: AdamW's, for ``rest`` and for ``grafting``.
+        rest_betas: those of AdamW or NAdamW, for ``rest`` and for ``grafting``.
         rest_epsilon: likewise.
-        rest_weight_decay: AdamW's decoupled decay, of the parameters that decay; None for
+        rest_weight_decay: the rest's decoupled decay, of the parameters that decay; None for
             ``weight_decay``.
-        grafting: None, or the rule whose step's norm each covered layer's direction gets: "sgd" or
-            "adamw". ``learning_rate`` is then that rule's, and the method's default ``kl_clip``,
-            another way to choose lengths, is off; one that is given is applied afterwards. With
-            "adamw" one will want ``rest="adamw"`` as well.
-        momentum_first: whether gradients are averaged before they are preconditioned, instead of
-            directions behind that. The average is AdamW's first moment, so that
-            ``grafting="adamw"`` and ``rest="adamw"`` belong to it, and ``momentum`` is
-            ``rest_betas[0]``. Directions are linear in the gradient, but for a LayerNorm's.
+        grafting: None, or the rule whose step's norm each covered layer's direction gets: "sgd",
+            "adamw" or "nadamw". ``learning_rate`` is then that rule's, and the method's default
+            ``kl_clip``, another way to choose lengths, is off; one that is given is applied
+            afterwards. With "adamw" one will want ``rest="adamw"`` as well, "nadamw" likewise.
+        momentum_first: whether momentum is an average in front of grafting instead of a sum behind
+            it: of the gradients, before they are preconditioned, or with FNGD and LNGD, whose
+            directions leave the backward pass, of the directions. It is AdamW's first moment, or
+            NAdamW's with the gradient once more, so that ``grafting`` and ``rest`` are both "adamw"
+            or both "nadamw", and ``momentum`` is ``rest_betas[0]``. Both are the same where a
+            preconditioner stays as it is, but for a LayerNorm's, which is not linear.
         exclude: layers that the method leaves to ``rest`` though it could cover them, as a
             generator with one output for each word of a vocabulary. Given by their names, as the
             layer report spells them, where a name stands for all layers below it; "last" for the
@@ -184,18 +186,19 @@ class SecondOrder(UpdatingOptimizer):
             check_number("kl_clip", kl_clip, 0.0, open_low=True)
         check_count("max_failures", max_failures)
         if grafting is not None:
-            check_choice("grafting", grafting, (SGD, ADAMW))
+            check_choice("grafting", grafting, (SGD, *ADAMS))
         adam = adam_settings(rest_betas, rest_epsilon, "rest_")
         if rest is not None:
-            check_choice("rest", rest, (ADAMW,))
+            check_choice("rest", rest, ADAMS)
         elif rest_learning_rate is not None or rest_weight_decay is not None:
             raise UserError(
-                "rest_learning_rate and rest_weight_decay are AdamW's: give rest='adamw', too"
+                "rest_learning_rate and rest_weight_decay are the rest's: give rest='adamw', or "
+                "'nadamw', too"
             )
-        if momentum_first and (grafting, rest) != (ADAMW, ADAMW):
+        if momentum_first and (grafting not in ADAMS or rest != grafting):
             raise UserError(
-                "momentum_first averages by AdamW's first moment: give grafting='adamw' and "
-                "rest='adamw', too"
+                "momentum_first averages by AdamW's first moment, or NAdamW's: give "
+                "grafting='adamw' and rest='adamw', too, or 'nadamw' for both"
             )
         if momentum_first and momentum != adam.beta1:
             raise UserError(

@@ -317,7 +317,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         """
         begun = int(self.global_step.asnumpy()[0]) > 0
         states = dict(zip(self.layer_names, self.curvatures))
-        method, rest = type(self).__name__, PLAIN if self.rest is None else "AdamW"
+        method, rest = type(self).__name__, PLAIN if self.rest is None else self.rest.rule
         rules = {
             weight.name: method if i in self.preconditioned else rest
             for i, weight in enumerate(self.weights)

@@ -1,4 +1,4 @@
-"""AdamW for the parameters that a second-order method does not cover: biases, norms, tables."""
+"""AdamW or NAdamW for what a second-order method does not cover: biases, norms, tables."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def _descend(rate: Any, decay: Any, decays: bool, weight: Parameter, direction: 
 class Rest(nn.Cell):
     """w <- w - lr (m^ / (sqrt(v^) + eps) + wd w) for some of an optimizer's parameters.
 
-    Which ones is decided by :meth:`take`. Their gradients are neither clipped nor centralized.
+    With Nesterov's momentum it is NAdamW's step. Which ones is decided by :meth:`take`. Their
+    gradients are neither clipped nor centralized.
 
     Args:
         label: prefix of the state's names.
@@ -75,6 +76,7 @@ class Rest(nn.Cell):
         self._all = tuple(weights)
         self._room: dict[int, tuple[Parameter, Parameter]] = {}
         self.settings = as_tuple(settings)
+        self.rule = "NAdamW" if settings.nesterov else "AdamW"
         self.own_decay = decay
         self.own_rate = rate is not None
         self.scheduled = False

@@ -17,8 +17,9 @@ from mindspore_thor.optim.adam import (
     AdamSettings,
     adam_direction,
     as_tuple,
+    averaged,
     bias_corrections,
-    next_first_moment,
+    enter_average,
 )
 from mindspore_thor.optim.each_group import (
     directed,
@@ -33,8 +34,10 @@ from mindspore_thor.optim.layerwise import LayerwiseOptimizer
 from mindspore_thor.optim.packing import matrices_shape, pack, unpack
 from mindspore_thor.optim.rest import Rest
 
-SGD, ADAMW = "sgd", "adamw"
+SGD, ADAMW, NADAMW = "sgd", "adamw", "nadamw"
 """Rules of others that a method may follow."""
+
+ADAMS = (ADAMW, NADAMW)
 
 # What ops.Map calls, see layerwise.py. What has an effect returns something all the same: without a
 # result a function compiles to a call of the Python interpreter.
@@ -75,7 +78,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
     """
     decay_flags: tuple[bool, ...]
     heavy_ball: float  # momentum around the directions
-    momentum_first: bool  # whether the directions are those of averaged gradients
+    momentum_first: bool  # whether momentum is an average in front of grafting
     clip_norm: float | None
     kl_clip: float | None
     loss_scale: float
@@ -85,18 +88,21 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         self, label: str, rest: str | None, rate: Any, decay: float | None, adam: AdamSettings
     ) -> None:
         self._label = label
-        self.adam = as_tuple(adam)
-        self.grafts_adamw = self.grafting == ADAMW
+        self.grafts_adam = self.grafting in ADAMS
+        self.adam = as_tuple(adam._replace(nesterov=self.grafting == NADAMW))
         self.stage_list = tuple(getattr(self, name) for name in self.stages)
+        adam = adam._replace(nesterov=rest == NADAMW)
         self.rest = None if rest is None else Rest(label, self.weights, rate, adam, decay)
         self.decaying = tuple(self.decay_flags)
         self._moment_of: dict[int, Parameter] = {}
 
     def _cover(self, net: Any, label: str, token_mode: str) -> None:
         super()._cover(net, label, token_mode)
-        if self.grafts_adamw and self.packings:
+        if self.grafts_adam and self.packings:
             self.graft_first = self._moments_of_groups("graft_first")
             self.graft_second = self._moments_of_groups("graft_second")
+        if self.momentum_first and self.beside_count > 0:
+            self.direction_first = self._moments_of_groups("direction_first")
 
     def _moments_of_groups(self, kind: str) -> ParameterTuple:
         return ParameterTuple(
@@ -212,13 +218,15 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         if self.beside_count > 0:
             found = self.map(ops.partial(pack, gradients), self.beside_packings)
             gradients = gradients[: len(gradients) - self.beside_count]
+            if self.momentum_first:
+                enter = ops.partial(enter_average, self.adam)
+                found = self.map(enter, self.direction_first, found)
         else:
-            averaged = plain
-            if self.momentum_first:  # as AdamW's first moment will be, behind this step
-                average = ops.partial(next_first_moment, self.adam)
-                averaged = self.map(average, self.graft_first, plain)
+            sources = plain
+            if self.momentum_first:  # what the grafted rule's numerator will be, in this step
+                sources = self.map(ops.partial(averaged, self.adam), self.graft_first, plain)
             damping = self.current_damping()
-            found = self.map(ops.partial(directed, damping), self.direction_each, averaged)
+            found = self.map(ops.partial(directed, damping), self.direction_each, sources)
         if self.grafting is not None:
             found = self.map(with_length_of, self.group_layers, found, self.steps_of(plain))
         if self.kl_clip is not None:
@@ -232,7 +240,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
 
     def steps_of(self, matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What the rule that is grafted would step, for every group's gradients."""
-        if not self.grafts_adamw:
+        if not self.grafts_adam:
             return matrices
         step = ops.cast(self.global_step.reshape(()), ms.float32) + 1.0
         corrections = bias_corrections(self.adam, step)

@@ -1,4 +1,4 @@
-"""``rest="adamw"`` and ``grafting`` against the float64 oracle and what follows from them."""
+"""``rest``, ``grafting`` and ``momentum_first`` against the float64 oracle, and what follows."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ FIRST = {
     "rest_betas": (0.8, 0.95),
     "lr": 0.01,
 }
+AHEAD = {**FIRST, "grafting": "nadamw", "rest": "nadamw"}
 OF = {
     THOR: ThorOracle,
     KFAC: KfacOracle,
@@ -46,7 +47,7 @@ OF = {
         (KFAC, {**REST, "rest_weight_decay": 0.3, "clip_norm": 0.05, "loss_scale": 64.0}),
         (Shampoo, {"rest": "adamw", "lr": [0.05, 0.03, 0.02, 0.01], "momentum": 0.0}),
         (Eva, {**REST, "rest_learning_rate": [0.04, 0.01], "grafting": "adamw", "lr": 0.01}),
-        (FNGD, {**REST, "steps_per_epoch": 2, "alpha": 0.3}),
+        (FNGD, {**REST, "rest": "nadamw", "steps_per_epoch": 2, "alpha": 0.3}),
         (LNGD, {**REST, "gradients": "true"}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -73,15 +74,17 @@ def test_the_rest_takes_adamw_steps(kind, options) -> None:
         (THOR, {"grafting": "sgd", "split_dim": 5}),
         (THOR, {"grafting": "adamw", **REST, "lr": 0.01, "split_dim": None}),
         (KFAC, {"grafting": "sgd", "factor_interval": 2, "inverse_interval": 3}),
-        (Shampoo, {"grafting": "adamw", "lr": 0.01, "max_preconditioner_dim": 4}),
+        (Shampoo, {"grafting": "nadamw", "lr": 0.01, "max_preconditioner_dim": 4}),
         (Eva, {"grafting": "sgd", "kl_clip": 0.002}),
         (FNGD, {"grafting": "sgd", "steps_per_epoch": 2, "alpha": 0.3, "loss_scale": 64.0}),
         (FNGD, {"grafting": "adamw", **REST, "lr": 0.01, "share": "none", "alpha": 0.3}),
         (LNGD, {"grafting": "sgd", "gradients": "true", "mu": 1e3}),
         (LNGD, {"grafting": "adamw", **REST, "lr": 0.01, "gradients": "true", "loss_scale": 64.0}),
-        (THOR, {**FIRST, "split_dim": 5, "factor_interval": 2, "inverse_interval": 3}),
+        (THOR, {**AHEAD, "split_dim": 5, "factor_interval": 2, "inverse_interval": 3}),
         (KFAC, {**FIRST, "method": "inverse"}),
-        (Shampoo, {**FIRST, "max_preconditioner_dim": 4}),
+        (Shampoo, {**AHEAD, "max_preconditioner_dim": 4}),
+        (FNGD, {**FIRST, "steps_per_epoch": 2, "alpha": 0.3, "loss_scale": 64.0}),
+        (LNGD, {**AHEAD, "gradients": "true"}),
     ],
     ids=lambda value: (
         getattr(value, "__name__", "")
@@ -99,13 +102,14 @@ def test_grafted_directions(kind, options) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "word"),
     [
+        (THOR, {**AHEAD, "rest": "adamw"}, "or 'nadamw' for both"),
         (THOR, {"momentum_first": True}, "give grafting='adamw' and rest='adamw', too"),
         (KFAC, {"momentum_first": True, "grafting": "adamw"}, "rest='adamw', too"),
         (Eva, {"momentum_first": True, "grafting": "sgd", "rest": "adamw"}, "grafting='adamw'"),
         (THOR, {**FIRST, "momentum": 0.9}, r"momentum=0.9, but rest_betas\[0\]=0.8"),
         (THOR, {**FIRST, "momentum_first": 1}, "momentum_first=1: give true or false"),
-        (FNGD, {**FIRST, "steps_per_epoch": 1}, "FNGD has no option 'momentum_first'"),
-        (LNGD, FIRST, "LNGD has no option 'momentum_first'"),
+        (FNGD, {"steps_per_epoch": 1, "momentum_first": True}, "give grafting='adamw'"),
+        (LNGD, {**FIRST, "grafting": None}, "give grafting='adamw'"),
     ],
 )
 def test_momentum_first_where_it_cannot_be(kind, options, word) -> None:
@@ -286,7 +290,7 @@ def test_parameter_groups_keep_their_own_rates_and_decays() -> None:
     ("options", "words"),
     [
         ({"rest": "adam"}, "adamw"),
-        ({"grafting": "lion"}, "sgd, adamw"),
+        ({"grafting": "lion"}, "sgd, adamw, nadamw"),
         ({"rest_learning_rate": 0.1}, "rest='adamw'"),
         ({"rest_weight_decay": 0.1}, "rest='adamw'"),
         ({"rest": "adamw", "rest_betas": (0.9, 1.0)}, "rest_betas"),

@@ -60,6 +60,8 @@ def fisher_solve(u: Array, alpha: float) -> tuple[Array, float]:
 class Fngd(Base):
     """Coefficients by the Gram matrix only where they are stored; the first use is explicit."""
 
+    averages_directions = True
+
     def __init__(
         self,
         net: Net,
@@ -162,6 +164,7 @@ class Lngd(Base):
     """Layer-wise directions and rates from the explicit per-sample gradients."""
 
     rate_inside = True
+    averages_directions = True
 
     def __init__(
         self,
@@ -177,6 +180,7 @@ class Lngd(Base):
         **base,
     ) -> None:
         super().__init__(net, **base)
+        adaptive_rate = adaptive_rate and self.grafting is None  # another way to choose lengths
         self.gradients, self.adaptive, self.fisher = gradients, adaptive_rate, fisher
         self.mu, self.nu, self.keep = mu, (nu1, nu2), ema_old_weight
         self.factors: dict[int, tuple[Array, Array]] = {}

@@ -34,10 +34,14 @@ class State:
 
 
 class Adam:
-    """Kingma & Ba 2015, Algorithm 1, without the rate: m^ / (sqrt(v^) + epsilon)."""
+    """Kingma & Ba 2015, Algorithm 1, without the rate: m^ / (sqrt(v^) + epsilon).
 
-    def __init__(self, beta1: float, beta2: float, epsilon: float) -> None:
+    With ``nesterov`` Dozat 2016, Algorithm 2, beta1 constant: b1 m^ + (1 - b1) g / (1 - b1^t).
+    """
+
+    def __init__(self, beta1: float, beta2: float, epsilon: float, nesterov: bool = False) -> None:
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.nesterov = nesterov
         self.moments: dict[str, tuple] = {}
 
     def __call__(self, name: str, g: Array, step: int) -> Array:
@@ -45,13 +49,15 @@ class Adam:
         m, v = self.beta1 * m + (1 - self.beta1) * g, self.beta2 * v + (1 - self.beta2) * g * g
         self.moments[name] = (m, v)
         root = np.sqrt(v / (1 - self.beta2**step)) + self.epsilon
-        return m / (1 - self.beta1**step) / root
+        hat, fresh = m / (1 - self.beta1**step), g / (1 - self.beta1**step)
+        return (self.beta1 * hat + (1 - self.beta1) * fresh if self.nesterov else hat) / root
 
 
 class Base:
     """Momentum, decay, learning rate, intervals, the rest's rule and grafting."""
 
     rate_inside = False  # of the momentum
+    averages_directions = False  # with momentum_first, in place of gradients
     kl: float | None = None
 
     def __init__(
@@ -77,7 +83,8 @@ class Base:
     ) -> None:
         self.net = net
         self.rest, self.rest_lr, self.rest_decay = rest, rest_learning_rate, rest_weight_decay
-        self.adam = Adam(*rest_betas, rest_epsilon)
+        self.adam = Adam(*rest_betas, rest_epsilon, rest == "nadamw")
+        self.grafted = Adam(*rest_betas, rest_epsilon, grafting == "nadamw")
         self.grafting = grafting
         self.momentum_first = momentum_first
         self.average: dict[str, Array] = {}
@@ -131,33 +138,40 @@ class Base:
                 if not self.states[id(layer)].stopped:
                     self.refresh(layer, self.states[id(layer)], lam)
             self.next_inverse = self.k + every(self.inverse_interval, self.k)
-        if not self.momentum_first:
+        if not self.momentum_first or self.averages_directions:
             self.apply(self.precondition(lam, lr), lr)
             return loss
         plain = {name: d.copy() for name, d in self.net.gradients().items()}
-        beta = self.momentum
         for name, (layer, key) in self.net.named().items():
-            old = self.average.get(name, np.zeros_like(plain[name]))
-            self.average[name] = layer.d[key] = beta * old + (1 - beta) * plain[name]
+            layer.d[key] = self.averaged(name, plain[name])
         direction = self.precondition(lam, lr)
         for name, (layer, key) in self.net.named().items():
             layer.d[key] = plain[name]
         self.apply(direction, lr)
         return loss
 
+    def averaged(self, name: str, value: Array) -> Array:
+        """Momentum in front of grafting, in Nesterov's form where NAdamW is grafted."""
+        beta = self.momentum
+        average = beta * self.average.get(name, np.zeros_like(value)) + (1 - beta) * value
+        self.average[name] = average
+        return beta * average + (1 - beta) * value if self.grafting == "nadamw" else average
+
     def apply(self, direction: dict[str, Array], lr: float) -> None:
         """Everything behind the direction."""
         named, plain = self.net.named(), self.net.gradients()
         covered = [f"{i}.{k}" for i, x in enumerate(self.net.layers) for k in self.covered(x)]
+        if self.momentum_first and self.averages_directions:
+            direction.update({name: self.averaged(name, direction[name]) for name in covered})
         if self.grafting == "sgd":
             self.graft(direction, plain)
-        elif self.grafting == "adamw":
-            self.graft(direction, {n: self.adam(n, plain[n], self.k + 1) for n in covered})
+        elif self.grafting is not None:
+            self.graft(direction, {n: self.grafted(n, plain[n], self.k + 1) for n in covered})
         if self.kl is not None:
             overlap = sum((direction[name] * plain[name]).sum() for name in covered)
             nu = min(1.0, math.sqrt(self.kl / (lr**2 * overlap)))
             direction.update({name: nu * direction[name] for name in covered})
-        if self.rest == "adamw":
+        if self.rest is not None:
             for name in named.keys() - set(covered):
                 layer, key = named.pop(name)
                 decay = self.weight_decay if self.rest_decay is None else self.rest_decay
