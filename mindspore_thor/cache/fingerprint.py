@@ -28,43 +28,15 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore._c_expression import MetaFuncGraph_, typing
 
+from mindspore_thor.cache.passing import (
+    CHANGING,
+    NOT_COMPILED,
+    OF_GRADIENTS,
+    OPEN_ENDED,
+    PASSING,
+    ROOMS,
+)
 from mindspore_thor.cache.sources import Unknown, file_digest, imports, left_over, names_in, owner
-
-_ROOMS = frozenset(
-    ("capture", "curvature", "graph", "layers", "linalg", "methods", "optim", "parallel", "step")
-)
-"""The parts of this package whose code enters graphs."""
-
-_PASSING = frozenset(
-    (
-        *(
-            "_param_prefix",
-            "_scope",
-            "_compile_phase",
-            "compile_phase",
-            "current_phase",
-            "arguments_key",
-        ),
-        *("_create_time", "_compile_cache", "_phase_cache", "_id", "_exist_objs", "_exist_names"),
-        *("_parameter_layout_dict", "_parallel_parameter_name_list", "_lazy_construct_sig"),
-        *("_parallel_parameter_merge_net_dict", "_jit_graph_name", "_compiled", "_init_flag"),
-        *("_is_check_and_refresh", "_cell_init_args", "_has_mutable_args_list", "is_top_cell"),
-        *("_attr_synced", "_is_recursion_hook", "__parse_method__", "sequence_modified"),
-    )
-)
-"""What MindSpore notes on a cell while it works; no graph depends on it."""
-
-_OF_GRADIENTS = frozenset(("grad_fn", "fn", "weights_id", "grad_hash_id"))
-"""What it notes on an ``ops.GradOperation``."""
-
-_NOT_COMPILED = frozenset(("__init__", "__new__", "__repr__", "__del__", "extend_repr"))
-_OPEN_ENDED = frozenset(
-    ("globals", "eval", "exec", "__import__", "import_module", "open", "environ", "getenv")
-)
-"""What a function may reach things with that nothing shows beforehand."""
-
-_CHANGING = frozenset(("random", "secrets", "time", "datetime", "uuid"))
-"""Modules whose functions return something else at every call."""
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range, slice)
 _CONTAINERS = (
@@ -86,9 +58,18 @@ class Fingerprint:
         self._alive: list[Any] = []  # so that no id is used twice
         self.names: dict[str, int] = {}
         self._way: list[str] = []
+        self._outside: dict[str, str] = {}  # methods that no graph can hold
+        self._named: set[str] = set()  # by the user's functions that one may hold
 
     def digest(self) -> str:
-        """Hexadecimal SHA-256 of all that was added."""
+        """Hexadecimal SHA-256 of all that was added.
+
+        Raises:
+            Unknown: where something that runs while a graph is compiled may reach a method that
+                looks things up by itself.
+        """
+        for name in sorted(self._outside.keys() & self._named):
+            raise Unknown(self._outside[name])
         return self._total.hexdigest()
 
     def add(self, value: Any, name: str = "") -> None:
@@ -258,9 +239,9 @@ class Fingerprint:
         held.update(getattr(value, "__dict__", {}))
         passing: frozenset[str] = frozenset()
         if isinstance(value, nn.Cell):
-            passing = _PASSING | left_over(value)
+            passing = PASSING | left_over(value)
         elif isinstance(value, ops.GradOperation):
-            passing = _OF_GRADIENTS
+            passing = OF_GRADIENTS
         for name in sorted(held.keys() - passing):
             entry = held[name]
             if name.startswith("_lazy_"):  # hooks, under numbers that count all of the process
@@ -286,7 +267,7 @@ class Fingerprint:
             if issubclass(cls, nn.Cell) or "construct" in vars(cls):
                 self._source(cls)
             for name, entry in vars(cls).items():
-                if name in _NOT_COMPILED:
+                if name in NOT_COMPILED or self._is_outside(cls, name, entry):
                     continue
                 if type(entry) in (*_SIMPLE, tuple, list, dict) and not name.startswith("__"):
                     self._put(name)
@@ -299,6 +280,21 @@ class Fingerprint:
                 elif not name.startswith("__"):
                     self._put(name)
                     self.add(entry, name)
+
+    def _is_outside(self, cls: type, name: str, entry: Any) -> bool:
+        """Whether a cell's method cannot be in a graph; its code is added.
+
+        MindSpore compiles no import. What runs in Python while it compiles, a property, say, might
+        still call such a method: by its name, then.
+        """
+        if not (isinstance(entry, types.FunctionType) and issubclass(cls, nn.Cell)):
+            return False
+        if name.startswith("__") or entry.__dict__ or not imports(entry.__code__):
+            return False
+        self._outside[name] = f"{entry.__qualname__}, which looks things up by itself"
+        self._put("outside", name)
+        self._code(entry.__code__)
+        return True
 
     def _replaced(self, cls: type) -> None:
         """Functions in a class of MindSpore's that are not MindSpore's own."""
@@ -341,10 +337,11 @@ class Fingerprint:
         self._source(value)
         self._code(value.__code__)
         names = names_in(value.__code__)
+        self._named |= names
         used = {value.__globals__[name] for name in names if _is_module(value.__globals__, name)}
-        changing = {module.__name__ for module in used} & _CHANGING
+        changing = {module.__name__ for module in used} & CHANGING
         changing |= {"random"} & names if np in used else set()
-        if names & (_OPEN_ENDED | _PASSING) or changing or imports(value.__code__):
+        if names & (OPEN_ENDED | PASSING) or changing or imports(value.__code__):
             raise Unknown(f"{value.__qualname__}, which looks things up by itself")
         for name in sorted(names & value.__globals__.keys()):
             entry = value.__globals__[name]
@@ -380,7 +377,7 @@ class Fingerprint:
         """Values of this package's modules; its code is in the digest of the sources."""
         found = sys.modules.get(module)
         room = module.split(".")[1:2]
-        if found is None or room == [] or room[0] not in _ROOMS or self._known(found):
+        if found is None or room == [] or room[0] not in ROOMS or self._known(found):
             return
         for name, entry in sorted(vars(found).items()):
             if name.isupper() and type(entry) in (bool, int, float, str):

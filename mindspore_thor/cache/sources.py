@@ -85,14 +85,19 @@ def left_over(cell: nn.Cell) -> frozenset[str]:
     """Attributes that no graph uses.
 
     ``nn.Optimizer`` makes a second rate, of the same name, for parameter groups without rates of
-    their own, and never looks at it again. Somebody else's subclass might.
+    their own, ``nn.Embedding`` holds the values that its table began with, or has by now; neither
+    ever looks at them again. Somebody else's subclass might.
     """
-    if not isinstance(cell, nn.Optimizer) or getattr(cell, "is_group_lr", True):
+    if isinstance(cell, nn.Embedding):
+        found = "init_tensor"
+    elif isinstance(cell, nn.Optimizer) and not getattr(cell, "is_group_lr", True):
+        found = "group_lr"
+    else:
         return frozenset()
     classes = [cls for cls in type(cell).__mro__ if cls.__module__ != "pybind11_builtins"]
     if any(owner(cls.__module__) == "user" for cls in classes):
         return frozenset()
-    return frozenset(("group_lr",))
+    return frozenset((found,))
 
 
 def names_in(code: types.CodeType) -> frozenset[str]:

@@ -114,12 +114,16 @@ class Stage:
         path.write_bytes(graph)
         os.utime(path, (1, 1))
 
+    def skip(self) -> None:
+        """Count a graph that was compiled without a file: MindSpore counts it, too."""
+        self._next += 1
+
     def collect(self) -> bytes | None:
         """What MindSpore has written, and empty the folder; None for nothing, or too much.
 
         A graph that was laid down and is untouched is no such thing.
         """
-        self._next += 1
+        self.skip()
         found = [path for path in self.files() if path.stat().st_mtime != 1]
         matched = _WRITTEN.fullmatch(str(found[0])) if len(found) == 1 else None
         content = None

@@ -31,7 +31,7 @@ def _odd(number: int) -> int:
 
 
 @functools.cache
-def masks(width: int, rate: float) -> Tensor:
+def drawn_masks(width: int, rate: float) -> Tensor:
     """Rows of 0 with probability ``rate`` and 1 / (1 - rate) else, float32 [ROWS, width]."""
     kept = np.random.default_rng(width).random((ROWS, width)) >= rate
     return Tensor(kept.astype(np.float32) / np.float32(1.0 - rate))
@@ -75,7 +75,7 @@ class TokenDropout(nn.Cell):
 
     def __init__(self, width: int, rate: float, number: int) -> None:
         super().__init__()
-        self.masks = masks(width, rate)
+        self.masks = drawn_masks(width, rate)
         self.factor = Tensor(_odd(number), mstype.int32)
         self.gather = ops.Gather()
 
@@ -97,7 +97,7 @@ class WeightDropout(nn.Cell):
 
     def __init__(self, heads: int, length: int, rate: float, number: int) -> None:
         super().__init__()
-        self.masks = masks(length, rate)
+        self.masks = drawn_masks(length, rate)
         factors = [_odd(number * 1000 + head) for head in range(heads)]
         self.factors = Tensor(np.array(factors, np.int32).reshape((1, heads, 1)))
         self.first = ops.Slice()

@@ -90,6 +90,30 @@ def _train_all(folder: str) -> dict[str, Any]:
     return result
 
 
+class Opaque:
+    """What it holds, nobody knows."""
+
+
+class Unknowable(nn.SequentialCell):
+    def __init__(self, *cells: nn.Cell) -> None:
+        super().__init__(*cells)
+        self.opaque = Opaque()
+
+
+def _train_unknowable(folder: str) -> dict[str, Any]:
+    """Steps of THOR on a net whose backward passes have no key; its other graphs have one."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    net = randomise(Unknowable(nn.Dense(5, 3)), 3)
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    optimizer = create_optimizer("thor", net, 0.1, factor_interval=2, inverse_interval=2)
+    step = TrainStep(net, loss, optimizer, compile_cache=folder)
+    for x, y in steps.problem(2)[1]:
+        step(Tensor(x), Tensor(y))
+    assert step.store is not None
+    weights = [p.asnumpy().tobytes().hex() for p in step.get_parameters()]
+    return {"loaded": step.store.loaded, "compiled": step.store.compiled, "bits": weights}
+
+
 def _trained_elsewhere(folder: Path, how: str = "_train") -> dict[str, Any]:
     code = (
         "import json, test_compile_cache as tested\n"
@@ -133,6 +157,14 @@ def test_kept_graphs_of_every_method_give_the_same_bits(tmp_path: Path) -> None:
     for name in METHODS:
         assert cold["compiled"][name] == warm["loaded"][name] > 0 == warm["compiled"][name], name
         assert cold["bits"][name] == warm["bits"][name], name
+
+
+def test_graphs_behind_one_without_a_key_are_kept(tmp_path: Path) -> None:
+    """Capture and plain backward pass are compiled again, refresh and update are loaded."""
+    cold, warm = (_trained_elsewhere(tmp_path, "_train_unknowable") for _ in range(2))
+    assert (cold["loaded"], cold["compiled"]) == (0, 4)
+    assert (warm["loaded"], warm["compiled"]) == (2, 2)
+    assert cold["bits"] == warm["bits"]
 
 
 def test_what_is_not_kept_is_told_and_counted_too() -> None:

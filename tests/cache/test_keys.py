@@ -291,6 +291,60 @@ def test_what_is_constant_in_a_net_is_in_its_key(monkeypatch: pytest.MonkeyPatch
     assert patched != key_of(nn.Dense(2, 2), x)
 
 
+class Reporting(nn.Cell):
+    """A net as people write them: MindSpore compiles no import, so no graph holds ``report``."""
+
+    def report(self) -> str:
+        import json
+
+        return json.dumps(len(self.trainable_params()))
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x * 2.0
+
+
+class Reporting2(Reporting):
+    def report(self) -> str:
+        import json
+
+        return json.dumps("another")
+
+
+class Property(Reporting):
+    """A property runs in Python while a graph is compiled."""
+
+    @property
+    def text(self) -> str:
+        return self.report()
+
+
+class ByName(Reporting):
+    def construct(self, x: Tensor) -> Tensor:
+        return x * getattr(self, "report")()  # noqa: B009 (a text may name it)
+
+
+def test_a_method_with_an_import_matters_where_something_compiled_names_it() -> None:
+    keys = [key_of(kind(), ()) for kind in (Reporting, Reporting2)]
+    assert len(set(keys)) == 2 and key_of(Reporting(), ()) == keys[0]
+    for kind in (Property, ByName):
+        with pytest.raises(Unknown, match="report, which looks things up"):
+            key_of(kind(), ())
+
+
+class OwnTable(nn.Embedding):
+    """Might use what it began with."""
+
+
+def test_the_values_that_a_table_began_with_are_no_constants() -> None:
+    tables = [np.full((3, 2), value, np.float32) for value in (1.0, 2.0)]
+
+    def keys(kind: type) -> set[str]:
+        return {key_of(kind(3, 2, embedding_table=Tensor(table)), ()) for table in tables}
+
+    assert len(keys(nn.Embedding)) == 1
+    assert len(keys(OwnTable)) == 2
+
+
 def _importing(x: Tensor) -> Tensor:
     import math
 
