@@ -44,7 +44,8 @@ def small_net(seed: int) -> nn.Cell:
     return randomise(nn.SequentialCell(*layers), seed)
 
 
-def build(case: str, seed: int) -> TrainStep:
+def build(case: str, seed: int, graphs: Path) -> TrainStep:
+    """A step that keeps its graphs, as train.py's does: the second one loads them."""
     name, options = CASES[case]
     known = optimizer_options(name)
     options = {**{key: value for key, value in COMMON.items() if key in known}, **options}
@@ -52,7 +53,7 @@ def build(case: str, seed: int) -> TrainStep:
     rate = [0.1 * 0.9**k for k in range(STEPS)]
     scale = DynamicLossScale(initial=1024, window=2) if case in SCALED else None
     optimizer = create_optimizer(name, net, rate, **options)
-    return TrainStep(net, cross_entropy(), optimizer, loss_scale=scale)
+    return TrainStep(net, cross_entropy(), optimizer, loss_scale=scale, compile_cache=graphs)
 
 
 def contents(step: TrainStep) -> dict[str, bytes]:
@@ -73,9 +74,9 @@ def test_resuming_from_any_step_changes_no_bit(case: str, tmp_path: Path) -> Non
                 )
         return contents(step)
 
-    whole = run(build(case, seed=1), 0)
+    whole = run(build(case, 1, tmp_path / "graphs"), 0)
     # Other weights to begin with; built once: later stops are loaded over a state of its own.
-    other = build(case, seed=2)
+    other = build(case, 2, tmp_path / "graphs")
     for stop in (1, 4, 2, 3, 5, 6):
         path = state_file_of(tmp_path / f"net-1_{stop}.ckpt")
         assign(other.parameters_dict(), read_state(path)[1], path)
