@@ -107,7 +107,7 @@ install_venv() {
   fi
   say "installing MindSpore and the rest into $VENV; this takes a few minutes the first time"
   [ ! -e "$made" ] || : >"$busy"
-  "$PYTHON" -Im pip install --quiet --disable-pip-version-check --no-input \
+  "$PYTHON" -Im pip install --quiet --no-compile --disable-pip-version-check --no-input \
     -e "$REPO_ROOT[$1]" </dev/null || {
     say "error: pip could not install the package; see its message above." \
       "$(free_space "$VENV") are free where $VENV is, and it takes 3 GB"

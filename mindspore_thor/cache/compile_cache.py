@@ -32,7 +32,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Callable, Union
 
 import mindspore as ms
@@ -365,10 +367,16 @@ class StoredGraph(nn.Cell):
     Attributes:
         store: where; None for nowhere.
         title: what it computes, for the line that says it is compiled.
+        reached: parameters by name that its cells use, but do not hold: those of hooks, say.
     """
 
     title = "a graph"
     store: CompileCache | None = None
+    reached: Mapping[str, Parameter] = MappingProxyType({})
+
+    def parameters_dict(self, recurse: bool = True) -> dict[str, Parameter]:
+        """All parameters of its graph; MindSpore gives these to a graph that it loads."""
+        return {**self.reached, **super().parameters_dict(recurse)}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile, or load what was compiled before."""

@@ -171,15 +171,20 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
     steps = _updates_per_epoch(config, train_data.steps_per_epoch)
     optimizer, rate = build_optimizer(config, net, steps)
     loss = config.task.loss(config.train.label_smoothing)
-    cache = open_cache(config.train.compile_cache, config.train.compile_cache_limit)
-    if cache is None:  # one that keeps nothing says what is being compiled all the same
-        cache = CompileCache(None, off="train.compile_cache is false")
+    cache = cache_of(config)
     scale = DynamicLossScale() if config.train.dynamic_loss_scale else None
     step = TrainStep(net, loss, optimizer, config.train.accumulate, cache, scale)
     step.set_train()
     return Session(
         config, train_data, eval_data, test_data, net, weight_names, optimizer, rate, step
     )
+
+
+def cache_of(config: Config) -> CompileCache:
+    """Return where a run's graphs are kept."""
+    cache = open_cache(config.train.compile_cache, config.train.compile_cache_limit)
+    # One that keeps nothing says what is being compiled all the same.
+    return cache or CompileCache(None, off="train.compile_cache is false")
 
 
 def _updates_per_epoch(config: Config, batches: int) -> int:

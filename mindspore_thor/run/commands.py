@@ -26,6 +26,7 @@ from mindspore_thor.parallel.setup import serve_as_scheduler
 from mindspore_thor.run.build import (
     Session,
     build_session,
+    cache_of,
     fit_to_data,
     open_data,
     prepare_device,
@@ -40,6 +41,7 @@ from mindspore_thor.run.checkpoint import (
     state_file_of,
 )
 from mindspore_thor.run.config import Config, ModelCatalogue, Recipe, load_recipe, parse_overrides
+from mindspore_thor.run.evaluate import keep_graphs
 from mindspore_thor.run.help_text import describe_keys
 from mindspore_thor.run.loop import Trainer
 from mindspore_thor.run.print_config import annotated_yaml
@@ -351,6 +353,7 @@ def _test(session: Session, folder: RunFolder | None, stop: StopRequest) -> dict
         return None
     config = session.config
     evaluation = config.task.final(session.net, session.test_data, config.data)
+    keep_graphs(evaluation, session.step.store, session.step)
     measured = evaluation(stop.requested if world()[1] == 1 else None)
     if folder is not None:
         for name, text in evaluation.files.items():
@@ -383,6 +386,7 @@ def _evaluate(argv: Sequence[str] | None, models: ModelCatalogue) -> int:
     net = models.create_model(config.model.name, **config.model.options)
     load_weights(net, checkpoint)
     evaluation = config.task.final(net, data, config.data)
+    keep_graphs(evaluation, cache_of(config))
     measured = evaluation()
     assert measured is not None
     if leads:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
+from mindspore_thor.cache.compile_cache import CompileCache, StoredGraph
 from mindspore_thor.data import Data
 from mindspore_thor.errors import UserError
 from mindspore_thor.parallel.agreement import sum_over_ranks
+from mindspore_thor.run.task import Evaluation
 
 
 @contextmanager
@@ -37,6 +40,36 @@ def evaluating(net: nn.Cell, measure: nn.Cell) -> Iterator[None]:
         net.set_train(training)
 
 
+class Measure(StoredGraph):
+    """Sums over a batch what an evaluation wants of a net; its graph may be kept.
+
+    Args:
+        net: The net.
+    """
+
+    title = "the evaluation"
+
+    def __init__(self, net: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.net = net
+
+
+def keep_graphs(
+    evaluation: Evaluation, cache: CompileCache | None, step: nn.Cell | None = None
+) -> None:
+    """Let an evaluation's graphs be kept between runs.
+
+    Args:
+        evaluation: Before its first use.
+        cache: Where; None for nowhere.
+        step: The step that trains the net, whose hooks are in it.
+    """
+    for graph in evaluation.graphs:
+        graph.store = cache
+        if step is not None:
+            graph.reached = MappingProxyType(step.parameters_dict())
+
+
 class Evaluator:
     """Measures a net on images; an :class:`~mindspore_thor.run.task.Evaluation`.
 
@@ -52,13 +85,14 @@ class Evaluator:
     """
 
     def __init__(
-        self, measure: nn.Cell, net: nn.Cell, data: Data, metrics: tuple[str, ...]
+        self, measure: Measure, net: nn.Cell, data: Data, metrics: tuple[str, ...]
     ) -> None:
         self.files: dict[str, str] = {}
         self._net = net
         self._data = data
         self._metrics = metrics
         self._measure = measure
+        self.graphs = (measure,)
 
     def __call__(self, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """Run through the data set once; several ranks count their shares and add them up.

@@ -13,22 +13,18 @@ from mindspore_thor.data.language.pipeline import LanguageData
 from mindspore_thor.data.language.text import PAD
 from mindspore_thor.linalg.log_softmax import token_losses
 from mindspore_thor.parallel.agreement import sum_over_ranks
-from mindspore_thor.run.evaluate import evaluating
+from mindspore_thor.run.evaluate import Measure, evaluating
 
 BITS = "bits_per_character"
 VALID_LOSS = "valid_loss"
 
 
-class NextTokenLosses(nn.Cell):
+class NextTokenLosses(Measure):
     """Sums the losses of tokens.
 
     Args:
         net: ids [N, T] -> logits [N, T, V].
     """
-
-    def __init__(self, net: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
 
     def construct(self, ids: Tensor, labels: Tensor, used: Tensor) -> Tensor:
         """Return the sum over the used rows' tokens of -log p, and their number, float32 [2]."""
@@ -49,6 +45,7 @@ class LanguageEvaluation:
         self.files: dict[str, str] = {}
         self._net, self._data = net, data
         self._losses = NextTokenLosses(net)
+        self.graphs = (self._losses,)
 
     def __call__(self, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """Run through the split once; several ranks do their shares and add them up.

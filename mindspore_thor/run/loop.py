@@ -27,6 +27,7 @@ from mindspore_thor.run.checkpoint import (
     save_weights,
 )
 from mindspore_thor.run.curves import draw_curves, is_own_picture
+from mindspore_thor.run.evaluate import keep_graphs
 from mindspore_thor.run.progress import Progress
 from mindspore_thor.run.run_folder import RunFolder
 from mindspore_thor.run.task import Evaluation
@@ -66,6 +67,7 @@ class Trainer:
             quiet=folder is None,
         )
         self._evaluate = self._task.evaluation(session.net, session.eval_data, session.config.data)
+        keep_graphs(self._evaluate, session.step.store, session.step)
         if session.step.store is not None:
             session.step.store.tell = self._progress.message
         self._pending: list[Tensor] = []
@@ -233,6 +235,7 @@ class Trainer:
                 return
             row.update(measured)
             self._write(self._evaluate)
+            self._tell_compiled()
         position.wall_clock = time.monotonic() - self._clock
         row["wall_clock"] = round(position.wall_clock, 3)
         position.metrics.append(row)

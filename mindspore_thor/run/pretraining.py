@@ -12,7 +12,7 @@ from mindspore_thor.data.pretraining.masking import NOT_ASKED
 from mindspore_thor.data.pretraining.pipeline import PretrainingData
 from mindspore_thor.linalg.log_softmax import token_losses
 from mindspore_thor.parallel.agreement import sum_over_ranks
-from mindspore_thor.run.evaluate import evaluating
+from mindspore_thor.run.evaluate import Measure, evaluating
 from mindspore_thor.step.token_loss import TokenMeanLoss
 
 MASKED = "masked_lm_accuracy"
@@ -53,7 +53,7 @@ class PretrainingLoss(nn.Cell):
         return self.of_words(logits[0], words) + self.of_pairs(logits[1], pairs)
 
 
-class PretrainingSums(nn.Cell):
+class PretrainingSums(Measure):
     """Counts what a net tells, and sums its losses.
 
     Args:
@@ -61,8 +61,7 @@ class PretrainingSums(nn.Cell):
     """
 
     def __init__(self, net: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
+        super().__init__(net)
         self.labels = _Labels()
         self.largest = ops.Argmax(axis=-1)
 
@@ -109,6 +108,7 @@ class PretrainingEvaluation:
         self.files: dict[str, str] = {}
         self._net, self._data = net, data
         self._sums = PretrainingSums(net)
+        self.graphs = (self._sums,)
 
     def __call__(self, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """Run through the split once; several ranks do their shares and add them up.

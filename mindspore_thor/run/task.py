@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from mindspore import Tensor, nn
 
+from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.run.options import option
 
 TRAIN = "train"
@@ -73,10 +74,16 @@ class Evaluation(Protocol):
 
     Attributes:
         files: Name -> text that the last measurement leaves in the run folder.
+        graphs: What is compiled; kept between runs where the training's graphs are.
     """
 
     @property
     def files(self) -> Mapping[str, str]:
+        """See the class."""
+        ...
+
+    @property
+    def graphs(self) -> tuple[StoredGraph, ...]:
         """See the class."""
         ...
 

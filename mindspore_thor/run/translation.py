@@ -14,23 +14,19 @@ from mindspore_thor.data.text.vocabulary import PAD
 from mindspore_thor.errors import UserError
 from mindspore_thor.linalg.log_softmax import token_losses
 from mindspore_thor.parallel.agreement import sum_over_ranks
-from mindspore_thor.run.evaluate import evaluating
+from mindspore_thor.run.evaluate import Measure, evaluating
 
 BLEU = "bleu"
 CHRF = "chrf"
 VALID_LOSS = "valid_loss"
 
 
-class TokenLosses(nn.Cell):
+class TokenLosses(Measure):
     """Sums the losses of real tokens.
 
     Args:
         net: (source [N, S], target [N, T]) -> logits [N, T, V].
     """
-
-    def __init__(self, net: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
 
     def construct(self, source: Tensor, target: Tensor, labels: Tensor, used: Tensor) -> Tensor:
         """Return the sum over the used rows' tokens of -log p, and their number, float32 [2]."""
@@ -75,6 +71,7 @@ class TranslationEvaluation:
                 f"{type(net).__name__} has no translator(beam, length_penalty, max_length): task "
                 "'translate' needs it for BLEU"
             ) from None
+        self.graphs = (self._losses, *getattr(self._translate, "graphs", ()))
 
     def __call__(self, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """Translate the split once; several ranks do their shares and put them together.

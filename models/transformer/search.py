@@ -38,6 +38,9 @@ class Translator:
         max_length: Most tokens of a translation, without its end; below the net's ``max_length``,
             which counts the beginning, too.
 
+    Attributes:
+        graphs: What is compiled.
+
     Raises:
         UserError: An argument is out of its range.
     """
@@ -66,6 +69,7 @@ class Translator:
         self._beam, self._alpha, self._max_length = beam, float(length_penalty), max_length
         self._memories = Memories(net)
         self._step = Step(net, beam, max_length + 1)
+        self.graphs = (self._memories, self._step)
         self._most: dict[int, int] = {}
 
     def __call__(self, source: np.ndarray) -> list[list[int]]:

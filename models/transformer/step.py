@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 
+from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.linalg.log_softmax import log_softmax
 
 from .transformer import BOS, EOS, HIDDEN, PAD, Transformer, split_shape
 
 
-class Memories(nn.Cell):
+class Memories(StoredGraph):
     """Encodes sentences, as far as that is the same for all of their targets' tokens.
 
     Args:
@@ -45,7 +46,7 @@ def _shapes(
     return (prefixes, 1, width), (prefixes, 1, *each), (*ids, *each)
 
 
-class Step(nn.Cell):
+class Step(StoredGraph):
     """One more token of B prefixes for each of N sentences.
 
     Keys and values of the tokens before are kept: [N * B, heads, length, d_k] for each layer, with

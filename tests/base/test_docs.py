@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 from places import ROOT
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -60,3 +62,17 @@ def test_the_sections_that_docstrings_cite_are_there() -> None:
 
 def test_the_readme_is_read_in_five_minutes() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 1500
+
+
+def test_the_recommended_call_is_the_default_that_was_measured() -> None:
+    block = re.search(r"^optimizer = (THOR\(.*?^\))", (ROOT / "README.md").read_text(), re.S | re.M)
+    assert block is not None
+    call = ast.parse(block[1], mode="eval").body
+    assert isinstance(call, ast.Call)
+    shown = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+    thor = yaml.safe_load((ROOT / "benchmarks" / "protocol.yaml").read_text())["methods"]["thor"]
+    measured = {**thor["settings"]["optimizer"]}
+    assert measured.pop("name") == "thor"
+    assert {**shown, "rest_betas": list(shown["rest_betas"])} == measured
+    # YAML 1.1 takes 1e-2 for a text.
+    assert ast.literal_eval(call.args[1]) == float(thor["candidates"][0]["learning_rate.peak"])

@@ -163,22 +163,38 @@ def test_dropout_acts_in_training_alone_and_wants_noise() -> None:
         net(*inputs)
 
 
-@pytest.mark.slow
-def test_thor_covers_all_but_the_tied_table_and_sees_no_padding() -> None:
-    """An update from pairs padded to 9 is that from pairs padded to 10, to the last bits."""
-    found = []
+RATE = 0.25
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Cell, TrainStep]:
+    """A net and its step, whose graphs the tests share: each of them begins with the same state."""
     net = tiny(layers=1).set_train(True)
-    optimizer = THOR(net, 0.01, damping=0.1)
-    step = TrainStep(net, PretrainingLoss(), optimizer)
-    start = {name: p.asnumpy().copy() for name, p in step.parameters_dict().items()}
+    return net, TrainStep(net, PretrainingLoss(), THOR(net, RATE, damping=0.1, momentum=0.0))
+
+
+@pytest.fixture(scope="module")
+def start(trained: tuple[nn.Cell, TrainStep]) -> dict[str, np.ndarray]:
+    return {name: p.asnumpy().copy() for name, p in trained[1].parameters_dict().items()}
+
+
+def update_of(step: TrainStep, start: dict[str, np.ndarray], length: int) -> dict[str, np.ndarray]:
+    """What one step from the start changes, pairs padded to a length."""
+    for name, p in step.parameters_dict().items():
+        ops.assign(p, Tensor(start[name]))  # set_data would detach it from the compiled graphs
+    *inputs, labels = batch(length)
+    step(*map(Tensor, (*inputs, np.zeros(3, np.int32), labels)))
+    return {p.name: p.asnumpy() - start[p.name] for p in step.net.trainable_params()}
+
+
+@pytest.mark.slow
+def test_thor_covers_all_but_the_tied_table_and_sees_no_padding(trained, start) -> None:
+    """An update from pairs padded to 9 is that from pairs padded to 10, to the last bits."""
+    step = trained[1]
+    found = []
     for length in (9, 10):
-        for name, p in step.parameters_dict().items():
-            ops.assign(p, Tensor(start[name]))  # set_data would detach it from the compiled graphs
-        *inputs, labels = batch(length)
-        noise = np.zeros(3, np.int32)
-        step(*map(Tensor, (*inputs, noise, labels)))
-        found.append({p.name: p.asnumpy() - start[p.name] for p in net.trainable_params()})
-        rows = {row.layer: row for row in optimizer.layer_report()}
+        found.append(update_of(step, start, length))
+        rows = {row.layer: row for row in step.optimizer.layer_report()}
         dense = {name: row for name, row in rows.items() if row.type == "Dense"}
         assert len(dense) == 6 + 3
         assert all(row.covered and row.accepted for row in dense.values())
@@ -197,22 +213,19 @@ def test_thor_covers_all_but_the_tied_table_and_sees_no_padding() -> None:
         np.testing.assert_allclose(found[1][name], update, rtol=1e-3, atol=1e-3 * scale)
 
 
-def test_the_tied_table_moves_by_its_plain_gradient() -> None:
+def test_the_tied_table_moves_by_its_plain_gradient(trained, start) -> None:
     """By lr times the gradient of both of its uses, computed without any optimizer."""
     net = tiny(layers=1).set_train(True)
     *inputs, labels = map(Tensor, batch(9))
     loss = PretrainingLoss()
     table = net.embedding.embedding_table
-    before = table.asnumpy().copy()
 
     def forward(*inputs):
         return loss(net(*inputs[:-1]), inputs[-1])
 
     gradient = ms.value_and_grad(forward, None, table)(*inputs, labels)[1].asnumpy()
-    step = TrainStep(net, loss, THOR(net, 0.25, damping=0.1, momentum=0.0))
-    noise = Tensor(np.zeros(3, np.int32))
-    step(*inputs, noise, labels)
-    np.testing.assert_allclose(before - table.asnumpy(), 0.25 * gradient, rtol=1e-4, atol=1e-6)
+    change = update_of(trained[1], start, 9)[table.name]
+    np.testing.assert_allclose(-change, RATE * gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_a_sequence_beyond_max_length_is_one_line() -> None:

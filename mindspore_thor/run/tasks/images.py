@@ -16,7 +16,7 @@ from mindspore_thor.data import Data, create_data
 from mindspore_thor.data.factory import image_facts
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.counting import counting
-from mindspore_thor.run.evaluate import Evaluator
+from mindspore_thor.run.evaluate import Evaluator, Measure
 from mindspore_thor.run.options import option
 from mindspore_thor.run.task import TEST, TRAIN, DataConfig, Request, Task
 
@@ -50,16 +50,12 @@ class ImageDataConfig(DataConfig):
     limit: int = option(0, int, "training images that are used; 0: all", low=0, most=10**9)
 
 
-class CountHits(nn.Cell):
+class CountHits(Measure):
     """Counts the samples whose label is among the first and the first five predictions.
 
     Args:
         net: Images to logits [N, classes].
     """
-
-    def __init__(self, net: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
 
     def construct(self, images: Tensor, labels: Tensor, used: Tensor) -> Tensor:
         """Return the two counts, float32 [2].
@@ -96,16 +92,12 @@ class ReconstructionLoss(nn.Cell):
         return each.sum(axis=1).mean()
 
 
-class SquaredErrors(nn.Cell):
+class SquaredErrors(Measure):
     """Squared distance between an image and its reconstruction, summed over the pixels.
 
     Args:
         net: Images to logits [N, pixels].
     """
-
-    def __init__(self, net: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.net = net
 
     def construct(self, images: Tensor, labels: Tensor, used: Tensor) -> Tensor:
         """Return ``sum_n used_n ||sigmoid(logits_n) - x_n||^2``, float32 [1]."""
@@ -188,7 +180,7 @@ class ImageTask(Task):
         return Evaluator(self.measure(net), net, data, self.metrics)
 
     @abstractmethod
-    def measure(self, net: nn.Cell) -> nn.Cell:
+    def measure(self, net: nn.Cell) -> Measure:
         """Return (images, labels, used) -> the sum of each metric over the used samples."""
 
 
@@ -210,7 +202,7 @@ class Classify(ImageTask):
         """Return images and labels."""
         return batch
 
-    def measure(self, net: nn.Cell) -> nn.Cell:
+    def measure(self, net: nn.Cell) -> Measure:
         """Return the counter of hits."""
         return CountHits(net)
 
@@ -246,7 +238,7 @@ class Reconstruct(ImageTask):
         """Return the images twice."""
         return batch[0], batch[0]
 
-    def measure(self, net: nn.Cell) -> nn.Cell:
+    def measure(self, net: nn.Cell) -> Measure:
         """Return the sum of squared errors."""
         return SquaredErrors(net)
 
