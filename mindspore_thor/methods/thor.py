@@ -164,7 +164,9 @@ class THOR(SecondOrder):
         weight_decay: added to the preconditioned gradient of parameters with >= 2 dimensions.
         split_dim: block size s for A and G (Eq. 10); None for whole factors.
         factor_interval: steps between two collections of A and G: a number, a function
-            step -> interval, or milestones [(0, interval), (step, interval), ...].
+            step -> interval, or milestones [(0, interval), (step, interval), ...]. They are not
+            averaged: what is collected between two refreshes is never used, so that an interval
+            below ``inverse_interval`` takes time and changes no weight, where it divides that.
         inverse_interval: steps between two evaluations of the trace rule, likewise.
         trace_thresholds: (w1, w2): (0.01, 0) is THOR, (0.01, 0.001) THOR_stop, (0, 0) THOR_NT.
         damping_mode: "sqrt" adds sqrt(lam/T) to both factors (MindSpore's code), "paper" lam/T to

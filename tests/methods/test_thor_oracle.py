@@ -279,3 +279,15 @@ def test_t8_a_kept_step_leaves_the_inverse_bit_identical() -> None:
         step(*batch)
     assert all((a == b).all() for a, b in zip(first, inverses()))
     assert [(r.accepted, r.kept, r.stopped) for r in opt.layer_report()] == [(1, 2, False)] * 2
+
+
+def test_what_is_collected_between_two_refreshes_changes_no_bit() -> None:
+    """Nothing is averaged: the statistics of the refresh's own step overwrite the others."""
+    found = []
+    for interval in (1, 4):
+        net, x, labels = mlp()
+        optimizer = THOR(net, 0.1, factor_interval=interval, inverse_interval=4, momentum=0.9)
+        step = TrainStep(net, cross_entropy(), optimizer)
+        steps.train(step, batches(x, labels, 9))
+        found.append(steps.weights(net))
+    steps.same(*found)
