@@ -90,11 +90,17 @@ def test_a_run_leaves_its_vocabulary_and_what_it_translated(run: Path, corpus: P
     assert rows[1]["valid_loss"] < rows[0]["valid_loss"]
 
 
-def test_a_resumed_run_ends_with_the_same_bits(run: Path, flags: list[str], tmp_path: Path) -> None:
-    """With dropout: its masks come from the data's noise."""
+def test_a_resumed_run_ends_with_the_same_bits(
+    run: Path, flags: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With dropout: its masks come from the data's noise. All graphs are those of the first run."""
     resumed = tmp_path / "resumed"
     checkpoint = run / "transformer-1_4.ckpt"
     assert train.main([*flags, "--resume_ckpt", str(checkpoint), "--output_dir", str(resumed)]) == 0
+    told = [line for line in capfd.readouterr().out.splitlines() if line.startswith("graphs: ")]
+    counts = [re.match(r"graphs: (\d+) from the compile cache, ", line) for line in told]
+    # Three passes, refresh and update; the losses, and the search's two.
+    assert [int(found[1]) for found in counts if found] == [3, 1, 3] and len(told) == 3
     name = "transformer-2_4.state.ckpt"
     ended, again = (load_file(folder / name) for folder in (run, resumed))
     assert ended.keys() == again.keys()
