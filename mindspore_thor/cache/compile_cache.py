@@ -305,9 +305,11 @@ class _Visit:
         cache = self._cache
         cache.seconds += time.monotonic() - self.began
         try:
-            if not self.key:
+            written = None
+            if self.key:
+                written = self._stage.collect()
+            else:
                 self._stage.skip()
-            written = self._stage.collect() if self.key else None
             if self.laid and written is None:
                 _restore_seeds(self._seeds)
                 cache.loaded += 1

@@ -30,6 +30,8 @@ OF_GRADIENTS = frozenset(("grad_fn", "fn", "weights_id", "grad_hash_id"))
 """What it notes on an ``ops.GradOperation``."""
 
 NOT_COMPILED = frozenset(("__init__", "__new__", "__repr__", "__del__", "extend_repr"))
+"""Methods of a cell that no graph holds."""
+
 OPEN_ENDED = frozenset(
     ("globals", "eval", "exec", "__import__", "import_module", "open", "environ", "getenv")
 )

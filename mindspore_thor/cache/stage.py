@@ -115,7 +115,7 @@ class Stage:
         os.utime(path, (1, 1))
 
     def skip(self) -> None:
-        """Count a graph that was compiled without a file: MindSpore counts it, too."""
+        """Count a graph of which nothing was written: MindSpore counts it, too."""
         self._next += 1
 
     def collect(self) -> bytes | None:

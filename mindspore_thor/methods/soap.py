@@ -216,7 +216,7 @@ class SOAP(SecondOrder):
         max_preconditioner_dim: longer sides of a matrix have no basis (Q = I).
         rest: the rule of everything else: "adamw", "nadamw", or None for the plain gradient,
             without momentum.
-        rest_betas: AdamW's; None for ``betas``.
+        rest_betas: the rest's; None for ``betas``.
         **options: see :class:`~mindspore_thor.optim.base.SecondOrder`.
 
     Raises:

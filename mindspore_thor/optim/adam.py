@@ -111,8 +111,9 @@ def enter_average(settings: Settings, first: Parameter, direction: Tensor) -> Te
         first: the average, any shape.
         direction: of the same shape.
     """
-    ahead = averaged(settings, first, direction)
-    ops.assign(first, next_first_moment(settings, first, direction))
+    new_first = next_first_moment(settings, first, direction)
+    ahead = ahead_of(settings, new_first, ops.cast(direction, first.dtype))
+    ops.assign(first, new_first)
     return ahead
 
 

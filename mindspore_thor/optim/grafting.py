@@ -1,7 +1,7 @@
 """Grafting: a layer's direction gets the length of another rule's step.
 
-V <- V ||S||_F / ||V||_F for each layer, S what SGD or AdamW would step (Anil et al. 2020, as in
-Distributed Shampoo); the learning rate is then that rule's own.
+V <- V ||S||_F / ||V||_F for each layer, S what SGD, AdamW or NAdamW would step (Anil et al. 2020,
+as in Distributed Shampoo); the learning rate is then that rule's own.
 """
 
 from __future__ import annotations

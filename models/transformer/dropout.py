@@ -32,7 +32,10 @@ def _odd(number: int) -> int:
 
 @functools.cache
 def drawn_masks(width: int, rate: float) -> Tensor:
-    """Rows of 0 with probability ``rate`` and 1 / (1 - rate) else, float32 [ROWS, width]."""
+    """Rows of 0 with probability ``rate`` and 1 / (1 - rate) else, float32 [ROWS, width].
+
+    An attribute of the same name would make the compile cache think that graphs draw numbers.
+    """
     kept = np.random.default_rng(width).random((ROWS, width)) >= rate
     return Tensor(kept.astype(np.float32) / np.float32(1.0 - rate))
 

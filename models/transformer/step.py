@@ -19,6 +19,8 @@ class Memories(StoredGraph):
         net: The Transformer; its parameters are shared.
     """
 
+    title = "the encoding for a search"
+
     def __init__(self, net: Transformer) -> None:
         super().__init__(auto_prefix=False)
         self.net = net
@@ -57,6 +59,8 @@ class Step(StoredGraph):
         beam: Prefixes B for each sentence.
         length: Most tokens of a prefix, its beginning included.
     """
+
+    title = "a search's next token"
 
     def __init__(self, net: Transformer, beam: int, length: int) -> None:
         super().__init__(auto_prefix=False)
