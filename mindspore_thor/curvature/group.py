@@ -261,8 +261,8 @@ class GroupCurvature(nn.Cell):
         return ()
 
     def wanted(self) -> Tensor:
-        """Which layers have statistics that something could be derived from, int32 [L]."""
-        return ops.cast(self.has_statistics(), ms.int32).reshape((-1,))
+        """Above 0 for the layers whose statistics something could be derived from, float32 [L]."""
+        return part(self.statistics, self.end, 1, 1).reshape((-1,))
 
     def candidates(self, damping: Tensor) -> Tensor:
         """What the trace rule judges, float32 [L]; only of ``selective`` groups."""

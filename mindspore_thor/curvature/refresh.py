@@ -177,8 +177,8 @@ class Refresh(nn.Cell):
     """Refreshes the curvature of all groups.
 
     Where layers may skip a refresh (THOR's trace rule), a batch is solved only if one of its
-    layers accepts, and nothing is touched if none does. The inverses of a layer that skips, or one
-    of whose matrices failed, stay bit-identical.
+    layers accepts. The inverses of a layer that skips, or one of whose matrices failed, stay
+    bit-identical.
 
     With several ranks each solves its own matrices of every batch and fills in zeros for the
     others; their sum over the ranks that share the work is the whole, down to the last bit. It is
@@ -262,7 +262,7 @@ class Refresh(nn.Cell):
 
     def judge(self, damping: Tensor) -> tuple[Tensor, Tensor]:
         """Which layers have something to refresh, int32 [n], and what the trace rule judges."""
-        wanted = self.extended(joined(self.map(call, self.wanted)), 0)
+        wanted = ops.cast(self.extended(joined(self.map(call, self.wanted)), 0.0) > 0, ms.int32)
         if not self.outcomes.ruled:
             return wanted, wanted
         candidates = joined(self.map(ops.partial(_pose, damping), self.candidates))
@@ -305,8 +305,10 @@ class Refresh(nn.Cell):
         Returns:
             int32 [n]: whether all matrices of a layer were solved.
         """
-        if not selective:
-            return self.work(decisions, damping, False)
+        # No branch where it saves no message: in one graph the compiler finds that the trace rule
+        # and the dampings begin with the same traces.
+        if not (selective and self.exchanges):
+            return self.work(decisions, damping, selective)
         sound = ops.zeros_like(decisions)
         if _any(decisions):
             sound = self.work(decisions, damping, True)

@@ -76,7 +76,7 @@ class GradientRoots(GroupCurvature):
 
     def wanted(self) -> Tensor:
         """The layers of which any block had a gradient."""
-        return MAX(ops.cast(self.seen(), ms.int32), 1)
+        return MAX(ops.cast(self.seen(), ms.float32), 1)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R without epsilon, and epsilon."""

@@ -97,8 +97,8 @@ class EigenbasisAdam(GroupCurvature):
         return (*left, (self.maps, self.width)) if self.turns_right else left
 
     def wanted(self) -> Tensor:
-        """The layers whose L and R are begun, int32 [L]."""
-        return ops.cast(self.begun > 0, ms.int32)
+        """The layers whose L and R are begun."""
+        return ops.cast(self.begun > 0, ms.float32)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R with their bases, and whether these are eigenvectors of anything yet."""
