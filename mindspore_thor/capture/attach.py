@@ -121,7 +121,7 @@ def _attach_direct(layer: CoveredLayer, curvature: nn.Cell, owner: Any) -> Repla
     hook = DirectHook(capture, curvature, owner.due, bias)
     if with_bias:
         name = entry.bias_operator
-        operator = getattr(cell, name)
+        operator = getattr(cell, name, None) or getattr(entry.captured, name)
         object.__setattr__(cell, _BIAS_ADD, (name, operator))
         object.__setattr__(cell, name, NoBias(operator))
     return _install(layer, hook, owner)

@@ -154,8 +154,8 @@ def find_layers(
         entry = layer_type_of(cell)
         row.reason = _why_not(cell, entry, supported, index, owners)
         reader = readers.get(id(cell))
-        if not row.reason and reader is not None and is_mindspores(reader):
-            # As nn.MultiheadAttention does: no graph can tell more.
+        if not row.reason and is_mindspores(reader) and not _is_called(cell, reader):
+            # As MindSpore's own cells may do: no graph can tell more.
             row.reason = (
                 f"layer itself not used, its weight is by {type(reader).__name__}: plain gradient"
             )
@@ -167,9 +167,16 @@ def find_layers(
         if reader is not None:
             layer.elsewhere = f"weight also used by {type(reader).__name__}: plain gradient"
         else:
-            layer.elsewhere = _held(cell, owners[id(_weight_of(cell, entry))])
+            layer.elsewhere = _held(cell, owners[id(_weight_of(cell, entry))]) or entry.unsure
         covered.append(layer)
     return covered, rows
+
+
+def _is_called(cell: nn.Cell, reader: nn.Cell) -> bool:
+    """Whether a cell that reads this one's weight calls it once it is captured itself."""
+    entry = layer_type_of(reader)
+    names = () if entry is None or entry.why_not(reader) else entry.calls
+    return any(getattr(reader, name, None) is cell for name in names)
 
 
 def _held(cell: nn.Cell, owners: list[tuple[str, nn.Cell]]) -> str:
@@ -190,7 +197,9 @@ def _why_not(
     if entry is None or entry.form not in supported:
         return f"{type(cell).__name__}: no rule for this layer type, plain gradient"
     weight = _weight_of(cell, entry)
-    if weight is None or not weight.requires_grad:
+    if weight is None:
+        return entry.why_not(cell) or "weight is not trained"
+    if not weight.requires_grad:
         return "weight is not trained"
     if id(weight) not in index:
         return "weight is not among this optimizer's params"

@@ -58,10 +58,15 @@ class LayerType:
             ``self._thor_hook`` in the place of the operator.
         weight: attribute that holds the weight.
         bias: attribute that holds the bias; empty where there is none.
-        bias_operator: attribute that is called with (map, bias) right after the map, for methods
-            that make the bias's gradient themselves; empty for none: it then stays plain in those.
+        bias_operator: attribute of the layer or of ``captured`` that is called with (map, bias)
+            right after the map, for methods that make the bias's gradient themselves; empty for
+            none: it then stays plain in those.
         activation: attribute that the layer applies to its own output; empty for none.
         why_not: a layer -> why it has the plain gradient, empty where it is covered.
+        unsure: why a layer may have the plain gradient all the same, which a ``TrainStep`` finds
+            out at its first batch; empty where its code alone says enough.
+        calls: attributes that hold cells which ``captured`` calls, while the class itself only
+            reads their weights.
     """
 
     cell: type[nn.Cell]
@@ -74,6 +79,8 @@ class LayerType:
     bias_operator: str = "bias_add"
     activation: str = ""
     why_not: Callable[[Any], str] = _covered
+    unsure: str = ""
+    calls: tuple[str, ...] = ()
 
     @property
     def hooked(self) -> bool:

@@ -1,8 +1,8 @@
 """Which layers' weights a network seems to use outside of the layers themselves.
 
 A table that a parent multiplies with, or the ``out_proj`` of ``nn.MultiheadAttention``, whose
-weight goes into a function and which is never called: the statistics of the layer's own operator
-know nothing of such uses. They are looked for in the code that a network's cells run: the
+weight goes into a function and which the class never calls: the statistics of the layer's own
+operator know nothing of such uses. They are looked for in the code that a network's cells run: the
 ``construct`` of every cell, the methods and functions that it calls, and those of other cells, are
 searched for a layer's parameter that somebody else reads.
 
