@@ -53,16 +53,16 @@ from models import create_model
 LEARNING_RATE = 1e-6
 INTERVALS = {"factor_interval": 10, "inverse_interval": 20}
 # THOR does not average its factors: those of a step without a refresh would never be used.
-THOR = {"factor_interval": 20, "inverse_interval": 20}
+THORS_INTERVALS = {"factor_interval": 20, "inverse_interval": 20}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {}),
     "adamw": ("adamw", {}),
     "nadamw": ("nadamw", {}),
     "muon": ("muon", {}),
     "soap": ("soap", {"inverse_interval": 10}),
-    "thor": ("thor", THOR),
-    "thor_stop": ("thor", {**THOR, "trace_thresholds": (0.01, 0.001)}),
-    "thor_nt": ("thor", {**THOR, "trace_thresholds": (0.0, 0.0)}),
+    "thor": ("thor", THORS_INTERVALS),
+    "thor_stop": ("thor", {**THORS_INTERVALS, "trace_thresholds": (0.01, 0.001)}),
+    "thor_nt": ("thor", {**THORS_INTERVALS, "trace_thresholds": (0.0, 0.0)}),
     "kfac_eigen": ("kfac", {**INTERVALS, "method": "eigen"}),
     "kfac_inverse": ("kfac", {**INTERVALS, "method": "inverse"}),
     "tkfac": ("tkfac", INTERVALS),
@@ -368,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"{title}, {args.image_size}x{args.image_size}, batch {args.batch_size}; intervals: "
         f"factors every {INTERVALS['factor_interval']} (THOR's: "
-        f"{THOR['factor_interval']}), inverses every "
+        f"{THORS_INTERVALS['factor_interval']}), inverses every "
         f"{INTERVALS['inverse_interval']} steps; Eva's means every step, LNGD's factors and "
         f"inverses every 100; other options: {options}"
     )

@@ -26,7 +26,7 @@ cd -- "$REPO_ROOT" || exit
 "$PYTHON" -m ruff check . </dev/null || exit
 "$PYTHON" -m ruff format --check . </dev/null || exit
 "$PYTHON" -m mypy </dev/null || exit
-# Else each of some hundred processes compiles what it imports, see install_venv.
+# Else every process that a test starts compiles what it imports, see install_venv.
 unset PYTHONDONTWRITEBYTECODE
 # Most of the time is graph compilation, which uses one core: two files run side by side, the
 # longest first (tests/conftest.py).

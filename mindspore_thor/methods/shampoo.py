@@ -75,7 +75,7 @@ class GradientRoots(GroupCurvature):
         return MAX(self.sum_left.reshape(self.sums_shape), 2) != 0
 
     def wanted(self) -> Tensor:
-        """The layers of which any block had a gradient."""
+        """1 for the layers of which any block had a gradient, float32 [L]."""
         return MAX(ops.cast(self.seen(), ms.float32), 1)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:

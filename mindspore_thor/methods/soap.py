@@ -97,7 +97,7 @@ class EigenbasisAdam(GroupCurvature):
         return (*left, (self.maps, self.width)) if self.turns_right else left
 
     def wanted(self) -> Tensor:
-        """The layers whose L and R are begun."""
+        """1 for the layers whose L and R are begun, float32 [L]."""
         return ops.cast(self.begun > 0, ms.float32)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:

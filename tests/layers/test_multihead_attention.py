@@ -142,6 +142,8 @@ def test_with_capture_its_outputs_are_those_without(batch_first) -> None:
         ((q, k, v), {"key_padding_mask": padding, "average_attn_weights": False}),
         ((q, k, v), {"attn_mask": causal}),
         ((q, k, v), {"attn_mask": bias, "need_weights": False}),
+        ((q, k, v), {"attn_mask": causal, "key_padding_mask": padding}),
+        ((q, k, v), {"attn_mask": bias, "key_padding_mask": padding}),
         ((short, k, v), {"key_padding_mask": padding}),
     ]
     expected = [attention(*inputs, **options) for inputs, options in calls]

@@ -2,8 +2,8 @@
 
 The products with query, key and value are three maps side by side, which share one parameter; the
 last one is made by ``out_proj``, a ``nn.Dense`` that the class itself never calls. Where the three
-have different lengths, or no batch axis, the layer works as MindSpore wrote it, and trains with the
-plain gradient.
+have different lengths or no batch axis, or one mask is boolean and the other is not (MindSpore adds
+them up), the layer works as MindSpore wrote it, and trains with the plain gradient.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class CapturedAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
     ) -> tuple[Tensor, ...]:
         """See the class."""
-        if len(query.shape) != 3 or query.shape != key.shape or query.shape != value.shape:
+        equal = len(query.shape) == 3 and query.shape == key.shape and query.shape == value.shape
+        if not (equal and _alike(attn_mask, key_padding_mask)):
             return self.as_written(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights
             )
@@ -120,9 +121,18 @@ def _turned(x: Tensor) -> Tensor:
     return ops.transpose(x, (1, 0, 2))
 
 
+def _boolean(mask: Tensor) -> bool:
+    return mask.dtype == ms.bool_ or mask.dtype == ms.uint8
+
+
+def _alike(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether of two masks both are boolean or neither is, or one is not given."""
+    return first is None or second is None or _boolean(first) == _boolean(second)
+
+
 def _added(mask: Tensor, dtype: Any) -> Tensor:
     """A mask as what is added to scores: -inf where a boolean one is set."""
-    if mask.dtype != ms.bool_ and mask.dtype != ms.uint8:
+    if not _boolean(mask):
         return ops.cast(mask, dtype)
     zeros = ops.zeros(mask.shape, dtype)
     return ops.masked_fill(zeros, ops.cast(mask, ms.bool_), ops.cast(float("-inf"), dtype))
@@ -145,7 +155,7 @@ def _why_not(cell: Any) -> str:
 MULTIHEAD_ATTENTION = LayerType(
     nn.MultiheadAttention,
     _rows,
-    operator="multi_head_attention_forward",
+    operator="multi_head_attention_forward",  # no attribute: subclasses with a construct are plain
     captured=CapturedAttention,
     weight="in_proj_weight",
     bias="in_proj_bias",
