@@ -30,6 +30,8 @@ from mindspore_thor.program import run_program
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("graph_values.cc", "pretend_device.cc")
+WAITING = "callback_wait.cc"
+"""Takes the place of a function of MindSpore's own."""
 TOOLS = ("g++", "nm", "strings")
 COMPILER = (
     "g++",
@@ -88,6 +90,7 @@ _LIBRARIES = [
     "acl_tdt_channel",
     "profapi",
 ]
+_PRELOADED = "libcallback_wait.so"
 _MAKES_HANDLE = re.compile(r"acl(op|mdl)?Create|aclrtAllocatorCreateDesc")
 _RESULT_SIZE = "GetWorkspaceSize"
 
@@ -199,6 +202,7 @@ def _build(folder: Path) -> None:
     first = libraries / "libascendcl.so"
     _run(*COMPILER, "-shared", "-o", first, folder / "runtime.s", *objects)
     _run(*COMPILER, "-shared", "-o", libraries / "libopapi.so", folder / "opapi.s")
+    _run(*COMPILER, "-shared", "-o", folder / _PRELOADED, HERE / WAITING)
     for library in _LIBRARIES:
         os.link(first, libraries / f"lib{library}.so")
     # mindspore.communication.init() only imports the version.
@@ -209,7 +213,7 @@ def _build(folder: Path) -> None:
 def default_folder() -> Path:
     """Where the stand-ins of this MindSpore and of these sources are kept."""
     digest = hashlib.sha256(str(_ascend_libraries()[0].stat()).encode())
-    for name in (*SOURCES, Path(__file__).name):
+    for name in (*SOURCES, WAITING, Path(__file__).name):
         digest.update((HERE / name).read_bytes())
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "mindspore_thor" / f"ascend-{digest.hexdigest()[:16]}"
@@ -246,7 +250,9 @@ def build(folder: Path | None = None) -> Path:
 def environment(folder: Path, ranks: int = 1, rank: int = 0) -> dict[str, str]:
     """The variables with which MindSpore loads the stand-ins and plays one of several ranks."""
     python = [str(folder / "python"), str(HERE.parents[1])]
+    preloaded = [str(folder / _PRELOADED), *os.environ.get("LD_PRELOAD", "").split()]
     return {
+        "LD_PRELOAD": os.pathsep.join(preloaded),
         "LD_LIBRARY_PATH": str(folder / "lib64"),
         "ASCEND_OPP_PATH": str(folder / "opp"),
         "ASCEND_HOME_PATH": str(folder),
