@@ -9,10 +9,14 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.capture.hooks import GUARD, ONE, Replacement, collecting
 from mindspore_thor.capture.plain import same
-from mindspore_thor.graph.kind import PLAIN, GraphKind
+from mindspore_thor.capture.unscaling import BY_PARAMETER, unscaling
+from mindspore_thor.graph.kind import MEASURE, PLAIN, GraphKind
 from mindspore_thor.graph.once import Once
+from mindspore_thor.graph.operators import CAST
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.sums import SUM
+
+_ZEROS_LIKE = ops.ZerosLike()
 
 
 class DirectRule(nn.Cell):
@@ -36,7 +40,13 @@ class DirectRule(nn.Cell):
         self.rows = rows
         self.has_bias = has_bias
         self.inverse_scale = inverse_scale
+        self.unscale = self.given = unscaling(inverse_scale)
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
+
+    def scale_by(self, dynamic: bool) -> None:
+        """Say which number undoes the loss scale."""
+        self.dynamic = dynamic
+        self.unscale = BY_PARAMETER if dynamic else self.given
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The linear map; a method, because GradOperation differentiates those exactly."""
@@ -48,9 +58,9 @@ class DirectRule(nn.Cell):
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         """(dweight, dbias) of the loss itself."""
-        dbias = ops.zeros_like(bias)
+        dbias = _ZEROS_LIKE(bias)
         if self.has_bias:
-            dbias = ops.cast(SUM(self.per_sample_sums(dout), 0), bias.dtype)
+            dbias = CAST(SUM(self.per_sample_sums(dout), 0), bias.dtype)
         return self.weight_gradient(x, weight, dout), dbias
 
     def per_sample_sums(self, dout: Tensor) -> Tensor:
@@ -60,10 +70,7 @@ class DirectRule(nn.Cell):
 
     def unscaled(self, dout: Tensor, unscale: Tensor) -> Tensor:
         """The output gradient of the mean loss in float32, without the loss scale."""
-        g = ops.cast(dout, ms.float32)
-        if self.dynamic:
-            return g * unscale
-        return g if self.inverse_scale == 1.0 else g * self.inverse_scale
+        return self.unscale(CAST(dout, ms.float32), unscale)
 
 
 class DirectCapture(nn.Cell):
@@ -103,7 +110,7 @@ class DirectCapture(nn.Cell):
 
     def scale_by(self, dynamic: bool) -> None:
         """Say which number undoes the loss scale."""
-        self.rule.dynamic = dynamic
+        self.rule.scale_by(dynamic)
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The linear map; a method, because GradOperation differentiates those exactly."""
@@ -156,11 +163,11 @@ class DirectCapture(nn.Cell):
         dout: Tensor,
     ) -> tuple[Tensor, Any]:
         """Statistics for the probe and what the gradients need, in this kind of graph."""
-        if self.rule.keeps_apart:
-            return self.collect(x, flag, state, unscale, out, dout), self.rule.stored(x, state)
         if self.graph.kind == PLAIN:
             # No plain step asks for statistics.
             return probe, self.rule.stored(x, state)
+        if self.rule.keeps_apart:
+            return self.collect(x, flag, state, unscale, out, dout), self.rule.stored(x, state)
         statistics = self.collect(x, flag, state, unscale, out, dout)
         return self.rule.reported(statistics), self.rule.derived(x, statistics)
 
@@ -188,17 +195,46 @@ class DirectCapture(nn.Cell):
         seen = ops.depend(x, dout)
         dx = self.vjp(self.run)(seen, weight, dout)[0]
         state = (s0, s1, s2, s3)
+        no_flag, no_unscale = _ZEROS_LIKE(flag), _ZEROS_LIKE(unscale)
+        if self.graph.kind == MEASURE:
+            # Nobody asks for the weights' gradients: the compiler would find that out, but late.
+            statistics = self.collect(x, flag, state, unscale, out, dout)
+            return (
+                dx,
+                _ZEROS_LIKE(weight),
+                _ZEROS_LIKE(bias),
+                no_flag,
+                statistics,
+                no_unscale,
+                s0,
+                s1,
+                s2,
+                s3,
+                _ZEROS_LIKE(weight_probe),
+                _ZEROS_LIKE(bias_probe),
+            )
         statistics, derived = self.measure(x, flag, state, probe, unscale, out, dout)
         dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived, unscale)
-        vweight, vbias = ops.zeros_like(weight_probe), ops.zeros_like(bias_probe)
+        vweight, vbias = _ZEROS_LIKE(weight_probe), _ZEROS_LIKE(bias_probe)
         if self.beside:
-            vweight, vbias = ops.cast(dweight, ms.float32), ops.cast(dbias, ms.float32)
+            vweight, vbias = CAST(dweight, ms.float32), CAST(dbias, ms.float32)
             dweight, dbias = self.rule.plain(seen, weight, bias, dout)
         if self.graph.guarded:
             statistics, vweight, vbias = statistics * GUARD, vweight * GUARD, vbias * GUARD
-        no_flag, no_unscale = ops.zeros_like(flag), ops.zeros_like(unscale)
-        found = (dx, dweight, dbias, no_flag, statistics, no_unscale, s0, s1, s2, s3)
-        return found + (vweight, vbias)  # noqa: RUF005 (the graph parser)
+        return (
+            dx,
+            dweight,
+            dbias,
+            no_flag,
+            statistics,
+            no_unscale,
+            s0,
+            s1,
+            s2,
+            s3,
+            vweight,
+            vbias,
+        )
 
 
 class DirectHook(Replacement):
@@ -232,8 +268,8 @@ class DirectHook(Replacement):
         """The layer's affine map."""
         curvature = self.curvature
         # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
-        weight = ops.cast(weight, x.dtype)
-        bias = ops.cast(self.bias, x.dtype) if self.has_bias else Tensor(0.0, ms.float32)
+        weight = CAST(weight, x.dtype)
+        bias = CAST(self.bias, x.dtype) if self.has_bias else Tensor(0.0, ms.float32)
         if self.passive:
             return self.capture.affine(x, weight, bias)
         flag = collecting(curvature, 0, self.due)

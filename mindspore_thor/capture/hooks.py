@@ -14,8 +14,10 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.capture.plain import exports, refuse_rewriting, same
+from mindspore_thor.capture.unscaling import BY_PARAMETER, unscaling
 from mindspore_thor.graph.kind import FOREIGN, OWN, PLAIN, GraphKind
 from mindspore_thor.graph.once import Once
+from mindspore_thor.graph.operators import CAST
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
 
@@ -41,9 +43,6 @@ class Capture(nn.Cell):
         inverse_scale: what undoes the loss scale on ``dout`` before the rule sees it.
         graph: what the graph being compiled is for.
         stops: whether a layer may stop collecting on its own.
-
-    Attributes:
-        dynamic: whether the input ``unscale`` undoes the loss scale, in place of ``inverse_scale``.
     """
 
     def __init__(
@@ -56,20 +55,20 @@ class Capture(nn.Cell):
         stops: bool,
     ) -> None:
         super().__init__(auto_prefix=False)
-        self.stops = stops
+        # In a graph of its own, which runs in the steps that collect and in no other, there is no
+        # branch, but for layers that stop on their own.
+        self.always = "" if stops else OWN
         self.rows = rows
         self.rule = rule
         self.graph = graph
-        self.inverse_scale = inverse_scale
-        self.scaled = inverse_scale != 1.0  # a flag costs the compiler less than a comparison
-        self.dynamic = False
+        self.unscaled = self.given = unscaling(inverse_scale)
         self.size = size
         self.vjp = ops.GradOperation(get_all=True, sens_param=True)
         self.once = Once()
 
     def scale_by(self, dynamic: bool) -> None:
         """Say which number undoes the loss scale."""
-        self.dynamic = dynamic
+        self.unscaled = BY_PARAMETER if dynamic else self.given
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The plain map; a method, because GradOperation differentiates those exactly."""
@@ -90,10 +89,9 @@ class Capture(nn.Cell):
         It stands in a method of its own and reads no parameter: only so is it free of side effects
         for the compiler, which then prunes it as a whole from a plain step.
         """
-        if self.graph.kind == OWN and not self.stops:
-            # A graph of its own runs in the steps that collect, and in no other.
-            statistics = self.measure(x, state, unscale, out, dout)
-        elif flag > 0:
+        if self.graph.kind == self.always:
+            return self.measure(x, state, unscale, out, dout)
+        if flag > 0:
             statistics = self.measure(x, state, unscale, out, dout)
             if self.graph.guarded:
                 statistics = statistics * GUARD
@@ -104,12 +102,7 @@ class Capture(nn.Cell):
     def measure(self, x: Tensor, state: Any, unscale: Tensor, out: Tensor, dout: Tensor) -> Tensor:
         """The statistics."""
         # float32 first: squares of half-precision gradients under- and overflow.
-        g = ops.cast(dout, ms.float32)
-        if self.dynamic:
-            g = g * unscale
-        elif self.scaled:
-            g = g * self.inverse_scale
-        return self.rule(x, out, g, state)
+        return self.rule(x, out, self.unscaled(CAST(dout, ms.float32), unscale), state)
 
     def bprop(
         self,
@@ -222,7 +215,7 @@ class Hook(Bound):
     def construct(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map."""
         # The hook lies outside the cell's mixed-precision cast (Cell.to_float).
-        return self.run(x, ops.cast(weight, x.dtype))
+        return self.run(x, CAST(weight, x.dtype))
 
 
 class GatherHook(Bound):

@@ -2,66 +2,96 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.graph.operators import CAST, CONCAT2, CONCAT3
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockLayout, block_layout
-from mindspore_thor.linalg.conv_moments import conv_moments, row_plan
-from mindspore_thor.linalg.device import narrow
+from mindspore_thor.linalg.conv_moments import ConvMoments
+from mindspore_thor.linalg.device import narrow_type
 from mindspore_thor.linalg.moments import block_moments, with_ones
+from mindspore_thor.linalg.row_plan import row_plan
 from mindspore_thor.linalg.sums import SUM, SUM_KEPT
 
 
-class InputMoments(nn.Cell):
-    """Diagonal blocks of A = mean of a a^T over samples and positions.
+class InputMoments(Protocol):
+    """Diagonal blocks of A = mean of a a^T over samples and positions."""
+
+    def __call__(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
+        """The layer's input -> float32 [groups, blocks, size, size].
+
+        Where some rows of ``x`` are padding, those are zero, ``ones`` are the columns of what is
+        appended to it, and ``count`` is what the sum is divided by.
+        """
+
+
+def input_moments(rows: Rows, homogeneous: bool, layout: BlockLayout) -> InputMoments:
+    """The cell that makes A.
 
     Args:
         rows: the layer's geometry.
         homogeneous: whether a one is appended to a, so that A covers the bias.
         layout: split of a, the appended one included.
     """
+    geometry = rows.geometry
+    # A ragged last block that ends in the appended one is left to the general way.
+    if geometry is not None and (not homogeneous or layout.blocks == 1):
+        inner = block_layout(rows.d_in, None) if homogeneous else layout
+        plan = row_plan(geometry, inner)
+        if plan is not None:
+            moments = ConvMoments(geometry, inner, plan)
+            return _WithMeans(moments, rows) if homogeneous else _Inputs(moments)
+    return _OfColumns(rows, homogeneous, layout)
+
+
+class _OfColumns(nn.Cell):
+    """By way of the columns themselves."""
 
     def __init__(self, rows: Rows, homogeneous: bool, layout: BlockLayout) -> None:
         super().__init__(auto_prefix=False)
-        self.rows = rows
-        self.homogeneous = homogeneous
-        self.layout = layout
-        self.geometry: Any = rows.geometry
-        self.inner = block_layout(rows.d_in, None) if homogeneous else layout
-        self.plan: Any = None
-        # A ragged last block that ends in the appended one is left to the general way.
-        if self.geometry is not None and (not homogeneous or layout.blocks == 1):
-            self.plan = row_plan(self.geometry, self.inner)
-        self.by_rows = self.plan is not None
+        self.rows, self.homogeneous, self.layout = rows, homogeneous, layout
 
     def construct(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
-        """The layer's input -> float32 [groups, blocks, size, size].
+        columns = self.rows.input_columns(CAST(CAST(x, ms.float32), narrow_type(ms.float32)))
+        if self.homogeneous:
+            columns = with_ones(columns, ones)
+        return block_moments(columns, self.layout, count)
 
-        Where some rows of ``x`` are padding, those are zero, ``ones`` are the columns of what is
-        appended to it, and ``count`` is what the sum is divided by.
-        """
-        x = ops.cast(x, ms.float32)
-        if self.by_rows:
-            moments = conv_moments(x, self.geometry, self.inner, self.plan)
-            if self.homogeneous:
-                moments = self.with_means(moments, x)
-        else:
-            columns = self.rows.input_columns(narrow(x))
-            if self.homogeneous:
-                columns = with_ones(columns, ones)
-            moments = block_moments(columns, self.layout, count)
-        return moments
 
-    def with_means(self, moments: Tensor, x: Tensor) -> Tensor:
-        """A of [a; 1]: its last row and column are the mean of a."""
+class _Inputs(nn.Cell):
+    """A convolution's, which has no tokens."""
+
+    def __init__(self, moments: ConvMoments) -> None:
+        super().__init__(auto_prefix=False)
+        self.moments = moments
+
+    def construct(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
+        return self.moments(CAST(x, ms.float32))
+
+
+class _WithMeans(_Inputs):
+    """A of [a; 1]: its last row and column are the mean of a."""
+
+    def __init__(self, moments: ConvMoments, rows: Rows) -> None:
+        super().__init__(moments)
+        self.rows = rows
+        self.groups, self.d = rows.groups, rows.d_in
+        self.corner = Tensor([[[[1.0]]]] * rows.groups, ms.float32)
+
+    def construct(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
+        x = CAST(x, ms.float32)
+        moments = self.moments(x)
         # Patches are linear in x, so the sum over the batch may come first.
         columns = self.rows.input_columns(SUM_KEPT(x, 0))
-        groups, d = self.rows.groups, self.rows.d_in
-        mean = SUM(columns, (0, 3)) * (1.0 / (x.shape[0] * columns.shape[3]))
-        mean = mean.reshape((groups, 1, d, 1))
-        right = ops.concat((mean, ops.ones((groups, 1, 1, 1), ms.float32)), 2)
-        moments = ops.concat((moments, mean.reshape((groups, 1, 1, d))), 2)
-        return ops.concat((moments, right), 3)
+        mean = SUM(columns, (0, 3)) * _share(x.shape, columns.shape)
+        row = mean.reshape((self.groups, 1, 1, self.d))
+        column = CONCAT2((mean.reshape((self.groups, 1, self.d, 1)), self.corner))
+        return CONCAT3((CONCAT2((moments, row)), column))
+
+
+@ops.constexpr
+def _share(inputs: tuple[int, ...], columns: tuple[int, ...]) -> float:
+    return 1.0 / (inputs[0] * columns[3])

@@ -7,6 +7,7 @@ from typing import Optional
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.graph.operators import CAST, CONCAT0
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.layers.tokens import real_positions, times_rows
 from mindspore_thor.linalg.moments import with_ones
@@ -41,14 +42,13 @@ class StatisticsRule(nn.Cell):
         self.rows = rows
         self.homogeneous = homogeneous
         self.token_mode = rows.token_mode
-
-    def on_tokens(self, x: Tensor) -> bool:
-        """Whether the layer's input has a token axis, of which a part may be padding."""
-        return self.token_mode != "" and len(x.shape) > 2
+        self.has_tokens = rows.token_mode != ""
 
     def seen(self, x: Tensor, dout: Tensor) -> Seen:
         """What is left of a layer's input and output gradient without padding."""
-        if not self.on_tokens(x):
+        if not self.has_tokens:
+            return x, self.rows.output_columns(dout), None, 0, self.meta(x, dout)
+        if len(x.shape) == 2:  # no token axis, of which a part may be padding
             return x, self.rows.output_columns(dout), None, 0, self.meta(x, dout)
         x, dout, ones, meta = self.without_padding(x, dout)
         n = x.shape[0]
@@ -68,13 +68,13 @@ class StatisticsRule(nn.Cell):
             share = (weights.size // n) / ops.maximum(lengths, 1.0)
             weights = weights * share.reshape((n,) + (1,) * (len(x.shape) - 1))
             dout = times_rows(dout, weights)
-        meta = ops.concat((Tensor([1.0], ms.float32), rows, Tensor([n], ms.float32)))
-        x = times_rows(ops.cast(x, ms.float32), weights)
+        meta = CONCAT0((Tensor([1.0], ms.float32), rows, Tensor([n], ms.float32)))
+        x = times_rows(CAST(x, ms.float32), weights)
         return x, dout, self.rows.position_columns(weights), meta
 
     def inputs(self, x: Tensor, ones: Tensor | None = None) -> Tensor:
         """The columns of a, float32, with their one (or ``ones``) where the bias is covered."""
-        a = self.rows.input_columns(ops.cast(x, ms.float32))
+        a = self.rows.input_columns(CAST(x, ms.float32))
         if self.homogeneous:
             a = with_ones(a, ones)
         return a

@@ -17,6 +17,7 @@ from mindspore.common.initializer import initializer
 from mindspore_thor.curvature.outcomes import Outcomes
 from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.curvature.tokens import divisors
+from mindspore_thor.graph.operators import CAST, CONCAT1
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.sums import MAX_KEPT
@@ -24,7 +25,8 @@ from mindspore_thor.linalg.sums import MAX_KEPT
 FACTORS, SPECTRUM = 1, 2
 """What a step collects, as bits: ordinary statistics; those that need the current eigenbasis."""
 
-_MAP, _SELECT = ops.Map(), ops.Select()
+_MAP, _SELECT, _ASSIGN, _ONES_LIKE = ops.Map(), ops.Select(), ops.Assign(), ops.OnesLike()
+_ABS, _MAXIMUM, _AND, _OR = ops.Abs(), ops.Maximum(), ops.LogicalAnd(), ops.LogicalOr()
 
 META = 3
 """Last entries of every statistics vector: uses of the layer, positions T, samples N."""
@@ -167,7 +169,7 @@ class GroupCurvature(nn.Cell):
         if self.decay > 0:
             keep = self.kept_weight()
             mean = keep * self.statistics + (1.0 - keep) * mean
-        ops.assign(self.statistics, ops.where(used, mean, self.statistics))
+        _ASSIGN(self.statistics, _SELECT(used, mean, self.statistics))
         # A method without a result compiles to a call of the Python interpreter, on the host.
         return True
 
@@ -182,12 +184,12 @@ class GroupCurvature(nn.Cell):
         the steps that follow it would be far too long.
         """
         start, count = self.gradient_part()
-        sizes = MAX_KEPT(ops.abs(part(fresh, start, count, 1)), 1)
+        sizes = MAX_KEPT(_ABS(part(fresh, start, count, 1)), 1)
         # The positions: they are zero where there are no uses, and where all are padding.
         used = part(fresh, self.end + 1, 1, 1) > 0
         # Not "> 0": what is not finite must be seen.
-        seen = ops.logical_or(sizes != 0, self.has_statistics())
-        return ops.logical_and(used, seen)
+        seen = _OR(sizes != 0, self.has_statistics())
+        return _AND(used, seen)
 
     def averaged(self, fresh: Tensor) -> Tensor:
         """Statistics [L, size] that were added up over a layer's uses, as their mean."""
@@ -196,7 +198,7 @@ class GroupCurvature(nn.Cell):
         samples = part(fresh, self.end + 2, 1, 1) / uses
         if self.token_mode == "":
             means = part(fresh, 0, self.end, 1) / uses
-            return ops.concat((means, ops.ones_like(uses), positions, samples), 1)
+            return CONCAT1((means, _ONES_LIKE(uses), positions, samples))
         found = divisors(self.token_mode, uses, positions)
         parts: tuple[Tensor, ...] = ()
         start = 0
@@ -208,7 +210,7 @@ class GroupCurvature(nn.Cell):
 
     def uses(self, fresh: Tensor) -> Tensor:
         """How often each layer was used, and 1 for one that was not, [L, 1]."""
-        return ops.maximum(part(fresh, self.end, 1, 1), 1.0)
+        return _MAXIMUM(part(fresh, self.end, 1, 1), 1.0)
 
     def has_statistics(self) -> Tensor:
         """Which layers have collected something, boolean [L, 1]."""
@@ -216,7 +218,7 @@ class GroupCurvature(nn.Cell):
 
     def kept_weight(self) -> Tensor:
         """The weight of the stored statistics, [L, 1]: ``decay``, or 0 where none are stored."""
-        return self.decay * ops.cast(self.has_statistics(), ms.float32)
+        return self.decay * CAST(self.has_statistics(), ms.float32)
 
     def observe(self, matrix: Tensor) -> None:
         """Let the step's gradients enter, [L * maps, d_out, d_in(+1)], where statistics are those.

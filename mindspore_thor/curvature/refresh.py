@@ -16,6 +16,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.outcomes import Outcomes
+from mindspore_thor.graph.operators import CAST, GATHER, ITEM, MUL
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.graph.tuples import call, joined
 from mindspore_thor.linalg.inverse import solution_width, solve_each
@@ -24,7 +25,7 @@ from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
-_MAP, _ASSIGN = ops.Map(), ops.Assign()
+_MAP, _ASSIGN, _MATMUL = ops.Map(), ops.Assign(), ops.MatMul()
 
 
 class Piece(NamedTuple):
@@ -116,15 +117,15 @@ def _pose(damping: Tensor, function: Callable[..., Any]) -> Any:
 
 
 def _first(pair: tuple[Tensor, Tensor]) -> Tensor:
-    return pair[0]
+    return ITEM(pair, 0)
 
 
 def _second(pair: tuple[Tensor, Tensor]) -> Tensor:
-    return pair[1]
+    return ITEM(pair, 1)
 
 
 def _pick(problems: tuple[tuple[Tensor, ...], ...], group: int, item: int) -> Tensor:
-    return problems[group][item]
+    return ITEM(ITEM(problems, group), item)
 
 
 def _any(values: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ def _any(values: Tensor) -> Tensor:
 
 
 def _piece(solved: tuple[Tensor, ...], batch: int, start: int, count: int) -> Tensor:
-    return part_or_all(solved[batch], start, count)
+    return part_or_all(ITEM(solved, batch), start, count)
 
 
 def _solutions(
@@ -262,7 +263,7 @@ class Refresh(nn.Cell):
 
     def judge(self, damping: Tensor) -> tuple[Tensor, Tensor]:
         """Which layers have something to refresh, int32 [n], and what the trace rule judges."""
-        wanted = ops.cast(self.extended(joined(self.map(call, self.wanted)), 0.0) > 0, ms.int32)
+        wanted = CAST(self.extended(joined(self.map(call, self.wanted)), 0.0) > 0, ms.int32)
         if not self.outcomes.ruled:
             return wanted, wanted
         candidates = joined(self.map(ops.partial(_pose, damping), self.candidates))
@@ -323,11 +324,11 @@ class Refresh(nn.Cell):
         if self.exchanges:
             solved = self.exchange(solved)
         failed = 1.0 - joined(self.map(_second, solved))
-        failures = ops.matmul(self.owned, failed.reshape((self.matrix_count, 1)))
-        sound = ops.cast(failures.reshape((self.layer_count,)) < 0.5, ms.int32)
+        failures = _MATMUL(self.owned, failed.reshape((self.matrix_count, 1)))
+        sound = CAST(failures.reshape((self.layer_count,)) < 0.5, ms.int32)
         solutions = self.map(_first, solved)
         found = self.map(ops.partial(_solutions, solutions), *self.pieces)
-        install = ops.partial(_install, damping, decisions * sound)
+        install = ops.partial(_install, damping, MUL(decisions, sound))
         values = self.map(install, self.install, self.firsts, self.layers, found)
         # All is read before anything is written: that keeps the graph's chain of effects short.
         self.map(_store, self.derived, values)
@@ -347,7 +348,7 @@ class Refresh(nn.Cell):
         shifts = joined(self.map(problem, batch.groups, batch.shifts))
         if not selective:
             return self.solve_own(b, matrices, shifts)
-        if _any(ops.gather(decisions, self.batch_layers[b], 0)):
+        if _any(GATHER(decisions, self.batch_layers[b], 0)):
             solved, ok = self.solve_own(b, matrices, shifts)
         else:
             solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
@@ -363,13 +364,11 @@ class Refresh(nn.Cell):
             empty = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
             return empty, ops.zeros((batch.number,), ms.float32)
         own = self.own[b]
-        solved, ok = solve_each(
-            batch.kind, ops.gather(matrices, own, 0), ops.gather(shifts, own, 0)
-        )
+        solved, ok = solve_each(batch.kind, GATHER(matrices, own, 0), GATHER(shifts, own, 0))
         solved = ops.concat((solved, ops.zeros((1, batch.size, batch.width), ms.float32)))
         ok = ops.concat((ok, ops.zeros((1,), ms.float32)))
         place = self.places[b]
-        return ops.gather(solved, place, 0), ops.gather(ok, place, 0)
+        return GATHER(solved, place, 0), GATHER(ok, place, 0)
 
     def exchange(self, solved: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[Tensor, ...], ...]:
         """Everybody's solutions from everybody's own."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.operators import CAST
+
 _RANGE = ops.Range()
 
 
 def counting(start: int, stop: int) -> Tensor:
     """int32 [stop - start]: start, start + 1, ..., stop - 1."""
-    return ops.cast(_RANGE(start, stop, 1), ms.int32)
+    return CAST(_RANGE(start, stop, 1), ms.int32)

@@ -54,10 +54,7 @@ def part_or_all(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
     Arguments as there. Not everywhere: a question costs the compiler more than the slice, even one
     that it can answer.
     """
-    shape = x.shape
-    if _is_all(shape, count, axis):
-        return x
-    return _SLICE(x, _begin(shape, start, axis), _size(shape, count, axis))
+    return x if _is_all(x.shape, count, axis) else part(x, start, count, axis)
 
 
 def every(x: Tensor, stride: int, axis: int) -> Tensor:

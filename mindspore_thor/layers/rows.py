@@ -16,8 +16,15 @@ from typing import Protocol
 
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.graph.operators import MUL, TRANSPOSE
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.patches import ConvGeometry
+
+
+@ops.constexpr
+def samples_of(shape: tuple[int, ...]) -> int:
+    """N, the length of the first axis."""
+    return shape[0]
 
 
 class Rows(Protocol):
@@ -143,6 +150,7 @@ class LinearRows(nn.Cell):
         self.d_out = d_out
         self.groups = groups
         self.weight_shape = tuple(weight_shape)
+        self.matrices = (groups, d_out, d_in)
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -159,7 +167,7 @@ class LinearRows(nn.Cell):
 
     def output_columns(self, dout: Tensor) -> Tensor:
         """G as [N, groups, d_out, T], from the gradient of the mean loss."""
-        return self.output_positions(dout) * dout.shape[0]
+        return MUL(self.output_positions(dout), samples_of(dout.shape))
 
     def position_columns(self, weights: Tensor) -> Tensor:
         """Not asked for where ``token_mode`` is empty."""
@@ -179,12 +187,12 @@ class LinearRows(nn.Cell):
 
     def to_matrix(self, gradient: Tensor) -> Tensor:
         """A weight-shaped tensor as [groups, d_out, d_in]."""
-        if self.transposed:
-            return ops.transpose(gradient.reshape((self.groups, self.d_in, self.d_out)), (0, 2, 1))
-        return gradient.reshape((self.groups, self.d_out, self.d_in))
+        return self._turned(gradient) if self.transposed else gradient.reshape(self.matrices)
+
+    def _turned(self, gradient: Tensor) -> Tensor:
+        return TRANSPOSE(gradient.reshape((self.groups, self.d_in, self.d_out)), (0, 2, 1))
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """The inverse of :meth:`to_matrix`."""
-        if self.transposed:
-            matrix = ops.transpose(matrix, (0, 2, 1))
-        return matrix.reshape(self.weight_shape)
+        turned = TRANSPOSE(matrix, (0, 2, 1)) if self.transposed else matrix
+        return turned.reshape(self.weight_shape)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.graph.operators import CONCAT1, CONCAT2, TRANSPOSE
 from mindspore_thor.graph.slices import part_or_all
 
 
@@ -108,7 +109,7 @@ class BlockProduct(nn.Cell):
         left, right = left.reshape(self.left_shape), right.reshape(self.right_shape)
         if self.splits_rows:
             if self.pads_rows:
-                x = ops.concat((x, self.pad_rows), 1)
+                x = CONCAT1((x, self.pad_rows))
             x = self.product(left, x.reshape(self.row_blocks)).reshape(self.padded_rows)
             if self.pads_rows:
                 x = self.slice(x, (0, 0, 0), self.shape)
@@ -116,9 +117,9 @@ class BlockProduct(nn.Cell):
             x = self.product(left, x)
         if self.splits_cols:
             if self.pads_cols:
-                x = ops.concat((x, self.pad_cols), 2)
-            x = ops.transpose(x.reshape(self.col_blocks), (0, 2, 1, 3)).reshape(self.col_batch)
-            x = ops.transpose(self.product(x, right).reshape(self.col_back), (0, 2, 1, 3))
+                x = CONCAT2((x, self.pad_cols))
+            x = TRANSPOSE(x.reshape(self.col_blocks), (0, 2, 1, 3)).reshape(self.col_batch)
+            x = TRANSPOSE(self.product(x, right).reshape(self.col_back), (0, 2, 1, 3))
             x = x.reshape(self.padded_cols)
             if self.pads_cols:
                 x = self.slice(x, (0, 0, 0), self.shape)

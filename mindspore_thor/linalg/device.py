@@ -125,16 +125,23 @@ def im2col(
     return ops.unfold(x, kernel, dilation, padding, stride)
 
 
-def narrow(x: Tensor) -> Tensor:
-    """A layer's input in the type that its patches are made in, where only products follow.
+@ops.constexpr
+def narrow_type(own: Any) -> Any:
+    """The type that a layer's patches are made in, where only products follow.
 
-    They are the largest tensors of a step that collects statistics: float16 on Ascend. The range
-    is that of mixed-precision training; beyond it the step is non-finite and left out.
+    That is the input's own, but on Ascend: they are the largest tensors of a step that
+    collects statistics, so float16 there. The range is that of mixed-precision training; beyond it
+    the step is non-finite and left out.
     """
-    return ops.cast(x, ms.float16) if on_ascend() else x
+    return ms.float16 if ms.get_context("device_target") == "Ascend" else own
 
 
-def _half(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def half_operand(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """A factor of a product of statistics for Ascend: float16, and what brings it back.
+
+    It is scaled such that a sum over ``length`` products of two such entries stays in range and
+    uses it: gradients of single samples would otherwise vanish.
+    """
     largest = _MAXIMUM(ops.cast(MAX(_ABS(x)), ms.float32), _TINY)
     factor = (HALF_TARGET / length) ** 0.5 / largest
     if x.dtype == ms.float16:
@@ -146,10 +153,9 @@ def _half(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
 def operand(x: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
     """A factor of a product of statistics, and what :func:`rescaled` has to know.
 
-    On Ascend it becomes float16, scaled such that a sum over ``length`` products of two such
-    entries stays in range and uses it: gradients of single samples would otherwise vanish.
+    On Ascend that is :func:`half_operand`.
     """
-    return _half(x, length) if on_ascend() else (x, None)
+    return half_operand(x, length) if on_ascend() else (x, None)
 
 
 def wide(products: Tensor) -> Tensor:
@@ -186,7 +192,9 @@ def product(operator: Any, x: Tensor, y: Tensor, length: int) -> Tensor:
 
 def gram(operator: Any, x: Tensor, length: int) -> Tensor:
     """:func:`product` of matrices with themselves, ``operator(x, x)``; arguments as there."""
-    if not on_ascend():
-        return operator(x, x)
-    left, unscale = operand(x, length)
+    return _half_gram(operator, x, length) if on_ascend() else operator(x, x)
+
+
+def _half_gram(operator: Any, x: Tensor, length: int) -> Tensor:
+    left, unscale = half_operand(x, length)
     return rescaled(wide(operator(left, left)), unscale, unscale)

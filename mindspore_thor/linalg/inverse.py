@@ -11,6 +11,7 @@ from mindspore import Tensor, ops
 from mindspore.scipy.linalg import eigh as _eigh
 
 from mindspore_thor.graph.counting import counting
+from mindspore_thor.graph.operators import ADD, BMM, CAST, CONCAT2, GATHER, ITEM, MUL, TRANSPOSE
 from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.device import (
     batched_eigh,
@@ -46,15 +47,16 @@ INVERSE, EIGEN, FOURTH_ROOT, BASIS = "inverse", "eigen", "fourth_root", "basis"
 # Multiples of the second modulo the first look random enough between -1 and 1.
 _PRIME, _FACTOR = 10007, 3571
 
-_MAP = ops.Map()
+_MAP, _AND, _IS_FINITE = ops.Map(), ops.LogicalAnd(), ops.IsFinite()
+_ABS, _RELU = ops.Abs(), ops.ReLU()
 
 
 def _values(pair: tuple[Tensor, Tensor]) -> Tensor:
-    return pair[0]
+    return ITEM(pair, 0)
 
 
 def _vectors(pair: tuple[Tensor, Tensor]) -> Tensor:
-    return pair[1]
+    return ITEM(pair, 1)
 
 
 def identity_like(matrices: Tensor) -> Tensor:
@@ -82,13 +84,13 @@ def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Ten
         solved, ok = inverse_each(matrices, shifts)
     elif kind == EIGEN:
         values, vectors, ok = eigen_each(matrices)
-        solved = ops.concat((values.expand_dims(2), vectors), 2)
+        solved = CONCAT2((values.expand_dims(2), vectors))
     elif kind == BASIS:
         order, basis, ok = basis_each(matrices, shifts)
-        solved = ops.concat((ops.cast(order, ms.float32).expand_dims(2), basis), 2)
+        solved = CONCAT2((CAST(order, ms.float32).expand_dims(2), basis))
     else:
         solved, ok = inverse_fourth_root(matrices, shifts)
-    return solved, ops.cast(ok, ms.float32)
+    return solved, CAST(ok, ms.float32)
 
 
 def solution_width(kind: str, size: int) -> int:
@@ -99,8 +101,8 @@ def solution_width(kind: str, size: int) -> int:
 def _sound(residuals: Tensor) -> Tensor:
     """Which residual matrices [n, d, d] are finite and small; boolean [n]."""
     # A comparison with NaN is false, so non-finite matrices are caught too.
-    small = MAX(rows(ops.abs(residuals)), 1) < RESIDUAL_LIMIT
-    return ops.logical_and(small, ops.isfinite(SUM(rows(residuals), 1)))
+    small = MAX(rows(_ABS(residuals)), 1) < RESIDUAL_LIMIT
+    return _AND(small, _IS_FINITE(SUM(rows(residuals), 1)))
 
 
 def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,15 +118,15 @@ def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """
     d = matrices.shape[-1]
     eye = identity_like(matrices)
-    damped = matrices + shifts.reshape((-1, 1, 1)) * eye
+    damped = ADD(matrices, MUL(shifts.reshape((-1, 1, 1)), eye))
     if d == 1:
         inverse = 1.0 / damped  # the operators reject 1 x 1 matrices
     elif inverts_by_products():
         return inverse_by_products(damped)
     else:
         inverse = general_inverse(damped)
-    inverse = 0.5 * (inverse + ops.transpose(inverse, (0, 2, 1)))
-    return inverse, _sound(ops.bmm(damped, inverse) - eye)
+    inverse = MUL(ADD(inverse, TRANSPOSE(inverse, (0, 2, 1))), 0.5)
+    return inverse, _sound(BMM(damped, inverse) - eye)
 
 
 def inverse_by_products(damped: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,13 +137,13 @@ def inverse_by_products(damped: Tensor) -> tuple[Tensor, Tensor]:
     """
     eye = identity_like(damped)
     inverse = newton_schulz(damped)
-    sound = _sound(ops.bmm(damped, inverse) - eye)
+    sound = _sound(BMM(damped, inverse) - eye)
     if sound.all():
         result, ok = inverse, sound
     else:
         result = general_inverse(damped)
-        ok = _sound(ops.bmm(damped, result) - eye)
-    return 0.5 * (result + ops.transpose(result, (0, 2, 1))), ok
+        ok = _sound(BMM(damped, result) - eye)
+    return 0.5 * (result + TRANSPOSE(result, (0, 2, 1))), ok
 
 
 def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +175,7 @@ def _roughened(matrices: Tensor) -> Tensor:
     k = counting(1, matrices.shape[-1] + 1)
     products = k.expand_dims(0) * k.expand_dims(1) % _PRIME * _FACTOR % _PRIME
     pattern = products.astype(ms.float32) * (2.0 / _PRIME) - 1.0
-    size = ops.abs(matrices)
+    size = _ABS(matrices)
     largest = MAX(MAX(size, 2), 1).reshape((-1, 1, 1))
     return matrices + (ROUNDING * size + FAINT * largest) * pattern
 
@@ -189,13 +191,13 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         finite and its vectors are orthonormal within :data:`RESIDUAL_LIMIT`.
     """
     # The decomposition must not see a NaN: the iteration behind it need not end then.
-    finite = ops.isfinite(SUM(rows(matrices), 1))
+    finite = _IS_FINITE(SUM(rows(matrices), 1))
     eye = identity_like(matrices)
     matrices = _roughened(ops.where(finite.reshape((-1, 1, 1)), matrices, eye))
     w, q = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
-    w = ops.relu(w)
-    ok = ops.logical_and(_sound(ops.bmm(ops.transpose(q, (0, 2, 1)), q) - eye), finite)
-    return w, q, ops.logical_and(ok, ops.isfinite(SUM(w, 1)))
+    w = _RELU(w)
+    ok = _AND(_sound(BMM(TRANSPOSE(q, (0, 2, 1)), q) - eye), finite)
+    return w, q, _AND(ok, _IS_FINITE(SUM(w, 1)))
 
 
 def eigh_each(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,7 +217,7 @@ def _eigh_loop(matrices: Tensor) -> tuple[Tensor, Tensor]:
     vectors = ops.zeros(matrices.shape, ms.float32)
     i = Tensor([0], ms.int32)
     while i < matrices.shape[0]:
-        value, vector = _eigh(ops.gather(matrices, i, 0).reshape(matrices.shape[1:]))
+        value, vector = _eigh(GATHER(matrices, i, 0).reshape(matrices.shape[1:]))
         at = i.reshape((1, 1))
         values = ops.tensor_scatter_update(values, at, value.expand_dims(0))
         vectors = ops.tensor_scatter_update(vectors, at, vector.expand_dims(0))
@@ -241,8 +243,8 @@ def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
     # Not pow(): its last bit depends on how MindSpore splits the work among threads on CPU, which
     # it tries out during the first calls. A resumed run must compute the same bits.
     roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
-    root = ops.bmm(vectors * roots, ops.transpose(vectors, (0, 2, 1)))
-    return root, ops.logical_and(ok, ops.isfinite(SUM(rows(root), 1)))
+    root = BMM(vectors * roots, TRANSPOSE(vectors, (0, 2, 1)))
+    return root, _AND(ok, _IS_FINITE(SUM(rows(root), 1)))
 
 
 def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -266,19 +268,17 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     moments, basis = part(pairs, 0, d, 2), part(pairs, d, d, 2)
     traces = SUM(rows(moments * eye), 1).reshape((-1, 1, 1))
     moments = moments / ops.maximum(traces, FAINT**3)
-    images = ops.bmm(moments, basis)
+    images = BMM(moments, basis)
     sizes = SUM(basis * images, 1)
     places = counting(0, d).reshape((1, d))
     seen = sizes > UNRESOLVED
-    keys = ops.where(seen, sizes, ops.cast(-1 - places, ms.float32))
-    order = ops.cast(ops.topk(keys, d)[1], ms.int32)
+    keys = ops.where(seen, sizes, CAST(-1 - places, ms.float32))
+    order = CAST(ops.topk(keys, d)[1], ms.int32)
     seen = seen.expand_dims(1)
     columns = ops.where(seen, images / ops.where(seen, sizes.expand_dims(1), 1.0), basis)
     found = orthonormal(_sorted(columns, order))
     missing = known <= 0
-    finite = ops.logical_and(
-        ops.isfinite(traces.reshape((-1,))), ops.isfinite(SUM(rows(images), 1))
-    )
+    finite = _AND(_IS_FINITE(traces.reshape((-1,))), _IS_FINITE(SUM(rows(images), 1)))
     if missing.any():
         which = missing.reshape((-1, 1, 1))
         _, vectors, good = eigen_each(ops.where(which, moments, eye))
@@ -286,9 +286,9 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             which, _sorted(vectors, ops.broadcast_to(d - 1 - places, order.shape)), found
         )
         order = ops.where(missing.reshape((-1, 1)), places, order)
-        finite = ops.logical_and(finite, good)
-    ok = _sound(ops.bmm(ops.transpose(found, (0, 2, 1)), found) - eye)
-    return order, found, ops.logical_and(ok, finite)
+        finite = _AND(finite, good)
+    ok = _sound(BMM(TRANSPOSE(found, (0, 2, 1)), found) - eye)
+    return order, found, _AND(ok, finite)
 
 
 def _sorted(columns: Tensor, order: Tensor) -> Tensor:

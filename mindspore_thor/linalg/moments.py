@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.operators import CAST, CONCAT2, MUL, TRANSPOSE
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 from mindspore_thor.linalg.device import gram
@@ -13,6 +16,7 @@ from mindspore_thor.linalg.sums import SUM
 # Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
 _OUTER = ops.BatchMatMul(transpose_b=True)
 _INNER = ops.BatchMatMul(transpose_a=True)
+_BMM = ops.BatchMatMul()
 
 
 def gathers_rows(positions: int, size: int) -> bool:
@@ -45,22 +49,78 @@ def block_moments(columns: Tensor, layout: BlockLayout, count: int = 0) -> Tenso
         float32 [groups, blocks, size, size]: blocks of (1/NT) sum_{n,t} c c^T, the ragged one
         padded with zeros.
     """
-    n, groups, _, positions = columns.shape
-    if count == 0:
-        count = n * positions
-    if layout.blocks > 1:
-        columns = pad_axis(columns, 2, layout.padded - layout.dim)
-    batch = groups * layout.blocks
-    if gathers_rows(positions, layout.size):
-        rows = ops.transpose(columns.reshape((n, batch, layout.size, positions)), (1, 0, 3, 2))
-        rows = rows.reshape((batch, n * positions, layout.size))
-        total = gram(_INNER, rows, n * positions)
-    else:
-        columns = columns.reshape((n * batch, layout.size, positions))
-        products = gram(_OUTER, columns, positions)
-        total = SUM(products.reshape((n, batch * layout.size * layout.size)), 0)
-    total = total.reshape((groups, layout.blocks, layout.size, layout.size))
-    return ops.cast(total, ms.float32) * (1.0 / count)
+    # One choice, not a branch and what follows it: half as much for the compiler.
+    padded = _padded(columns, layout) if _is_ragged(layout) else columns
+    return _of_blocks(padded, layout, count)
+
+
+def _padded(columns: Tensor, layout: BlockLayout) -> Tensor:
+    return pad_axis(columns, 2, layout.padded - layout.dim)
+
+
+def _of_blocks(columns: Tensor, layout: BlockLayout, count: int) -> Tensor:
+    shape = columns.shape
+    flat = columns.reshape(_flat(shape, layout))
+    gathers = _gathers(shape, layout)
+    total = _gathered(flat, shape, layout) if gathers else _summed(flat, shape)
+    return MUL(CAST(total.reshape(_moments(shape, layout)), ms.float32), _share(shape, count))
+
+
+def _gathered(flat: Tensor, shape: tuple[int, ...], layout: BlockLayout) -> Tensor:
+    rows = TRANSPOSE(flat, (1, 0, 3, 2)).reshape(_rows(shape, layout))
+    return gram(_INNER, rows, _terms(shape, True))
+
+
+def _summed(flat: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return SUM(gram(_OUTER, flat, _terms(shape, False)).reshape(_by_samples(shape)), 0)
+
+
+# In Python, where tuples and questions cost the compiler nothing.
+
+
+@ops.constexpr
+def _is_ragged(layout: Any) -> bool:
+    dim, _, _, padded = layout
+    return padded > dim
+
+
+@ops.constexpr
+def _gathers(shape: tuple[int, ...], layout: Any) -> bool:
+    return gathers_rows(shape[3], layout[1])
+
+
+@ops.constexpr
+def _flat(shape: tuple[int, ...], layout: Any) -> tuple[int, ...]:
+    n, groups, _, positions = shape
+    _, size, blocks, _ = layout
+    if gathers_rows(positions, size):
+        return (n, groups * blocks, size, positions)
+    return (n * groups * blocks, size, positions)
+
+
+@ops.constexpr
+def _rows(shape: tuple[int, ...], layout: Any) -> tuple[int, ...]:
+    return (shape[1] * layout[2], shape[0] * shape[3], layout[1])
+
+
+@ops.constexpr
+def _by_samples(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (shape[0], -1)
+
+
+@ops.constexpr
+def _terms(shape: tuple[int, ...], gathered: bool) -> int:
+    return shape[3] * (shape[0] if gathered else 1)
+
+
+@ops.constexpr
+def _moments(shape: tuple[int, ...], layout: Any) -> tuple[int, ...]:
+    return (shape[1], layout[2], layout[1], layout[1])
+
+
+@ops.constexpr
+def _share(shape: tuple[int, ...], count: int) -> float:
+    return 1.0 / (count if count else shape[0] * shape[3])
 
 
 def with_ones(columns: Tensor, ones: Tensor | None = None) -> Tensor:
@@ -71,7 +131,7 @@ def with_ones(columns: Tensor, ones: Tensor | None = None) -> Tensor:
     n, groups, _, positions = columns.shape
     if ones is None:
         ones = ops.ones((n, groups, 1, positions), columns.dtype)
-    return ops.concat((columns, ops.cast(ones, columns.dtype)), 2)
+    return CONCAT2((columns, CAST(ones, columns.dtype)))
 
 
 def feature_sums(columns: Tensor) -> Tensor:
@@ -79,7 +139,7 @@ def feature_sums(columns: Tensor) -> Tensor:
     n, groups, d, positions = columns.shape
     # A product with ones: a reduction over a middle axis is several times slower on CPU.
     ones = ops.ones((n * groups, 1, d), columns.dtype)
-    sums = ops.bmm(ones, columns.reshape((n * groups, d, positions)))
+    sums = _BMM(ones, columns.reshape((n * groups, d, positions)))
     return sums.reshape((n, groups, 1, positions))
 
 
@@ -88,7 +148,7 @@ def weighted_means(columns: Tensor, weights: Tensor) -> Tensor:
     n, groups, d, positions = columns.shape
     columns = columns.reshape((n * groups, d, positions))
     products = _OUTER(columns, weights.reshape((n * groups, 1, positions)))
-    return SUM(products.reshape((n, groups * d)), 0).reshape((groups, d)) * (1.0 / n)
+    return MUL(SUM(products.reshape((n, groups * d)), 0).reshape((groups, d)), 1.0 / n)
 
 
 LARGEST_CHUNK = 2**24
@@ -120,8 +180,8 @@ def projected_squares(
 def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, count: int) -> Tensor:
     """One position: a rank-one matrix stays one, and its square is that of its two vectors."""
     n, groups, d_in, _ = a.shape
-    rows_a = ops.bmm(ops.transpose(a.reshape((n, groups, d_in)), (1, 0, 2)), basis_a)
-    rows_g = ops.bmm(ops.transpose(g.reshape((n, groups, g.shape[2])), (1, 0, 2)), basis_g)
+    rows_a = _BMM(ops.transpose(a.reshape((n, groups, d_in)), (1, 0, 2)), basis_a)
+    rows_g = _BMM(ops.transpose(g.reshape((n, groups, g.shape[2])), (1, 0, 2)), basis_g)
     return _INNER(rows_g * rows_g, rows_a * rows_a) * (1.0 / count)
 
 
@@ -156,8 +216,8 @@ def _rotated_rows(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Ten
     d_out = g.shape[2]
     rows_a = ops.transpose(a, (1, 0, 3, 2)).reshape((groups, n * positions, d_in))
     rows_g = ops.transpose(g, (1, 0, 3, 2)).reshape((groups, n * positions, d_out))
-    rows_a = ops.bmm(rows_a, basis_a).reshape((groups * n, positions, d_in))
-    rows_g = ops.bmm(rows_g, basis_g).reshape((groups * n, positions, d_out))
+    rows_a = _BMM(rows_a, basis_a).reshape((groups * n, positions, d_in))
+    rows_g = _BMM(rows_g, basis_g).reshape((groups * n, positions, d_out))
     return _INNER(rows_g, rows_a).reshape((groups, n, d_out, d_in))
 
 
@@ -168,7 +228,7 @@ def _rotated_matrices(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) ->
     x = _OUTER(a.reshape((n * groups, d_in, positions)), g.reshape((n * groups, d_out, positions)))
     if groups > 1:
         x = ops.transpose(x.reshape((n, groups, d_in, d_out)), (1, 0, 2, 3))
-    x = ops.bmm(x.reshape((groups, n * d_in, d_out)), basis_g)
+    x = _BMM(x.reshape((groups, n * d_in, d_out)), basis_g)
     x = ops.transpose(x.reshape((groups, n, d_in, d_out)), (0, 1, 3, 2))
-    x = ops.bmm(x.reshape((groups, n * d_out, d_in)), basis_a)
+    x = _BMM(x.reshape((groups, n * d_out, d_in)), basis_a)
     return x.reshape((groups, n, d_out, d_in))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.slices import every
 from mindspore_thor.linalg.device import im2col
@@ -43,31 +43,79 @@ def resolve_padding(geometry: ConvGeometry, height: int, width: int) -> tuple[in
     )
 
 
-def unfold(x: Tensor, geometry: ConvGeometry, groups: int = 0) -> Tensor:
-    """Patches of ``x`` as columns.
+class Patches(nn.Cell):
+    """Patches of a feature map as columns.
 
     Args:
-        x: feature map, [N, C, H, W].
         geometry: the convolution's constants.
-        groups: number of groups in ``x`` where it is a part of the layer's input; 0 for all.
 
-    Returns:
-        [N, groups, C/groups * kh * kw, T] in the order (channel, kh, kw) of
-        ``weight.reshape(d_out, -1)``; T is the number of output positions.
+    ``construct`` takes x [N, C, H, W], and the number of groups in it where it is a part of the
+    layer's input (0 for all), and returns [N, groups, C/groups * kh * kw, T] in the order (channel,
+    kh, kw) of ``weight.reshape(d_out, -1)``; T is the number of output positions.
     """
-    n, channels, height, width = x.shape
-    if groups == 0:
-        groups = geometry.groups
-    top, bottom, left, right = resolve_padding(geometry, height, width)
-    if geometry.kernel == (1, 1) and (top, bottom, left, right) == (0, 0, 0, 0):
-        # A pointwise convolution's patches are the (strided) input itself.
-        x = every(every(x, geometry.stride[0], 2), geometry.stride[1], 3)
-        return x.reshape((n, groups, channels // groups, -1))
-    if top == bottom and left == right:
-        pad = (top, left)
-    else:
-        x = ops.pad(x, (left, right, top, bottom))
-        pad = (0, 0)
-    columns = im2col(x, geometry.kernel, geometry.dilation, pad, geometry.stride)
-    d = channels // groups * geometry.kernel[0] * geometry.kernel[1]
-    return columns.reshape((n, groups, d, -1))
+
+    def __init__(self, geometry: ConvGeometry) -> None:
+        super().__init__(auto_prefix=False)
+        self.geometry = geometry
+        self.groups = geometry.groups
+
+    def construct(self, x: Tensor, groups: int = 0) -> Tensor:
+        """See the class; for any padding."""
+        geometry = self.geometry
+        _, _, height, width = x.shape
+        top, bottom, left, right = resolve_padding(geometry, height, width)
+        if top == bottom and left == right:
+            pad = (top, left)
+        else:
+            x = ops.pad(x, (left, right, top, bottom))
+            pad = (0, 0)
+        columns = im2col(x, geometry.kernel, geometry.dilation, pad, geometry.stride)
+        return columns.reshape(_columns(columns.shape, groups, self.groups))
+
+
+class _Pointwise(Patches):
+    """Those of a kernel of one pixel are the (strided) input itself."""
+
+    def construct(self, x: Tensor, groups: int = 0) -> Tensor:
+        return x.reshape(_columns(x.shape, groups, self.groups))
+
+
+class _StridedPointwise(Patches):
+    """Likewise, every so many rows and columns."""
+
+    def construct(self, x: Tensor, groups: int = 0) -> Tensor:
+        x = every(every(x, self.geometry.stride[0], 2), self.geometry.stride[1], 3)
+        return x.reshape(_columns(x.shape, groups, self.groups))
+
+
+class _Even(Patches):
+    """With the same padding at both ends, which the operator does."""
+
+    def __init__(self, geometry: ConvGeometry, padding: tuple[int, int]) -> None:
+        super().__init__(geometry)
+        self.padding = padding
+
+    def construct(self, x: Tensor, groups: int = 0) -> Tensor:
+        geometry = self.geometry
+        columns = im2col(x, geometry.kernel, geometry.dilation, self.padding, geometry.stride)
+        return columns.reshape(_columns(columns.shape, groups, self.groups))
+
+
+@ops.constexpr
+def _columns(shape: tuple[int, ...], groups: int, all_groups: int) -> tuple[int, ...]:
+    groups = groups or all_groups
+    return (shape[0], groups, shape[1] // groups, -1)
+
+
+def patches_of(geometry: ConvGeometry) -> Patches:
+    """The cell for a convolution: one for each way, because a question costs the compiler more.
+
+    Args:
+        geometry: the convolution's constants.
+    """
+    padding = geometry.padding
+    if geometry.kernel == (1, 1) and not any(padding or ()):
+        return _Pointwise(geometry) if geometry.stride == (1, 1) else _StridedPointwise(geometry)
+    if padding is not None and padding[0] == padding[1] and padding[2] == padding[3]:
+        return _Even(geometry, (padding[0], padding[2]))
+    return Patches(geometry)

@@ -14,7 +14,11 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_thor.graph.counting import counting
+from mindspore_thor.graph.operators import ADD, CONCAT1, MUL
 from mindspore_thor.graph.slices import part
+
+_AND, _XOR, _SHIFT = ops.BitwiseAnd(), ops.BitwiseXor(), ops.RightShift()
+_GATHER = ops.Gather()
 
 
 def _constant(value: int) -> Tensor:
@@ -22,12 +26,8 @@ def _constant(value: int) -> Tensor:
 
 
 # Chris Wellons' "lowbias32" hash without its last shift, in wrapping int32 arithmetic.
-_ROUNDS = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
-_SHIFTS = tuple(_constant(shift) for shift, _ in _ROUNDS)
-_MASKS = tuple(_constant(2 ** (32 - shift) - 1) for shift, _ in _ROUNDS)
-_FACTORS = tuple(_constant(factor) for _, factor in _ROUNDS)
-# Zipped here: in a graph zip() compiles for 35 ms.
-_CONSTANTS = tuple(zip(_SHIFTS, _MASKS, _FACTORS))
+_SHIFT_1, _MASK_1, _FACTOR_1 = (_constant(c) for c in (16, 2**16 - 1, 0x21F0AAAD))
+_SHIFT_2, _MASK_2, _FACTOR_2 = (_constant(c) for c in (15, 2**17 - 1, 0xD35A2D97))
 _GOLDEN, _STEP, _SECOND = _constant(0x9E3779B9), _constant(0x85EBCA6B), _constant(0xC2B2AE35)
 
 
@@ -40,11 +40,14 @@ _HIGH, _LOW = _constant(32 - 14), _constant(QUANTILES - 1)
 
 def scrambled(x: Tensor) -> Tensor:
     """A bijection of int32 that leaves no visible pattern of consecutive numbers."""
-    for shift, mask, factor in _CONSTANTS:
-        # int32 shifts repeat the sign bit; the mask makes the shift a logical one.
-        high = ops.bitwise_and(ops.bitwise_right_shift(x, shift), mask)
-        x = ops.bitwise_xor(x, high) * factor
-    return x
+    # Not a loop, which the compiler unrolls into several graphs a round.
+    x = _round(x, _SHIFT_1, _MASK_1, _FACTOR_1)
+    return _round(x, _SHIFT_2, _MASK_2, _FACTOR_2)
+
+
+def _round(x: Tensor, shift: Tensor, mask: Tensor, factor: Tensor) -> Tensor:
+    # int32 shifts repeat the sign bit; the mask makes the shift a logical one.
+    return MUL(_XOR(x, _AND(_SHIFT(x, shift), mask)), factor)
 
 
 def _quantiles() -> Tensor:
@@ -84,7 +87,7 @@ def squared_normal(
     if positions > 0:
         return _of_positions(rows, positions, count // positions, key, step, first)
     half = (count + 1) // 2
-    start = scrambled(scrambled(step * _STEP) + key)
+    start = scrambled(ADD(scrambled(MUL(step, _STEP)), key))
     counter = counting(first * half, (first + rows) * half)
     return _drawn(counter, start, rows, count)
 
@@ -106,8 +109,9 @@ def _of_positions(
 def _drawn(counter: Tensor, start: Tensor, rows: int, count: int) -> Tensor:
     """float32 [rows, count] from as many counters as :func:`squared_normal` needs."""
     half = (count + 1) // 2
-    bits = scrambled(counter * _GOLDEN + start)
+    bits = scrambled(ADD(MUL(counter, _GOLDEN), start))
     # Two numbers of one hash: its high bits, and those of a product that mixes the low ones in.
-    indices = ops.concat((bits.reshape((rows, half)), (bits * _SECOND).reshape((rows, half))), 1)
-    indices = ops.bitwise_and(ops.bitwise_right_shift(indices, _HIGH), _LOW)
-    return part(ops.gather(_TABLE, indices, 0), 0, count, 1)
+    second = MUL(bits, _SECOND).reshape((rows, half))
+    indices = CONCAT1((bits.reshape((rows, half)), second))
+    indices = _AND(_SHIFT(indices, _HIGH), _LOW)
+    return part(_GATHER(_TABLE, indices, 0), 0, count, 1)

@@ -51,7 +51,7 @@ class MeanRule(StatisticsRule):
         # leaves one image to unfold instead of N. The sum of dL/ds over the batch is likewise the
         # mean of g = N dL/ds.
         # A sum and a factor, because MindSpore's CPU kernel for means is ten times slower.
-        if self.on_tokens(x):
+        if self.has_tokens and len(x.shape) > 2:
             return self.of_tokens(x, dout)
         total = SUM_KEPT(ops.cast(x, ms.float32), 0)
         a = mean_columns(self.rows.input_columns(total)) * (1.0 / x.shape[0])

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.layers.rows import Rows
-from mindspore_thor.linalg.device import gram, narrow, product
+from mindspore_thor.linalg.device import gram, narrow_type, product
 from mindspore_thor.linalg.sums import SUM
 
 _FLOAT = 4
@@ -63,7 +63,7 @@ class SampleGram(nn.Cell):
         """
         n, groups, d_out, positions = g.shape
         d_in = self.rows.d_in
-        x = narrow(x)
+        x = ops.cast(x, narrow_type(x.dtype))
         if pairwise_is_cheaper(n, positions, d_in, d_out):
             # With several positions the columns are a copy, and so is their transpose.
             columns = 2 * n * groups * d_in * positions * _FLOAT if positions > 1 else 0

@@ -13,10 +13,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.capture.input_moments import InputMoments
+from mindspore_thor.capture.input_moments import input_moments
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.tokens import INPUTS, SQUARES
+from mindspore_thor.graph.operators import CONCAT0, GATHER, MUL
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
@@ -32,6 +33,7 @@ inverses divide it by the dampings' product. That is then about the shortest ste
 can ask for, at most. Each inverse by itself would still be sound.
 """
 
+_MAXIMUM, _ABS = ops.Maximum(), ops.Abs()
 _SMALLEST_TRACE = 1e-30
 """Stands for the trace of a dead layer's factor."""
 
@@ -51,14 +53,18 @@ class KroneckerRule(StatisticsRule):
     ) -> None:
         super().__init__(rows, homogeneous)
         self.left = left
-        self.input_moments = InputMoments(rows, homogeneous, right)
+        self.input_moments = input_moments(rows, homogeneous, right)
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""
+        if not self.has_tokens:
+            a = self.input_moments(x)
+            g = block_moments(self.rows.output_columns(dout), self.left)
+            return CONCAT0((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
         x, g, ones, count, meta = self.seen(x, dout)
         a = self.input_moments(x, ones, count)
         g = block_moments(g, self.left, count)
-        return ops.concat((a.reshape(-1), g.reshape(-1), meta))
+        return CONCAT0((a.reshape(-1), g.reshape(-1), meta))
 
 
 class KroneckerLayout(NamedTuple):
@@ -181,8 +187,8 @@ def leading(matrices: Tensor, traces: Tensor) -> Tensor:
     flat = matrices.reshape((traces.shape[0], -1))
     # Not the squares first, which overflow long before M does. No entry of a positive semi-definite
     # matrix is above its trace, so a dead layer leads nowhere; abs is for a matrix that is not.
-    floor = ops.maximum(ops.abs(traces), _SMALLEST_TRACE)
-    return SUM(flat * (flat / floor.reshape((-1, 1))), 1)
+    floor = _MAXIMUM(_ABS(traces), _SMALLEST_TRACE)
+    return SUM(MUL(flat, flat / floor.reshape((-1, 1))), 1)
 
 
 def smallest_damping(a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor) -> Tensor:
@@ -196,7 +202,7 @@ def smallest_damping(a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor) -> 
         g: entries of the other.
         trace_g: its traces, [n].
     """
-    return SMALLEST_PRODUCT * leading(a, trace_a) * leading(g, trace_g)
+    return MUL(MUL(leading(a, trace_a), SMALLEST_PRODUCT), leading(g, trace_g))
 
 
 def diagonal(start: int, blocks: int, size: int) -> Tensor:
@@ -214,7 +220,7 @@ def repeats(count: int, times: int) -> Tensor | None:
 
 def spread(values: Tensor, numbers: Tensor | None) -> Tensor:
     """One of the values for each number, see :func:`repeats`."""
-    return values if numbers is None else ops.gather(values, numbers, 0)
+    return values if numbers is None else GATHER(values, numbers, 0)
 
 
 def stack(blocks: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ from mindspore_thor.curvature.direct import DirectCurvature
 from mindspore_thor.curvature.group import where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.kind import GraphKind
+from mindspore_thor.graph.operators import ADD, CAST, CONCAT0, CONCAT2, MUL
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.layers.tokens import real_positions, times_rows
 from mindspore_thor.linalg.blocks import block_layout
-from mindspore_thor.linalg.device import narrow
+from mindspore_thor.linalg.device import narrow_type
 from mindspore_thor.linalg.inverse import INVERSE
 from mindspore_thor.linalg.moments import block_moments, feature_sums, weighted_means, with_ones
 from mindspore_thor.linalg.random import squared_normal
@@ -31,6 +32,7 @@ from mindspore_thor.linalg.sums import SUM, SUM_KEPT, total
 from mindspore_thor.methods.kronecker import trace
 from mindspore_thor.parallel.communication import world
 
+_MAXIMUM, _SQRT, _BMM, _ZEROS_LIKE = ops.Maximum(), ops.Sqrt(), ops.BatchMatMul(), ops.ZerosLike()
 _TINY = 1e-30
 FLOOR = 1e-6
 """A tenth of a second attempt's damping, as a share of tr(Phi), which bounds its eigenvalues."""
@@ -121,15 +123,15 @@ class LayerSampleRule(DirectRule):
         tokens = self.rows.token_mode != "" and len(out.shape) > 2
         squares = ops.ones(out.shape, ms.float32)
         if self.has_activation:
-            slope = self.slope_of(self.phi)(ops.cast(out, ms.float32), squares)
-            squares = slope * slope
+            slope = self.slope_of(self.phi)(CAST(out, ms.float32), squares)
+            squares = MUL(slope, slope)
         if self.gaussian:
             # The ranks share a batch in their order: a sample's numbers are those of one process.
             n, length = out.shape[0], 0
             if tokens:
                 length = out.size // (n * out.shape[-1])
             drawn = squared_normal(n, out.size // n, self.key, step, self.rank * n, length)
-            squares = squares * drawn.reshape(out.shape)
+            squares = MUL(squares, drawn.reshape(out.shape))
         if tokens:
             # A sample has a gradient everywhere. This takes the backward pass along, which is worth
             # it: most positions of a batch may be padding.
@@ -138,20 +140,20 @@ class LayerSampleRule(DirectRule):
 
     def factors(self, x: Tensor, squares: Tensor) -> Tensor:
         """Phi and E[||a||^2 g o g], flat."""
-        a = self.rows.input_columns(narrow(ops.cast(x, ms.float32)))
+        a = self.rows.input_columns(CAST(CAST(x, ms.float32), narrow_type(ms.float32)))
         if self.has_bias:
             a = with_ones(a)
-        sizes_g = ops.cast(ops.sqrt(feature_sums(squares)), a.dtype)
-        phi = block_moments(a * sizes_g, self.layout) * a.shape[3]
-        a = ops.cast(a, ms.float32)
-        psi = weighted_means(squares, feature_sums(a * a))
-        return ops.concat((phi.reshape(-1), psi.reshape(-1)))
+        sizes_g = CAST(_SQRT(feature_sums(squares)), a.dtype)
+        phi = MUL(block_moments(MUL(a, sizes_g), self.layout), a.shape[3])
+        a = CAST(a, ms.float32)
+        psi = weighted_means(squares, feature_sums(MUL(a, a)))
+        return CONCAT0((phi.reshape(-1), psi.reshape(-1)))
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
         """All statistics of a collecting step, then (1, T, N)."""
         fresh = self.factors(x, self.squared_gradients(out, dout, state[2]))
         meta = Tensor([1.0, self.rows.positions(out), x.shape[0]], ms.float32)
-        return ops.concat((fresh, meta))
+        return CONCAT0((fresh, meta))
 
     def idle(self, x: Tensor, state: tuple[Tensor, ...]) -> Tensor:
         """Nothing collected."""
@@ -165,9 +167,7 @@ class LayerSampleRule(DirectRule):
 
     def mean_of_ranks(self, x: Tensor) -> Tensor:
         """The mean over all ranks, float32."""
-        if self.ranks == 1:
-            return x
-        return self.all_reduce(x) * (1.0 / self.ranks)
+        return MUL(self.all_reduce(x), 1.0 / self.ranks) if self.ranks > 1 else x
 
     def along(self, x: Tensor, direction: Tensor, g: Tensor) -> Tensor:
         """d^T F d with the empirical Fisher of the loss; g is dL/ds of the mean loss."""
@@ -176,23 +176,24 @@ class LayerSampleRule(DirectRule):
         if 0 < count < scale:
             x, g = part_or_all(x, 0, count), part_or_all(g, 0, count)
         weight = self.rows.from_matrix(part_or_all(direction, 0, self.rows.d_in, 2))
-        y = self.rows.apply(x, ops.cast(weight, x.dtype))
+        y = self.rows.apply(x, CAST(weight, x.dtype))
         if self.has_bias:
             bias = part(direction, self.rows.d_in, 1, 2).reshape(-1)
-            y = self.rows.add_bias(y, ops.cast(bias, x.dtype))
+            y = self.rows.add_bias(y, CAST(bias, x.dtype))
         # d^T u_n = g_n^T Dd a_n, summed over the sample's positions, with g_n = N dL/ds_n.
-        products = SUM((ops.cast(y, ms.float32) * g).reshape((x.shape[0], -1)), 1) * scale
-        return self.mean_of_ranks((products * products).mean())
+        products = MUL(SUM(MUL(CAST(y, ms.float32), g).reshape((x.shape[0], -1)), 1), scale)
+        share = 1.0 / x.shape[0]
+        return self.mean_of_ranks(MUL(SUM(MUL(products, products), 0), share))
 
     def rate(self, x: Tensor, direction: Tensor, matrix: Tensor, g: Tensor) -> Tensor:
         """alpha_l = <d, grad> / (d^T F d + mu)."""
-        overlap = total(direction * matrix)
-        along = overlap * overlap
+        overlap = total(MUL(direction, matrix))
+        along = MUL(overlap, overlap)
         if self.per_sample:
             # A mean of squares is never below the square of the mean, but that of a few samples is.
-            along = ops.maximum(along, self.along(x, direction, g))
+            along = _MAXIMUM(along, self.along(x, direction, g))
         # Zero gradients have no curvature either: 0 / tiny is the right step.
-        return overlap / ops.maximum(along + self.mu, _TINY)
+        return overlap / _MAXIMUM(ADD(along, self.mu), _TINY)
 
     def gradients(
         self,
@@ -210,13 +211,13 @@ class LayerSampleRule(DirectRule):
         matrix = rows.to_matrix(self.unscaled(plain, unscale))
         if self.has_bias:
             column = SUM(self.per_sample_sums(g), 0).reshape((rows.groups, rows.d_out, 1))
-            matrix = ops.concat((matrix, column), 2)
+            matrix = CONCAT2((matrix, column))
         if self.adaptive_rate:
             # Now, because the rate needs the whole batch's direction while the samples are here.
             matrix = self.mean_of_ranks(matrix)
         inverse_phi = inverses[0].reshape((rows.groups, self.d_in, self.d_in))
         inverse_psi = inverses[1].reshape((rows.groups, rows.d_out, 1))
-        direction = inverse_psi * ops.bmm(matrix, inverse_phi)
+        direction = MUL(inverse_psi, _BMM(matrix, inverse_phi))
         if self.adaptive_rate:
             rate = self.rate(x, direction, matrix, g)
             # Without factors there is no direction of this method: the plain gradient, as it is.
@@ -225,10 +226,10 @@ class LayerSampleRule(DirectRule):
             direction = direction / unscale
         elif self.inverse_scale != 1.0:
             direction = direction / self.inverse_scale
-        dweight = ops.cast(rows.from_matrix(part_or_all(direction, 0, rows.d_in, 2)), weight.dtype)
+        dweight = CAST(rows.from_matrix(part_or_all(direction, 0, rows.d_in, 2)), weight.dtype)
         if not self.has_bias:
-            return dweight, ops.zeros_like(bias)
-        return dweight, ops.cast(part(direction, rows.d_in, 1, 2).reshape(bias.shape), bias.dtype)
+            return dweight, _ZEROS_LIKE(bias)
+        return dweight, CAST(part(direction, rows.d_in, 1, 2).reshape(bias.shape), bias.dtype)
 
 
 def sample_length(rows: Rows, has_bias: bool) -> int:

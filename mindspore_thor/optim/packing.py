@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
+from mindspore_thor.graph.operators import CAST, ITEM, STACK0, TRANSPOSE
 from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import pick
 from mindspore_thor.layers.coverage import CoveredLayer
@@ -85,12 +86,13 @@ def _stacked(
     transposed: bool = False,
 ) -> Tensor:
     chosen = _MAP(ops.partial(pick, gradients), numbers)
-    whole = chosen[0] if len(numbers) == 1 else ops.stack(chosen)
-    if transposed:
-        whole = ops.transpose(whole.reshape((-1, shape[2], shape[1])), (0, 2, 1))
-    else:
-        whole = whole.reshape(shape)
-    return ops.cast(whole, ms.float32)
+    whole = ITEM(chosen, 0) if len(numbers) == 1 else STACK0(chosen)
+    whole = _turned(whole, shape) if transposed else whole.reshape(shape)
+    return CAST(whole, ms.float32)
+
+
+def _turned(whole: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    return TRANSPOSE(whole.reshape((-1, shape[2], shape[1])), (0, 2, 1))
 
 
 # ops.Map hands over named tuples as plain ones.
@@ -117,7 +119,7 @@ def unpack(packing: Packing, matrix: Tensor) -> tuple[Tensor, ...]:
     count, width = len(numbers), weight_matrix[axis]
     weights = matrix if len(biases) == 0 else part(matrix, 0, width, axis)
     if transposed:
-        weights = ops.transpose(weights, (0, 2, 1))
+        weights = TRANSPOSE(weights, (0, 2, 1))
     found = _unstacked(weights, shape, count)
     if len(biases) > 0:
         ends = part(matrix, width, bias_matrix[axis], axis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mindspore import Tensor
 
+from mindspore_thor.graph.kind import MEASURE
 from mindspore_thor.step.backward import Backward, StepGraph
 from mindspore_thor.step.graphs import WholeStep
 from mindspore_thor.step.guard import Guard
@@ -17,6 +18,7 @@ class MeasureStep(StepGraph):
         guard: undoes what the pass leaves behind in BatchNorm.
     """
 
+    kind = MEASURE
     title = "the measuring pass"
 
     def __init__(self, backward: Backward, guard: Guard) -> None:

@@ -10,7 +10,12 @@ from mindspore_thor.graph.shared import Maker, same_operator
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.layers.layer_type import LayerType
 from mindspore_thor.layers.rows import LinearRows
-from mindspore_thor.linalg.patches import ConvGeometry, unfold
+from mindspore_thor.linalg.patches import ConvGeometry, patches_of
+
+
+@ops.constexpr
+def _columns(shape: tuple[int, ...], groups: int, features: int) -> tuple[int, ...]:
+    return (shape[0], groups, features, -1)
 
 
 class ConvRows(LinearRows):
@@ -32,6 +37,7 @@ class ConvRows(LinearRows):
         self.conv = primitive
         self.bias_add = ops.BiasAdd()
         self.geometry = geometry
+        self.patches = patches_of(geometry)
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution, [N, C_in, H, W] -> [N, C_out, H', W']."""
@@ -39,11 +45,11 @@ class ConvRows(LinearRows):
 
     def input_columns(self, x: Tensor) -> Tensor:
         """Patches as [N, groups, d_in, T], ordered (C, kh, kw)."""
-        return unfold(x, self.geometry)
+        return self.patches(x)
 
     def output_positions(self, out: Tensor) -> Tensor:
         """Something of the output's shape as [N, groups, d_out, T], not scaled."""
-        return out.reshape((out.shape[0], self.groups, self.d_out, -1))
+        return out.reshape(_columns(out.shape, self.groups, self.d_out))
 
     def input_units(self) -> int:
         """How many parts the input columns can be made in: input channels, or groups."""
@@ -52,10 +58,10 @@ class ConvRows(LinearRows):
     def part_of_columns(self, x: Tensor, start: int, stop: int) -> Tensor:
         """The patches of input channels start..stop alone; of groups where there are several."""
         if self.groups == 1:
-            return unfold(part_or_all(x, start, stop - start, 1), self.geometry)
+            return self.patches(part_or_all(x, start, stop - start, 1))
         width = self.weight_shape[1]
         count = stop - start
-        return unfold(part_or_all(x, start * width, count * width, 1), self.geometry, count)
+        return self.patches(part_or_all(x, start * width, count * width, 1), count)
 
     def add_bias(self, out: Tensor, bias: Tensor) -> Tensor:
         """The layer's bias added to its output."""

@@ -1,0 +1,44 @@
+"""MindSpore's operators themselves.
+
+Its functions of the same names (``ops.cast``, ``ops.concat``, ``x * 2.0``) are layers of Python
+that the compiler evaluates at every use, and a backward pass has hundreds of uses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import ops
+
+
+class _Item(ops.Primitive):
+    """MindSpore's own operator, and in PyNative mode Python's."""
+
+    def __init__(self) -> None:
+        super().__init__("TupleGetItem")
+
+    def __call__(self, values: Any, number: int) -> Any:
+        return values[number]
+
+
+ITEM = _Item()
+"""``ITEM(values, number)``: one of a tuple, by a number from 0 that the compiler knows."""
+
+CAST = ops.Cast()
+"""``CAST(x, type)``; where ``x`` has the type already, it is gone from the graph."""
+
+ADD, MUL = ops.Add(), ops.Mul()
+"""Of tensors, or of a tensor and a number."""
+
+TRANSPOSE = ops.Transpose()
+"""``TRANSPOSE(x, permutation)``."""
+
+GATHER, BMM = ops.Gather(), ops.BatchMatMul()
+"""``GATHER(x, indices, axis)``; ``BMM(x, y)``: products of batches of matrices."""
+
+# One name for each axis: to take one out of a tuple costs the compiler more than the operator does.
+CONCAT0, CONCAT1, CONCAT2, CONCAT3 = (ops.Concat(axis) for axis in range(4))
+"""``CONCAT2(tensors)``: one behind the other on axis 2."""
+
+STACK0, STACK1, STACK2 = (ops.Stack(axis) for axis in range(3))
+"""``STACK2(tensors)``: axis 2 is a new one."""
