@@ -2,9 +2,9 @@
 
 The floor is ridge regression on the pixels (5,000 training images, centred, float64, one-hot
 targets): 81.8 % of the 1,000 test images at its best regularisation (10 on pixels in [0, 1]; 78.5
-to 81.5 % from 0.01 to 1000). A net whose gradients are preconditioned wrongly ends below it. While
-the settings were chosen, every method stayed above the bound with every seed tried (one to three);
-the lowest result was LNGD's 83.6 % with seed 1.
+to 81.5 % from 0.01 to 1000). A net whose gradients are preconditioned wrongly ends below it. When
+the settings were chosen, every method stayed above the bound with seeds 1 to 3; the lowest result
+was Eva's 83.8 % with seed 2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mindspore_thor.run.tasks import TASKS
 from mindspore_thor.run.tasks.images import TOP_1
 
 BOUND = 0.83
-BATCH, EPOCHS = 64, 5
+BATCH, EPOCHS = 64, 3
 STEPS = 5000 // BATCH
 
 # Peak learning rate and what differs from the defaults and from COMMON.
@@ -35,7 +35,7 @@ SETTINGS: dict[str, tuple[float, dict[str, Any]]] = {
     "kfac": (0.1, {}),
     "ekfac": (0.1, {"kl_clip": 0.001}),
     "tkfac": (0.1, {"kl_clip": 0.001}),
-    "eva": (0.1, {}),
+    "eva": (0.05, {}),
     "shampoo": (0.1, {"grafting": "sgd"}),
     "muon": (0.02, {"rest_learning_rate": CosineDecay(0.003, EPOCHS, STEPS)}),
     "soap": (0.005, {"inverse_interval": 10}),
