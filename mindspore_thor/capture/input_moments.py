@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -17,25 +15,29 @@ from mindspore_thor.linalg.row_plan import row_plan
 from mindspore_thor.linalg.sums import SUM, SUM_KEPT
 
 
-class InputMoments(Protocol):
-    """Diagonal blocks of A = mean of a a^T over samples and positions."""
-
-    def __call__(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
-        """The layer's input -> float32 [groups, blocks, size, size].
-
-        Where some rows of ``x`` are padding, those are zero, ``ones`` are the columns of what is
-        appended to it, and ``count`` is what the sum is divided by.
-        """
-
-
-def input_moments(rows: Rows, homogeneous: bool, layout: BlockLayout) -> InputMoments:
-    """The cell that makes A.
+class InputMoments(nn.Cell):
+    """Diagonal blocks of A = mean of a a^T over samples and positions.
 
     Args:
         rows: the layer's geometry.
         homogeneous: whether a one is appended to a, so that A covers the bias.
         layout: split of a, the appended one included.
     """
+
+    def __init__(self, rows: Rows, homogeneous: bool, layout: BlockLayout) -> None:
+        super().__init__(auto_prefix=False)
+        self.way = _way(rows, homogeneous, layout)
+
+    def construct(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
+        """The layer's input -> float32 [groups, blocks, size, size].
+
+        Where some rows of ``x`` are padding, those are zero, ``ones`` are the columns of what is
+        appended to it, and ``count`` is what the sum is divided by.
+        """
+        return self.way(x, ones, count)
+
+
+def _way(rows: Rows, homogeneous: bool, layout: BlockLayout) -> nn.Cell:
     geometry = rows.geometry
     # A ragged last block that ends in the appended one is left to the general way.
     if geometry is not None and (not homogeneous or layout.blocks == 1):
@@ -44,21 +46,27 @@ def input_moments(rows: Rows, homogeneous: bool, layout: BlockLayout) -> InputMo
         if plan is not None:
             moments = ConvMoments(geometry, inner, plan)
             return _WithMeans(moments, rows) if homogeneous else _Inputs(moments)
-    return _OfColumns(rows, homogeneous, layout)
+    return _WithOnes(rows, layout) if homogeneous else _OfColumns(rows, layout)
 
 
 class _OfColumns(nn.Cell):
     """By way of the columns themselves."""
 
-    def __init__(self, rows: Rows, homogeneous: bool, layout: BlockLayout) -> None:
+    def __init__(self, rows: Rows, layout: BlockLayout) -> None:
         super().__init__(auto_prefix=False)
-        self.rows, self.homogeneous, self.layout = rows, homogeneous, layout
+        self.rows, self.layout = rows, layout
 
-    def construct(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
+    def construct(self, x: Tensor, ones: Tensor | None, count: int) -> Tensor:
         columns = self.rows.input_columns(CAST(CAST(x, ms.float32), narrow_type(ms.float32)))
-        if self.homogeneous:
-            columns = with_ones(columns, ones)
         return block_moments(columns, self.layout, count)
+
+
+class _WithOnes(_OfColumns):
+    """Likewise, and ones below them."""
+
+    def construct(self, x: Tensor, ones: Tensor | None, count: int) -> Tensor:
+        columns = self.rows.input_columns(CAST(CAST(x, ms.float32), narrow_type(ms.float32)))
+        return block_moments(with_ones(columns, ones), self.layout, count)
 
 
 class _Inputs(nn.Cell):
@@ -68,7 +76,7 @@ class _Inputs(nn.Cell):
         super().__init__(auto_prefix=False)
         self.moments = moments
 
-    def construct(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
+    def construct(self, x: Tensor, ones: Tensor | None, count: int) -> Tensor:
         return self.moments(CAST(x, ms.float32))
 
 
@@ -81,7 +89,7 @@ class _WithMeans(_Inputs):
         self.groups, self.d = rows.groups, rows.d_in
         self.corner = Tensor([[[[1.0]]]] * rows.groups, ms.float32)
 
-    def construct(self, x: Tensor, ones: Tensor | None = None, count: int = 0) -> Tensor:
+    def construct(self, x: Tensor, ones: Tensor | None, count: int) -> Tensor:
         x = CAST(x, ms.float32)
         moments = self.moments(x)
         # Patches are linear in x, so the sum over the batch may come first.

@@ -35,6 +35,7 @@ from mindspore_thor.linalg.row_plan import (
     ends,
     gathers,
     key_of,
+    mean_share,
     over_batch_shape,
     row_slices,
     row_weights,
@@ -91,9 +92,10 @@ class ConvMoments(nn.Cell):
         # A choice, not a branch and what follows it: half as much for the compiler.
         once = gathers(shape, key)
         products = _over_batch(columns, shape, key) if once else _by_sample(columns, shape, key)
-        half = _MATMUL(row_weights(shape, self.key), products).reshape(self.halves)
+        half = _MATMUL(row_weights(shape, key), products).reshape(self.halves)
         half = TRANSPOSE(half, (2, 3, 0, 4, 5, 1, 6)).reshape(self.square)
-        return self.cut(ADD(half, TRANSPOSE(half, (0, 2, 1))))
+        whole = ADD(half, TRANSPOSE(half, (0, 2, 1)))
+        return self.cut(MUL(whole, mean_share(shape, key)))
 
 
 class _Padded(nn.Cell):

@@ -199,15 +199,23 @@ def row_slices(shape: Shape, key: Any, sliced: Shape, axis: int) -> Any:
 
 @ops.constexpr
 def row_weights(shape: Shape, key: Any) -> Tensor:
-    """float32 [kh * kh, ranges]: the weights of the products in the mean's upper half.
+    """float32 [kh * kh, ranges]: the weights of the products in the sum's upper half.
 
-    The lower half is its transpose; half of the diagonal counts, because it is added twice.
+    The lower half is its transpose; half of the diagonal counts, because it is added twice. They
+    are powers of two, so that what is subtracted leaves no rounding errors of the weights behind.
     """
-    kh, dilation, _, padding = key[4:]
+    kh = key[4]
     ranges = _ranges(shape[2], key)
-    out_height = shape[2] + padding - dilation * (kh - 1)
-    weights = np.zeros((kh * kh, len(ranges)))
+    weights = np.zeros((kh * kh, len(ranges)), np.float32)
     for terms in _row_pairs(shape[2], key):
         for i, j, rows, sign in terms:
             weights[i * kh + j, ranges.index(rows)] += sign * (0.5 if i == j else 1.0)
-    return Tensor((weights / (shape[0] * out_height * _out_width(shape, key))).astype(np.float32))
+    return Tensor(weights)
+
+
+@ops.constexpr
+def mean_share(shape: Shape, key: Any) -> float:
+    """What makes a mean over samples and positions of a sum."""
+    kh, dilation, _, padding = key[4:]
+    out_height = shape[2] + padding - dilation * (kh - 1)
+    return 1.0 / (shape[0] * out_height * _out_width(shape, key))

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.capture.input_moments import input_moments
+from mindspore_thor.capture.input_moments import InputMoments
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import FACTORS, META, SPECTRUM, GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
@@ -46,7 +46,7 @@ class CorrectedRule(StatisticsRule):
         super().__init__(rows, homogeneous)
         self.left = left
         self.right = right
-        self.input_moments = input_moments(rows, homogeneous, right)
+        self.input_moments = InputMoments(rows, homogeneous, right)
         d_in, d_out = right.dim, left.dim
         self.factor_length = rows.groups * (d_in * d_in + d_out * d_out)
         self.spectrum_length = rows.groups * d_in * d_out

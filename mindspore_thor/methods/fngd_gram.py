@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.graph.operators import CAST, MUL, TRANSPOSE
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.device import gram, narrow_type, product
@@ -32,6 +33,58 @@ def chunks(total: int, size: int) -> tuple[tuple[int, int], ...]:
     """Consecutive (start, stop) ranges of at most ``size`` (at least one) that cover ``total``."""
     size = max(1, min(size, total))
     return tuple((start, min(start + size, total)) for start in range(0, total, size))
+
+
+def _columns_size(n: int, groups: int, positions: int, d_in: int) -> int:
+    # With several positions the columns are a copy, and so is their transpose.
+    return 2 * n * groups * d_in * positions * _FLOAT if positions > 1 else 0
+
+
+@ops.constexpr
+def _pairs_at_once(shape: tuple[int, ...], d_in: int, memory: int) -> bool:
+    n, groups, d_out, positions = shape
+    left = memory - _columns_size(n, groups, positions, d_in)
+    per_sample = 3 * groups * positions * n * positions * _FLOAT
+    cheaper = pairwise_is_cheaper(n, positions, d_in, d_out)
+    return cheaper and left > 0 and n <= max(1, left // per_sample)
+
+
+@ops.constexpr
+def _gradients_at_once(shape: tuple[int, ...], d_in: int, memory: int) -> bool:
+    n, groups, d_out, positions = shape
+    by_pairs = pairwise_is_cheaper(n, positions, d_in, d_out)
+    if by_pairs and _columns_size(n, groups, positions, d_in) < memory:
+        return False
+    whole = n * groups * d_out * d_in * _FLOAT
+    per_sample = groups * d_in * positions * _FLOAT
+    return 2 * whole <= memory and n <= max(1, (memory - whole) // per_sample)
+
+
+@ops.constexpr
+def _has_one_position(shape: tuple[int, ...]) -> bool:
+    return shape[3] == 1
+
+
+@ops.constexpr
+def _rows_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[N, groups, d, T] as [groups, N T, d]."""
+    return (shape[1], shape[0] * shape[3], shape[2])
+
+
+@ops.constexpr
+def _pairs_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    n, groups, _, positions = shape
+    return (groups, n, positions, n, positions)
+
+
+@ops.constexpr
+def _maps_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0] * shape[1], shape[2], shape[3])
+
+
+@ops.constexpr
+def _flat_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0], -1)
 
 
 class SampleGram(nn.Cell):
@@ -61,12 +114,37 @@ class SampleGram(nn.Cell):
         Returns:
             float32 [N, N], summed over the groups.
         """
+        x = CAST(x, narrow_type(x.dtype))
+        # What fits at once needs no parts, and next to nothing of the compiler.
+        if _pairs_at_once(g.shape, self.rows.d_in, self.memory):
+            return self.all_pairs(self.rows.input_columns(x), g)
+        if _gradients_at_once(g.shape, self.rows.d_in, self.memory):
+            return self.all_gradients(self.rows.input_columns(x), g)
+        return self.in_parts(x, g)
+
+    def all_pairs(self, a: Tensor, g: Tensor) -> Tensor:
+        """:meth:`from_pairs` for all samples at once."""
+        shape = g.shape
+        a = TRANSPOSE(a, (1, 0, 3, 2)).reshape(_rows_of(a.shape))
+        g = TRANSPOSE(g, (1, 0, 3, 2)).reshape(_rows_of(shape))
+        products = MUL(gram(_GRAM, a, a.shape[2]), gram(_GRAM, g, g.shape[2]))
+        if _has_one_position(shape):
+            return SUM(products, 0)
+        return SUM(SUM(SUM(products.reshape(_pairs_of(shape)), 4), 2), 0)
+
+    def all_gradients(self, a: Tensor, g: Tensor) -> Tensor:
+        """:meth:`from_gradients_by_sample` for all samples at once."""
+        shape = g.shape
+        u = product(_GRAM, g.reshape(_maps_of(shape)), a.reshape(_maps_of(a.shape)), shape[3])
+        u = u.reshape(_flat_of(shape))
+        return gram(_ACROSS, u, u.shape[1])
+
+    def in_parts(self, x: Tensor, g: Tensor) -> Tensor:
+        """K in as many parts as the memory allows."""
         n, groups, d_out, positions = g.shape
         d_in = self.rows.d_in
-        x = ops.cast(x, narrow_type(x.dtype))
         if pairwise_is_cheaper(n, positions, d_in, d_out):
-            # With several positions the columns are a copy, and so is their transpose.
-            columns = 2 * n * groups * d_in * positions * _FLOAT if positions > 1 else 0
+            columns = _columns_size(n, groups, positions, d_in)
             if columns < self.memory:
                 return self.from_pairs(self.rows.input_columns(x), g, self.memory - columns)
         whole = n * groups * d_out * d_in * _FLOAT

@@ -18,15 +18,22 @@ from mindspore_thor.curvature.outcomes import counted
 from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
+from mindspore_thor.graph.operators import ADD, CAST, CONCAT0, MUL
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.device import weighs_input
 from mindspore_thor.linalg.inverse import damped_inverse
-from mindspore_thor.linalg.sums import SUM
+from mindspore_thor.linalg.sums import MAX, SUM
 from mindspore_thor.methods.fngd_gram import SampleGram
 
 _ACROSS = ops.MatMul(transpose_b=True)
+_MAXIMUM, _SQRT, _ZEROS_LIKE = ops.Maximum(), ops.Sqrt(), ops.ZerosLike()
 _TINY = 1e-30
+
+
+@ops.constexpr
+def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0],) + (1,) * (len(shape) - 1)
 
 
 @ops.constexpr
@@ -53,9 +60,9 @@ def sample_weights(gram: Tensor, alpha: float, absorb_scale: bool) -> tuple[Tens
     """
     n = gram.shape[0]
     # Scaled to norm one first: neither the square in the norm nor the inverse can overflow.
-    largest = ops.maximum(ops.reduce_max(gram), _TINY)
+    largest = _MAXIMUM(MAX(gram.reshape((-1,)), 0), _TINY)
     gram = gram / largest
-    norm = ops.maximum(ops.sqrt(ops.reduce_sum(gram * gram)), _TINY)
+    norm = _MAXIMUM(_SQRT(SUM(MUL(gram, gram).reshape((-1,)), 0)), _TINY)
     inverse, ok = damped_inverse(gram / (norm * n), alpha)
     weights = alpha * SUM(inverse, 1)
     if not absorb_scale:
@@ -106,18 +113,17 @@ class WeightingRule(DirectRule):
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: tuple[Tensor, ...]) -> Tensor:
         """K, its solve, and the fresh weights."""
         n = self.samples(x, state)
-        gram = self.gram(ops.cast(x, ms.float32), self.rows.output_columns(dout))
+        gram = self.gram(CAST(x, ms.float32), self.rows.output_columns(dout))
         if self.has_bias:
-            sums = self.per_sample_sums(dout) * n
-            gram = gram + _ACROSS(sums, sums)
+            sums = MUL(self.per_sample_sums(dout), n)
+            gram = ADD(gram, _ACROSS(sums, sums))
         weights, ok = sample_weights(gram, self.alpha, self.absorb_scale)
-        failed = 1.0 - ops.cast(ok, ms.float32).reshape((1,))
-        one = ops.ones((1,), ms.float32)
-        return ops.concat((weights, one, failed, one * n))
+        failed = 1.0 - CAST(ok, ms.float32).reshape((1,))
+        return CONCAT0((weights, Tensor([1.0], ms.float32), failed, Tensor([n], ms.float32)))
 
     def idle(self, x: Tensor, state: tuple[Tensor, ...]) -> Tensor:
         """The stored weights, marked as not collected."""
-        return ops.concat((self.stored(x, state), ops.zeros((META,), ms.float32)))
+        return CONCAT0((self.stored(x, state), ops.zeros((META,), ms.float32)))
 
     def reported(self, statistics: Tensor) -> Tensor:
         """All of it where weights are stored, else only how the solve went."""
@@ -134,8 +140,7 @@ class WeightingRule(DirectRule):
 
     def weigh(self, values: Tensor, weights: Tensor) -> Tensor:
         """Every sample times its weight, on the first axis."""
-        shape = (values.shape[0],) + (1,) * (len(values.shape) - 1)
-        return values * ops.cast(weights, values.dtype).reshape(shape)
+        return MUL(values, CAST(weights, values.dtype).reshape(_column(values.shape)))
 
     def gradients(
         self,
@@ -153,7 +158,7 @@ class WeightingRule(DirectRule):
         else:
             dweight = self.weight_gradient(x, weight, self.weigh(dout, weights))
         if not self.has_bias:
-            return dweight, ops.zeros_like(bias)
+            return dweight, _ZEROS_LIKE(bias)
         return dweight, SUM(self.weigh(self.per_sample_sums(dout), weights), 0)
 
 

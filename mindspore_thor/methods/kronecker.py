@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.capture.input_moments import input_moments
+from mindspore_thor.capture.input_moments import InputMoments
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.tokens import INPUTS, SQUARES
@@ -53,7 +53,7 @@ class KroneckerRule(StatisticsRule):
     ) -> None:
         super().__init__(rows, homogeneous)
         self.left = left
-        self.input_moments = input_moments(rows, homogeneous, right)
+        self.input_moments = InputMoments(rows, homogeneous, right)
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """X and the gradient of the layer's output -> statistics."""

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from mindspore_thor.capture.input_moments import input_moments
+from mindspore_thor.capture.input_moments import InputMoments
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
@@ -25,7 +25,7 @@ class InputFactorRule(StatisticsRule):
 
     def __init__(self, rows: nn.Cell, homogeneous: bool, layout: BlockLayout) -> None:
         super().__init__(rows, homogeneous)
-        self.input_moments = input_moments(rows, homogeneous, layout)
+        self.input_moments = InputMoments(rows, homogeneous, layout)
 
     def construct(self, x: Tensor, out: Tensor, dout: Tensor, state: Tensor) -> Tensor:
         """A layer's input and the gradient of its output -> statistics."""
