@@ -12,11 +12,9 @@ from mindspore_thor.capture.plain import same
 from mindspore_thor.capture.unscaling import BY_PARAMETER, unscaling
 from mindspore_thor.graph.kind import MEASURE, PLAIN, GraphKind
 from mindspore_thor.graph.once import Once
-from mindspore_thor.graph.operators import CAST
+from mindspore_thor.graph.operators import CAST, ZEROS_LIKE
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.sums import SUM
-
-_ZEROS_LIKE = ops.ZerosLike()
 
 
 class DirectRule(nn.Cell):
@@ -58,7 +56,7 @@ class DirectRule(nn.Cell):
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         """(dweight, dbias) of the loss itself."""
-        dbias = _ZEROS_LIKE(bias)
+        dbias = ZEROS_LIKE(bias)
         if self.has_bias:
             dbias = CAST(SUM(self.per_sample_sums(dout), 0), bias.dtype)
         return self.weight_gradient(x, weight, dout), dbias
@@ -195,46 +193,22 @@ class DirectCapture(nn.Cell):
         seen = ops.depend(x, dout)
         dx = self.vjp(self.run)(seen, weight, dout)[0]
         state = (s0, s1, s2, s3)
-        no_flag, no_unscale = _ZEROS_LIKE(flag), _ZEROS_LIKE(unscale)
+        dweight, dbias = ZEROS_LIKE(weight), ZEROS_LIKE(bias)
+        vweight, vbias = ZEROS_LIKE(weight_probe), ZEROS_LIKE(bias_probe)
         if self.graph.kind == MEASURE:
             # Nobody asks for the weights' gradients: the compiler would find that out, but late.
             statistics = self.collect(x, flag, state, unscale, out, dout)
-            return (
-                dx,
-                _ZEROS_LIKE(weight),
-                _ZEROS_LIKE(bias),
-                no_flag,
-                statistics,
-                no_unscale,
-                s0,
-                s1,
-                s2,
-                s3,
-                _ZEROS_LIKE(weight_probe),
-                _ZEROS_LIKE(bias_probe),
-            )
-        statistics, derived = self.measure(x, flag, state, probe, unscale, out, dout)
-        dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived, unscale)
-        vweight, vbias = _ZEROS_LIKE(weight_probe), _ZEROS_LIKE(bias_probe)
-        if self.beside:
-            vweight, vbias = CAST(dweight, ms.float32), CAST(dbias, ms.float32)
-            dweight, dbias = self.rule.plain(seen, weight, bias, dout)
-        if self.graph.guarded:
-            statistics, vweight, vbias = statistics * GUARD, vweight * GUARD, vbias * GUARD
-        return (
-            dx,
-            dweight,
-            dbias,
-            no_flag,
-            statistics,
-            no_unscale,
-            s0,
-            s1,
-            s2,
-            s3,
-            vweight,
-            vbias,
-        )
+        else:
+            statistics, derived = self.measure(x, flag, state, probe, unscale, out, dout)
+            dweight, dbias = self.rule.gradients(seen, weight, bias, dout, derived, unscale)
+            if self.beside:
+                vweight, vbias = CAST(dweight, ms.float32), CAST(dbias, ms.float32)
+                dweight, dbias = self.rule.plain(seen, weight, bias, dout)
+            if self.graph.guarded:
+                statistics, vweight, vbias = statistics * GUARD, vweight * GUARD, vbias * GUARD
+        no_flag, no_unscale = ZEROS_LIKE(flag), ZEROS_LIKE(unscale)
+        # One tuple: to join two costs the compiler three functions.
+        return dx, dweight, dbias, no_flag, statistics, no_unscale, s0, s1, s2, s3, vweight, vbias
 
 
 class DirectHook(Replacement):

@@ -17,7 +17,7 @@ from mindspore_thor.capture.plain import exports, refuse_rewriting, same
 from mindspore_thor.capture.unscaling import BY_PARAMETER, unscaling
 from mindspore_thor.graph.kind import FOREIGN, OWN, PLAIN, GraphKind
 from mindspore_thor.graph.once import Once
-from mindspore_thor.graph.operators import CAST
+from mindspore_thor.graph.operators import CAST, ZEROS_LIKE
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
 
@@ -29,8 +29,6 @@ this they are nothing beside the gradients, and a power of two loses nothing on 
 """
 
 ONE = Tensor(1.0, ms.float32)
-
-_ZEROS_LIKE = ops.ZerosLike()
 
 
 class Capture(nn.Cell):
@@ -121,7 +119,7 @@ class Capture(nn.Cell):
         x = ops.depend(x, dout)
         dx, dweight = self.vjp(self.run)(x, weight, dout)
         statistics = self.collect(x, flag, state, unscale, out, dout)
-        return dx, dweight, _ZEROS_LIKE(flag), state, statistics, _ZEROS_LIKE(unscale)
+        return dx, dweight, ZEROS_LIKE(flag), state, statistics, ZEROS_LIKE(unscale)
 
 
 def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:

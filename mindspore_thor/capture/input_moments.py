@@ -57,7 +57,7 @@ class _OfColumns(nn.Cell):
         self.rows, self.layout = rows, layout
 
     def construct(self, x: Tensor, ones: Tensor | None, count: int) -> Tensor:
-        columns = self.rows.input_columns(CAST(CAST(x, ms.float32), narrow_type(ms.float32)))
+        columns = self.rows.input_columns(CAST(x, narrow_type(ms.float32)))
         return block_moments(columns, self.layout, count)
 
 
@@ -65,7 +65,7 @@ class _WithOnes(_OfColumns):
     """Likewise, and ones below them."""
 
     def construct(self, x: Tensor, ones: Tensor | None, count: int) -> Tensor:
-        columns = self.rows.input_columns(CAST(CAST(x, ms.float32), narrow_type(ms.float32)))
+        columns = self.rows.input_columns(CAST(x, narrow_type(ms.float32)))
         return block_moments(with_ones(columns, ones), self.layout, count)
 
 

@@ -17,29 +17,24 @@ from mindspore.common.initializer import initializer
 from mindspore_thor.curvature.outcomes import Outcomes
 from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.curvature.tokens import divisors
-from mindspore_thor.graph.operators import CAST, CONCAT1
+from mindspore_thor.graph.operators import ABS, AND, CAST, CONCAT1, MAXIMUM
 from mindspore_thor.graph.shared import Maker
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import column_shape, part
 from mindspore_thor.linalg.sums import MAX_KEPT
 
 FACTORS, SPECTRUM = 1, 2
 """What a step collects, as bits: ordinary statistics; those that need the current eigenbasis."""
 
 _MAP, _SELECT, _ASSIGN, _ONES_LIKE = ops.Map(), ops.Select(), ops.Assign(), ops.OnesLike()
-_ABS, _MAXIMUM, _AND, _OR = ops.Abs(), ops.Maximum(), ops.LogicalAnd(), ops.LogicalOr()
+_OR = ops.LogicalOr()
 
 META = 3
 """Last entries of every statistics vector: uses of the layer, positions T, samples N."""
 
 
-@ops.constexpr
-def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (-1,) + (1,) * (len(shape) - 1)
-
-
 def _good_or_stored(good: Tensor, value: Tensor, stored: Tensor) -> Tensor:
     shape = stored.shape
-    return _SELECT(good.reshape(_column(shape)), value.reshape(shape), stored)
+    return _SELECT(good.reshape(column_shape(shape)), value.reshape(shape), stored)
 
 
 def where_good(
@@ -184,12 +179,12 @@ class GroupCurvature(nn.Cell):
         the steps that follow it would be far too long.
         """
         start, count = self.gradient_part()
-        sizes = MAX_KEPT(_ABS(part(fresh, start, count, 1)), 1)
+        sizes = MAX_KEPT(ABS(part(fresh, start, count, 1)), 1)
         # The positions: they are zero where there are no uses, and where all are padding.
         used = part(fresh, self.end + 1, 1, 1) > 0
         # Not "> 0": what is not finite must be seen.
         seen = _OR(sizes != 0, self.has_statistics())
-        return _AND(used, seen)
+        return AND(used, seen)
 
     def averaged(self, fresh: Tensor) -> Tensor:
         """Statistics [L, size] that were added up over a layer's uses, as their mean."""
@@ -210,7 +205,7 @@ class GroupCurvature(nn.Cell):
 
     def uses(self, fresh: Tensor) -> Tensor:
         """How often each layer was used, and 1 for one that was not, [L, 1]."""
-        return _MAXIMUM(part(fresh, self.end, 1, 1), 1.0)
+        return MAXIMUM(part(fresh, self.end, 1, 1), 1.0)
 
     def has_statistics(self) -> Tensor:
         """Which layers have collected something, boolean [L, 1]."""

@@ -16,7 +16,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.outcomes import Outcomes
-from mindspore_thor.graph.operators import CAST, GATHER, ITEM, MUL
+from mindspore_thor.graph.operators import CAST, GATHER, ITEM, MATMUL, MUL
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.graph.tuples import call, joined
 from mindspore_thor.linalg.inverse import solution_width, solve_each
@@ -25,7 +25,7 @@ from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
-_MAP, _ASSIGN, _MATMUL = ops.Map(), ops.Assign(), ops.MatMul()
+_MAP, _ASSIGN = ops.Map(), ops.Assign()
 
 
 class Piece(NamedTuple):
@@ -324,7 +324,7 @@ class Refresh(nn.Cell):
         if self.exchanges:
             solved = self.exchange(solved)
         failed = 1.0 - joined(self.map(_second, solved))
-        failures = _MATMUL(self.owned, failed.reshape((self.matrix_count, 1)))
+        failures = MATMUL(self.owned, failed.reshape((self.matrix_count, 1)))
         sound = CAST(failures.reshape((self.layer_count,)) < 0.5, ms.int32)
         solutions = self.map(_first, solved)
         found = self.map(ops.partial(_solutions, solutions), *self.pieces)

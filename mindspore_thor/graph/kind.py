@@ -10,7 +10,7 @@ from mindspore import nn
 
 ANY, PLAIN, MEASURE, OWN, FOREIGN = "any", "plain", "measure", "own", "foreign"
 """What a graph is compiled for: any step in any training cell; a step of a ``TrainStep`` that does
-not collect, a pass that does nothing else, or another graph of a ``TrainStep``; or one of a
+not collect; a pass that does nothing else; another graph of a ``TrainStep``; or one of a
 ``TrainStep`` with another optimizer, whose batches only pass through: layers are plain there.
 """
 

@@ -27,14 +27,23 @@ ITEM = _Item()
 CAST = ops.Cast()
 """``CAST(x, type)``; where ``x`` has the type already, it is gone from the graph."""
 
-ADD, MUL = ops.Add(), ops.Mul()
-"""Of tensors, or of a tensor and a number."""
+ADD, MUL, MAXIMUM = ops.Add(), ops.Mul(), ops.Maximum()
+"""Of tensors, or of a tensor and a number, entry by entry."""
+
+ABS, IS_FINITE, ZEROS_LIKE = ops.Abs(), ops.IsFinite(), ops.ZerosLike()
+"""Of one tensor, entry by entry."""
+
+AND = ops.LogicalAnd()
+"""Of boolean tensors."""
 
 TRANSPOSE = ops.Transpose()
 """``TRANSPOSE(x, permutation)``."""
 
-GATHER, BMM = ops.Gather(), ops.BatchMatMul()
-"""``GATHER(x, indices, axis)``; ``BMM(x, y)``: products of batches of matrices."""
+GATHER = ops.Gather()
+"""``GATHER(x, indices, axis)``."""
+
+MATMUL, BMM = ops.MatMul(), ops.BatchMatMul()
+"""``MATMUL(x, y)`` of two matrices; ``BMM(x, y)`` of batches of them."""
 
 # One name for each axis: to take one out of a tuple costs the compiler more than the operator does.
 CONCAT0, CONCAT1, CONCAT2, CONCAT3 = (ops.Concat(axis) for axis in range(4))

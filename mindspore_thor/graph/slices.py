@@ -32,6 +32,12 @@ def _size(shape: tuple[int, ...], count: int, axis: int) -> tuple[int, ...]:
     return (*shape[:axis], count, *shape[axis + 1 :])
 
 
+@ops.constexpr
+def column_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in which a vector multiplies, or chooses, along the first axis: (-1, 1, ...)."""
+    return (-1,) + (1,) * (len(shape) - 1)
+
+
 def part(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
     """Consecutive entries of one axis.
 

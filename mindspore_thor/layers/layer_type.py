@@ -59,8 +59,8 @@ class LayerType:
         weight: attribute that holds the weight.
         bias: attribute that holds the bias; empty where there is none.
         bias_operator: attribute of the layer or of ``captured`` that is called with (map, bias)
-            right after the map, for methods that make the bias's gradient themselves; empty where
-            there is none: the bias then stays plain in those.
+            right after the map, for methods that make the bias's gradient themselves. Where it is
+            empty, the bias stays plain in those.
         activation: attribute that the layer applies to its own output; empty for none.
         why_not: a layer -> why it has the plain gradient, empty where it is covered.
         unsure: why a layer may have the plain gradient all the same, which a ``TrainStep`` finds

@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.graph.operators import ABS
 from mindspore_thor.linalg.sums import MAX, MAX_KEPT
 
 SENTINEL = 2.0**-80
@@ -22,9 +23,6 @@ Its square is zero in float32, and beside a gradient above 1e-17 it is nothing.
 
 _HALF_SENTINEL = 2.0**-24
 """The smallest float16; there it goes into rows without any gradient alone."""
-
-# Operators, not methods of tensors, through whose Python the compiler would go for every layer.
-_ABS = ops.Abs()
 
 
 @ops.constexpr
@@ -46,7 +44,7 @@ def real_positions(dout: Tensor) -> Tensor:
         float32 [..., S, 1]. Of a sequence without any gradient all positions are padding.
     """
     front, back = _places(dout.shape[-2])
-    live = ops.cast(MAX(_ABS(dout), -1) != 0, ms.float32)
+    live = ops.cast(MAX(ABS(dout), -1) != 0, ms.float32)
     last = MAX_KEPT(live * front, -1)
     first = MAX_KEPT(live * back, -1)
     # Without a live position both are 0, and no place is within them.
@@ -75,7 +73,7 @@ class _Mark(nn.Cell):
         real = ops.cast(mask, dout.dtype).expand_dims(-1)
         if dout.dtype == ms.float16:
             # Numbers are coarse here: only rows without a gradient may be touched.
-            dead = ops.cast(MAX_KEPT(_ABS(dout), -1) < _HALF_SENTINEL, dout.dtype)
+            dead = ops.cast(MAX_KEPT(ABS(dout), -1) < _HALF_SENTINEL, dout.dtype)
             marked = times_rows(dout, real) + dead * real * _HALF_SENTINEL
         else:
             # To every real row: whether one is dead needs not be known. Numbers above 1e-17 keep

@@ -16,8 +16,11 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.graph.counting import counting
 from mindspore_thor.graph.operators import (
     ADD,
+    BMM,
     CAST,
     CONCAT3,
+    GATHER,
+    MATMUL,
     MUL,
     STACK0,
     STACK1,
@@ -49,9 +52,8 @@ from mindspore_thor.linalg.sums import SUM
 # And a cell for each way to do something that is known beforehand, not a question in the graph.
 _OUTER = ops.BatchMatMul(transpose_b=True)
 _INNER = ops.BatchMatMul(transpose_a=True)
-_MATMUL, _GATHER, _ZEROS = ops.MatMul(), ops.Gather(), ops.Zeros()
 _SLICE, _STRIDED = ops.Slice(), ops.StridedSlice()
-_MAP = ops.Map()
+_ZEROS, _MAP = ops.Zeros(), ops.Map()
 
 
 class ConvMoments(nn.Cell):
@@ -92,7 +94,7 @@ class ConvMoments(nn.Cell):
         # A choice, not a branch and what follows it: half as much for the compiler.
         once = gathers(shape, key)
         products = _over_batch(columns, shape, key) if once else _by_sample(columns, shape, key)
-        half = _MATMUL(row_weights(shape, key), products).reshape(self.halves)
+        half = MATMUL(row_weights(shape, key), products).reshape(self.halves)
         half = TRANSPOSE(half, (2, 3, 0, 4, 5, 1, 6)).reshape(self.square)
         whole = ADD(half, TRANSPOSE(half, (0, 2, 1)))
         return self.cut(MUL(whole, mean_share(shape, key)))
@@ -126,7 +128,7 @@ class _Picked(nn.Cell):
         self.channels, self.then = Tensor(channels, ms.int32), then
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.then(_GATHER(x, self.channels, 1))
+        return self.then(GATHER(x, self.channels, 1))
 
 
 class _Taps(nn.Cell):
@@ -158,7 +160,7 @@ def _strided_tap(x: Tensor, strides: Shape, begin: Shape, end: Shape) -> Tensor:
     return _STRIDED(x, begin, end, strides)
 
 
-def _by_sample(columns: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
+def _by_sample(columns: Tensor, shape: Shape, key: Any) -> Tensor:
     """The sums over samples of all ranges, [ranges, batch * size * size], one product for each."""
     columns = columns.reshape(by_sample_shape(shape, key))
     make = _halved_by_sample if on_ascend() else _sums_by_sample
@@ -171,7 +173,7 @@ def _halved_by_sample(columns: Tensor, shape: Shape, key: Any) -> Tensor:
     return MUL(_sums_by_sample(columns, shape, key), MUL(unscale, unscale))
 
 
-def _sums_by_sample(columns: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
+def _sums_by_sample(columns: Tensor, shape: Shape, key: Any) -> Tensor:
     flat = (shape[0], -1)
     complete = SUM(CAST(_OUTER(columns, columns), ms.float32).reshape(flat), 0)
     slices = row_slices(shape, key, columns.shape, 2)
@@ -185,7 +187,7 @@ def _sum_by_sample(columns: Tensor, flat: Any, begin: Any, size: Any, other: Any
     return SUM(CAST(products, ms.float32).reshape(flat), 0)
 
 
-def _over_batch(columns: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
+def _over_batch(columns: Tensor, shape: Shape, key: Any) -> Tensor:
     """The same from rows [batch, N, length, size], in one product over all samples."""
     rows = TRANSPOSE(columns.reshape(over_batch_shape(shape, key)), (1, 0, 3, 2))
     make = _halved_over_batch if on_ascend() else _sums_over_batch
@@ -197,7 +199,7 @@ def _halved_over_batch(rows: Tensor, shape: Shape, key: Any) -> Tensor:
     return MUL(_sums_over_batch(rows, shape, key), MUL(unscale, unscale))
 
 
-def _sums_over_batch(rows: Tensor, shape: tuple[int, ...], key: Any) -> Tensor:
+def _sums_over_batch(rows: Tensor, shape: Shape, key: Any) -> Tensor:
     flat = (key[0], -1, key[1])
     every = rows.reshape(flat)
     complete = CAST(_INNER(every, every), ms.float32).reshape((-1,))
@@ -255,4 +257,4 @@ class _Touched(_Whole):
         real = number * layout.size + entry < layout.dim
         picker = ops.logical_and(chosen, real).astype(ms.float32)
         picker = ops.tile(picker, (self.groups, 1, 1))
-        return _OUTER(ops.bmm(picker, blocks), picker).reshape(self.shape)
+        return _OUTER(BMM(picker, blocks), picker).reshape(self.shape)

@@ -22,21 +22,18 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, amp, mint, ops
 from mindspore.ops.operations.math_ops import SelfAdjointEig
 
+from mindspore_thor.graph.operators import ABS, IS_FINITE, MAXIMUM
 from mindspore_thor.linalg.sums import MAX
 
 # Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
 _EIGH_CPU = SelfAdjointEig(True)
 _APPLY_MOMENTUM = ops.ApplyMomentum()
-_IS_FINITE, _ALL, _STACK, _MAP = ops.IsFinite(), ops.ReduceAll(), ops.Stack(), ops.Map()
+_ALL, _STACK, _MAP, _MINIMUM = ops.ReduceAll(), ops.Stack(), ops.Map(), ops.Minimum()
 
 HALF_TARGET = 2.0**15
 """Largest sum that scaled float16 products may reach: half of what float16 can hold."""
 
 _TINY = 1e-30
-
-# Operators, not methods of tensors, through whose Python the compiler would go for every product.
-_ABS = ops.Abs()
-_MAXIMUM, _MINIMUM = ops.Maximum(), ops.Minimum()
 
 
 @ops.constexpr
@@ -64,7 +61,7 @@ def _on_cpu() -> bool:
 
 def is_finite(x: Tensor) -> Tensor:
     """Whether all numbers of a tensor of any shape are finite, a boolean scalar."""
-    return _ALL(_IS_FINITE(x).reshape((-1,)))
+    return _ALL(IS_FINITE(x).reshape((-1,)))
 
 
 def all_finite(tensors: tuple[Tensor, ...]) -> Tensor:
@@ -129,20 +126,27 @@ def im2col(
 def narrow_type(own: Any) -> Any:
     """The type that a layer's patches are made in, where only products follow.
 
-    That is the input's own, but on Ascend: they are the largest tensors of a step that
-    collects statistics, so float16 there. The range is that of mixed-precision training; beyond it
-    the step is non-finite and left out.
+    ``own``, that of the input, but float16 on Ascend, because they are the largest tensors of a
+    step that collects statistics. The range is that of mixed-precision training; beyond it the step
+    is non-finite and left out.
     """
     return ms.float16 if ms.get_context("device_target") == "Ascend" else own
 
 
 def half_operand(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """A factor of a product of statistics for Ascend: float16, and what brings it back.
+    """A factor of a product of statistics, for Ascend.
 
     It is scaled such that a sum over ``length`` products of two such entries stays in range and
     uses it: gradients of single samples would otherwise vanish.
+
+    Args:
+        x: float32 or float16, any shape.
+        length: terms of each sum.
+
+    Returns:
+        ``x`` times a number as float16, and the inverse of that number, a float32 scalar.
     """
-    largest = _MAXIMUM(ops.cast(MAX(_ABS(x)), ms.float32), _TINY)
+    largest = MAXIMUM(ops.cast(MAX(ABS(x)), ms.float32), _TINY)
     factor = (HALF_TARGET / length) ** 0.5 / largest
     if x.dtype == ms.float16:
         # The factor must be one, too; no float32 copy of the patches is made.
@@ -150,22 +154,9 @@ def half_operand(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return ops.cast(x * factor, ms.float16), 1.0 / ops.cast(factor, ms.float32)
 
 
-def operand(x: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
-    """A factor of a product of statistics, and what :func:`rescaled` has to know.
-
-    On Ascend that is :func:`half_operand`.
-    """
-    return half_operand(x, length) if on_ascend() else (x, None)
-
-
-def wide(products: Tensor) -> Tensor:
-    """Finished sums in the type in which more is added to them."""
-    return ops.cast(products, ms.float32) if on_ascend() else products
-
-
-def rescaled(products: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """A product of two operands in the unit of what they were made of."""
-    return products if left is None else products * (left * right)
+def _rescaled(products: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Finished float16 sums of two operands as float32, in the unit of what they were made of."""
+    return ops.cast(products, ms.float32) * (left * right)
 
 
 def product(operator: Any, x: Tensor, y: Tensor, length: int) -> Tensor:
@@ -185,9 +176,9 @@ def product(operator: Any, x: Tensor, y: Tensor, length: int) -> Tensor:
     """
     if not on_ascend():  # asked once, here: a helper that does nothing costs the compiler, too
         return operator(x, y)
-    left, unscale_x = operand(x, length)
-    right, unscale_y = operand(y, length)
-    return rescaled(wide(operator(left, right)), unscale_x, unscale_y)
+    left, unscale_x = half_operand(x, length)
+    right, unscale_y = half_operand(y, length)
+    return _rescaled(operator(left, right), unscale_x, unscale_y)
 
 
 def gram(operator: Any, x: Tensor, length: int) -> Tensor:
@@ -197,4 +188,4 @@ def gram(operator: Any, x: Tensor, length: int) -> Tensor:
 
 def _half_gram(operator: Any, x: Tensor, length: int) -> Tensor:
     left, unscale = half_operand(x, length)
-    return rescaled(wide(operator(left, left)), unscale, unscale)
+    return _rescaled(operator(left, left), unscale, unscale)

@@ -11,7 +11,19 @@ from mindspore import Tensor, ops
 from mindspore.scipy.linalg import eigh as _eigh
 
 from mindspore_thor.graph.counting import counting
-from mindspore_thor.graph.operators import ADD, BMM, CAST, CONCAT2, GATHER, ITEM, MUL, TRANSPOSE
+from mindspore_thor.graph.operators import (
+    ABS,
+    ADD,
+    AND,
+    BMM,
+    CAST,
+    CONCAT2,
+    GATHER,
+    IS_FINITE,
+    ITEM,
+    MUL,
+    TRANSPOSE,
+)
 from mindspore_thor.graph.slices import part
 from mindspore_thor.linalg.device import (
     batched_eigh,
@@ -47,8 +59,7 @@ INVERSE, EIGEN, FOURTH_ROOT, BASIS = "inverse", "eigen", "fourth_root", "basis"
 # Multiples of the second modulo the first look random enough between -1 and 1.
 _PRIME, _FACTOR = 10007, 3571
 
-_MAP, _AND, _IS_FINITE = ops.Map(), ops.LogicalAnd(), ops.IsFinite()
-_ABS, _RELU = ops.Abs(), ops.ReLU()
+_MAP, _RELU = ops.Map(), ops.ReLU()
 
 
 def _values(pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -101,8 +112,8 @@ def solution_width(kind: str, size: int) -> int:
 def _sound(residuals: Tensor) -> Tensor:
     """Which residual matrices [n, d, d] are finite and small; boolean [n]."""
     # A comparison with NaN is false, so non-finite matrices are caught too.
-    small = MAX(rows(_ABS(residuals)), 1) < RESIDUAL_LIMIT
-    return _AND(small, _IS_FINITE(SUM(rows(residuals), 1)))
+    small = MAX(rows(ABS(residuals)), 1) < RESIDUAL_LIMIT
+    return AND(small, IS_FINITE(SUM(rows(residuals), 1)))
 
 
 def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +186,7 @@ def _roughened(matrices: Tensor) -> Tensor:
     k = counting(1, matrices.shape[-1] + 1)
     products = k.expand_dims(0) * k.expand_dims(1) % _PRIME * _FACTOR % _PRIME
     pattern = products.astype(ms.float32) * (2.0 / _PRIME) - 1.0
-    size = _ABS(matrices)
+    size = ABS(matrices)
     largest = MAX(MAX(size, 2), 1).reshape((-1, 1, 1))
     return matrices + (ROUNDING * size + FAINT * largest) * pattern
 
@@ -191,13 +202,13 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         finite and its vectors are orthonormal within :data:`RESIDUAL_LIMIT`.
     """
     # The decomposition must not see a NaN: the iteration behind it need not end then.
-    finite = _IS_FINITE(SUM(rows(matrices), 1))
+    finite = IS_FINITE(SUM(rows(matrices), 1))
     eye = identity_like(matrices)
     matrices = _roughened(ops.where(finite.reshape((-1, 1, 1)), matrices, eye))
     w, q = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
     w = _RELU(w)
-    ok = _AND(_sound(BMM(TRANSPOSE(q, (0, 2, 1)), q) - eye), finite)
-    return w, q, _AND(ok, _IS_FINITE(SUM(w, 1)))
+    ok = AND(_sound(BMM(TRANSPOSE(q, (0, 2, 1)), q) - eye), finite)
+    return w, q, AND(ok, IS_FINITE(SUM(w, 1)))
 
 
 def eigh_each(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,7 +255,7 @@ def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
     # it tries out during the first calls. A resumed run must compute the same bits.
     roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
     root = BMM(vectors * roots, TRANSPOSE(vectors, (0, 2, 1)))
-    return root, _AND(ok, _IS_FINITE(SUM(rows(root), 1)))
+    return root, AND(ok, IS_FINITE(SUM(rows(root), 1)))
 
 
 def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -278,7 +289,7 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     columns = ops.where(seen, images / ops.where(seen, sizes.expand_dims(1), 1.0), basis)
     found = orthonormal(_sorted(columns, order))
     missing = known <= 0
-    finite = _AND(_IS_FINITE(traces.reshape((-1,))), _IS_FINITE(SUM(rows(images), 1)))
+    finite = AND(IS_FINITE(traces.reshape((-1,))), IS_FINITE(SUM(rows(images), 1)))
     if missing.any():
         which = missing.reshape((-1, 1, 1))
         _, vectors, good = eigen_each(ops.where(which, moments, eye))
@@ -286,9 +297,9 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             which, _sorted(vectors, ops.broadcast_to(d - 1 - places, order.shape)), found
         )
         order = ops.where(missing.reshape((-1, 1)), places, order)
-        finite = _AND(finite, good)
+        finite = AND(finite, good)
     ok = _sound(BMM(TRANSPOSE(found, (0, 2, 1)), found) - eye)
-    return order, found, _AND(ok, finite)
+    return order, found, AND(ok, finite)
 
 
 def _sorted(columns: Tensor, order: Tensor) -> Tensor:

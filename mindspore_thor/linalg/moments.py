@@ -7,7 +7,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from mindspore_thor.graph.operators import CAST, CONCAT2, MUL, TRANSPOSE
+from mindspore_thor.graph.operators import BMM, CAST, CONCAT2, MUL, TRANSPOSE
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.blocks import BlockLayout, pad_axis
 from mindspore_thor.linalg.device import gram
@@ -16,7 +16,6 @@ from mindspore_thor.linalg.sums import SUM
 # Operators with transpose flags: an explicit transpose would copy the largest tensors of the step.
 _OUTER = ops.BatchMatMul(transpose_b=True)
 _INNER = ops.BatchMatMul(transpose_a=True)
-_BMM = ops.BatchMatMul()
 
 
 def gathers_rows(positions: int, size: int) -> bool:
@@ -139,7 +138,7 @@ def feature_sums(columns: Tensor) -> Tensor:
     n, groups, d, positions = columns.shape
     # A product with ones: a reduction over a middle axis is several times slower on CPU.
     ones = ops.ones((n * groups, 1, d), columns.dtype)
-    sums = _BMM(ones, columns.reshape((n * groups, d, positions)))
+    sums = BMM(ones, columns.reshape((n * groups, d, positions)))
     return sums.reshape((n, groups, 1, positions))
 
 
@@ -180,8 +179,8 @@ def projected_squares(
 def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, count: int) -> Tensor:
     """One position: a rank-one matrix stays one, and its square is that of its two vectors."""
     n, groups, d_in, _ = a.shape
-    rows_a = _BMM(ops.transpose(a.reshape((n, groups, d_in)), (1, 0, 2)), basis_a)
-    rows_g = _BMM(ops.transpose(g.reshape((n, groups, g.shape[2])), (1, 0, 2)), basis_g)
+    rows_a = BMM(ops.transpose(a.reshape((n, groups, d_in)), (1, 0, 2)), basis_a)
+    rows_g = BMM(ops.transpose(g.reshape((n, groups, g.shape[2])), (1, 0, 2)), basis_g)
     return _INNER(rows_g * rows_g, rows_a * rows_a) * (1.0 / count)
 
 
@@ -216,8 +215,8 @@ def _rotated_rows(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Ten
     d_out = g.shape[2]
     rows_a = ops.transpose(a, (1, 0, 3, 2)).reshape((groups, n * positions, d_in))
     rows_g = ops.transpose(g, (1, 0, 3, 2)).reshape((groups, n * positions, d_out))
-    rows_a = _BMM(rows_a, basis_a).reshape((groups * n, positions, d_in))
-    rows_g = _BMM(rows_g, basis_g).reshape((groups * n, positions, d_out))
+    rows_a = BMM(rows_a, basis_a).reshape((groups * n, positions, d_in))
+    rows_g = BMM(rows_g, basis_g).reshape((groups * n, positions, d_out))
     return _INNER(rows_g, rows_a).reshape((groups, n, d_out, d_in))
 
 
@@ -228,7 +227,7 @@ def _rotated_matrices(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) ->
     x = _OUTER(a.reshape((n * groups, d_in, positions)), g.reshape((n * groups, d_out, positions)))
     if groups > 1:
         x = ops.transpose(x.reshape((n, groups, d_in, d_out)), (1, 0, 2, 3))
-    x = _BMM(x.reshape((groups, n * d_in, d_out)), basis_g)
+    x = BMM(x.reshape((groups, n * d_in, d_out)), basis_g)
     x = ops.transpose(x.reshape((groups, n, d_in, d_out)), (0, 1, 3, 2))
-    x = _BMM(x.reshape((groups, n * d_out, d_in)), basis_a)
+    x = BMM(x.reshape((groups, n * d_out, d_in)), basis_a)
     return x.reshape((groups, n, d_out, d_in))

@@ -14,11 +14,10 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from mindspore_thor.graph.counting import counting
-from mindspore_thor.graph.operators import ADD, CONCAT1, MUL
+from mindspore_thor.graph.operators import ADD, CONCAT1, GATHER, MUL
 from mindspore_thor.graph.slices import part
 
 _AND, _XOR, _SHIFT = ops.BitwiseAnd(), ops.BitwiseXor(), ops.RightShift()
-_GATHER = ops.Gather()
 
 
 def _constant(value: int) -> Tensor:
@@ -114,4 +113,4 @@ def _drawn(counter: Tensor, start: Tensor, rows: int, count: int) -> Tensor:
     second = MUL(bits, _SECOND).reshape((rows, half))
     indices = CONCAT1((bits.reshape((rows, half)), second))
     indices = _AND(_SHIFT(indices, _HIGH), _LOW)
-    return part(_GATHER(_TABLE, indices, 0), 0, count, 1)
+    return part(GATHER(_TABLE, indices, 0), 0, count, 1)

@@ -87,6 +87,11 @@ def row_plan(geometry: ConvGeometry, layout: BlockLayout) -> RowPlan | None:
 def key_of(geometry: ConvGeometry, layout: BlockLayout, plan: RowPlan) -> tuple[int, ...]:
     """The constants of a layer.
 
+    Args:
+        geometry: the convolution's.
+        layout: split of the patch entries of one group.
+        plan: from :func:`row_plan`.
+
     Returns:
         (matrices, rows of one, columns that all taps but the first reach over, their stride, kernel
         rows, their dilation, padding at the top, padding at top and bottom).
@@ -101,19 +106,19 @@ def key_of(geometry: ConvGeometry, layout: BlockLayout, plan: RowPlan) -> tuple[
 
 @ops.constexpr
 def side(shape: Shape, count: int) -> Shape:
-    """Zeros of so many columns."""
+    """The shape of so many columns of padding, [N, C, H, count]."""
     return (*shape[:3], count)
 
 
 @ops.constexpr
 def span(shape: Shape, key: Any) -> Shape:
-    """What one tap sees, before its stride."""
+    """The shape of what one tap sees where there is no stride, [N, C, H, W']."""
     return (*shape[:3], shape[3] - key[2])
 
 
 @ops.constexpr
 def ends(shape: Shape, key: Any, starts: Any) -> tuple[tuple[int, ...], ...]:
-    """Where each strided tap ends."""
+    """Where each strided tap ends, for its begin among ``starts``: exclusive, on all four axes."""
     return tuple((*shape[:3], start[3] + shape[3] - key[2]) for start in starts)
 
 
@@ -128,19 +133,19 @@ def _length(shape: Shape, key: Any) -> int:
 
 @ops.constexpr
 def gathers(shape: Shape, key: Any) -> bool:
-    """Whether all samples go into one product."""
+    """Whether all samples go into one product, see :func:`gathers_rows`."""
     return gathers_rows(_length(shape, key), key[1])
 
 
 @ops.constexpr
 def by_sample_shape(shape: Shape, key: Any) -> Shape:
-    """The columns with a product for each sample."""
+    """The columns with a product for each sample, [N * matrices, rows of one, length]."""
     return (shape[0] * key[0], key[1], _length(shape, key))
 
 
 @ops.constexpr
 def over_batch_shape(shape: Shape, key: Any) -> Shape:
-    """The columns before their samples are brought together."""
+    """The columns before their samples are brought together, [N, matrices, rows of one, length]."""
     return (shape[0], key[0], key[1], _length(shape, key))
 
 
@@ -215,7 +220,7 @@ def row_weights(shape: Shape, key: Any) -> Tensor:
 
 @ops.constexpr
 def mean_share(shape: Shape, key: Any) -> float:
-    """What makes a mean over samples and positions of a sum."""
+    """1 / (N T): what makes a mean over samples and positions of a sum."""
     kh, dilation, _, padding = key[4:]
     out_height = shape[2] + padding - dilation * (kh - 1)
     return 1.0 / (shape[0] * out_height * _out_width(shape, key))

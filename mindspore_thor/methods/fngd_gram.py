@@ -6,6 +6,8 @@ Everything about chunks is decided from shapes when the graph is compiled.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mindspore import Tensor, nn, ops
 
 from mindspore_thor.graph.operators import CAST, MUL, TRANSPOSE
@@ -35,29 +37,48 @@ def chunks(total: int, size: int) -> tuple[tuple[int, int], ...]:
     return tuple((start, min(start + size, total)) for start in range(0, total, size))
 
 
-def _columns_size(n: int, groups: int, positions: int, d_in: int) -> int:
-    # With several positions the columns are a copy, and so is their transpose.
-    return 2 * n * groups * d_in * positions * _FLOAT if positions > 1 else 0
+# In Python, where tuples and questions cost the compiler nothing. ``shape`` is g's.
+
+_PAIRS, _BY_SAMPLE, _BY_PART = range(3)
 
 
-@ops.constexpr
-def _pairs_at_once(shape: tuple[int, ...], d_in: int, memory: int) -> bool:
+def _choice(shape: Any, d_in: int, memory: int) -> tuple[int, int]:
+    """The form that is taken, and the bytes that its chunks may take."""
     n, groups, d_out, positions = shape
-    left = memory - _columns_size(n, groups, positions, d_in)
-    per_sample = 3 * groups * positions * n * positions * _FLOAT
-    cheaper = pairwise_is_cheaper(n, positions, d_in, d_out)
-    return cheaper and left > 0 and n <= max(1, left // per_sample)
-
-
-@ops.constexpr
-def _gradients_at_once(shape: tuple[int, ...], d_in: int, memory: int) -> bool:
-    n, groups, d_out, positions = shape
-    by_pairs = pairwise_is_cheaper(n, positions, d_in, d_out)
-    if by_pairs and _columns_size(n, groups, positions, d_in) < memory:
-        return False
+    if pairwise_is_cheaper(n, positions, d_in, d_out):
+        # With several positions the columns are a copy, and so is their transpose.
+        columns = 2 * n * groups * d_in * positions * _FLOAT if positions > 1 else 0
+        if columns < memory:
+            return _PAIRS, memory - columns
     whole = n * groups * d_out * d_in * _FLOAT
-    per_sample = groups * d_in * positions * _FLOAT
-    return 2 * whole <= memory and n <= max(1, (memory - whole) // per_sample)
+    return (_BY_SAMPLE, memory - whole) if 2 * whole <= memory else (_BY_PART, memory)
+
+
+@ops.constexpr
+def _takes(form: int, shape: tuple[int, ...], d_in: int, memory: int) -> bool:
+    return _choice(shape, d_in, memory)[0] == form
+
+
+@ops.constexpr
+def _memory_left(shape: tuple[int, ...], d_in: int, memory: int) -> int:
+    return _choice(shape, d_in, memory)[1]
+
+
+def _samples_at_once(shape: Any, d_in: int, memory: int) -> tuple[int, int]:
+    """How many samples fit: pairs with all, and per-sample gradients."""
+    n, groups, _, positions = shape
+    pairs = 3 * groups * positions * n * positions * _FLOAT
+    return memory // pairs, memory // (groups * d_in * positions * _FLOAT)
+
+
+@ops.constexpr
+def _parts(form: int, shape: tuple[int, ...], d_in: int, memory: int) -> Any:
+    return chunks(shape[0], _samples_at_once(shape, d_in, memory)[form])
+
+
+@ops.constexpr
+def _fits(form: int, shape: tuple[int, ...], d_in: int, memory: int) -> bool:
+    return shape[0] <= max(1, _samples_at_once(shape, d_in, memory)[form])
 
 
 @ops.constexpr
@@ -74,7 +95,7 @@ def _rows_of(shape: tuple[int, ...]) -> tuple[int, ...]:
 @ops.constexpr
 def _pairs_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     n, groups, _, positions = shape
-    return (groups, n, positions, n, positions)
+    return (groups, -1, positions, n, positions)
 
 
 @ops.constexpr
@@ -115,91 +136,61 @@ class SampleGram(nn.Cell):
             float32 [N, N], summed over the groups.
         """
         x = CAST(x, narrow_type(x.dtype))
-        # What fits at once needs no parts, and next to nothing of the compiler.
-        if _pairs_at_once(g.shape, self.rows.d_in, self.memory):
-            return self.all_pairs(self.rows.input_columns(x), g)
-        if _gradients_at_once(g.shape, self.rows.d_in, self.memory):
-            return self.all_gradients(self.rows.input_columns(x), g)
-        return self.in_parts(x, g)
-
-    def all_pairs(self, a: Tensor, g: Tensor) -> Tensor:
-        """:meth:`from_pairs` for all samples at once."""
-        shape = g.shape
-        a = TRANSPOSE(a, (1, 0, 3, 2)).reshape(_rows_of(a.shape))
-        g = TRANSPOSE(g, (1, 0, 3, 2)).reshape(_rows_of(shape))
-        products = MUL(gram(_GRAM, a, a.shape[2]), gram(_GRAM, g, g.shape[2]))
-        if _has_one_position(shape):
-            return SUM(products, 0)
-        return SUM(SUM(SUM(products.reshape(_pairs_of(shape)), 4), 2), 0)
-
-    def all_gradients(self, a: Tensor, g: Tensor) -> Tensor:
-        """:meth:`from_gradients_by_sample` for all samples at once."""
-        shape = g.shape
-        u = product(_GRAM, g.reshape(_maps_of(shape)), a.reshape(_maps_of(a.shape)), shape[3])
-        u = u.reshape(_flat_of(shape))
-        return gram(_ACROSS, u, u.shape[1])
-
-    def in_parts(self, x: Tensor, g: Tensor) -> Tensor:
-        """K in as many parts as the memory allows."""
-        n, groups, d_out, positions = g.shape
-        d_in = self.rows.d_in
-        if pairwise_is_cheaper(n, positions, d_in, d_out):
-            columns = _columns_size(n, groups, positions, d_in)
-            if columns < self.memory:
-                return self.from_pairs(self.rows.input_columns(x), g, self.memory - columns)
-        whole = n * groups * d_out * d_in * _FLOAT
-        if 2 * whole <= self.memory:
-            return self.from_gradients_by_sample(x, g, self.memory - whole)
+        shape, d_in, memory = g.shape, self.rows.d_in, self.memory
+        left = _memory_left(shape, d_in, memory)
+        if _takes(_PAIRS, shape, d_in, memory):
+            return self.from_pairs(self.rows.input_columns(x), g, left)
+        if _takes(_BY_SAMPLE, shape, d_in, memory):
+            return self.from_gradients_by_sample(x, g, left)
         return self.from_gradients_by_part(x, g)
 
     def from_pairs(self, a: Tensor, g: Tensor, memory: int) -> Tensor:
         """sum_{groups, t, t'} (a_nt . a_mt') (g_nt . g_mt'), some samples n at a time."""
-        n, groups, d_in, positions = a.shape
-        d_out = g.shape[2]
+        shape, d_in = g.shape, self.rows.d_in
         # [groups, N * T, d]: one product for all pairs.
-        a = ops.transpose(a, (1, 0, 3, 2)).reshape((groups, n * positions, d_in))
-        g = ops.transpose(g, (1, 0, 3, 2)).reshape((groups, n * positions, d_out))
-        per_sample = 3 * groups * positions * n * positions * _FLOAT
-        parts = chunks(n, memory // per_sample)
-        if len(parts) == 1:
-            return self._pairs(a, g, a, g, n)
+        a = TRANSPOSE(a, (1, 0, 3, 2)).reshape(_rows_of(a.shape))
+        g = TRANSPOSE(g, (1, 0, 3, 2)).reshape(_rows_of(shape))
+        if _fits(_PAIRS, shape, d_in, memory):
+            # No part of it needs a product of its own: next to nothing for the compiler.
+            return self._summed(MUL(gram(_GRAM, a, d_in), gram(_GRAM, g, g.shape[2])), shape)
         found: tuple[Tensor, ...] = ()
-        for start, stop in parts:
+        for start, stop in _parts(_PAIRS, shape, d_in, memory):
             if start > 0:
                 # One chunk after the other: together they would take the memory that is bounded.
                 a = ops.depend(a, found[-1])
-            first, count = start * positions, (stop - start) * positions
+            first, count = start * shape[3], (stop - start) * shape[3]
             a_n, g_n = part_or_all(a, first, count, 1), part_or_all(g, first, count, 1)
-            found += (self._pairs(a_n, g_n, a, g, n),)
+            products = product(_GRAM, a_n, a, d_in) * product(_GRAM, g_n, g, g.shape[2])
+            found += (self._summed(products, shape),)
         return ops.concat(found, 0)
 
-    def _pairs(self, a_n: Tensor, g_n: Tensor, a: Tensor, g: Tensor, n: int) -> Tensor:
-        products = product(_GRAM, a_n, a, a.shape[2]) * product(_GRAM, g_n, g, g.shape[2])
-        groups, positions = a.shape[0], a.shape[1] // n
-        if positions == 1:
+    def _summed(self, products: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Over groups and pairs of positions, [groups, n T, N T] -> [n, N]."""
+        if _has_one_position(shape):
             return SUM(products, 0)
-        products = products.reshape((groups, a_n.shape[1] // positions, positions, n, positions))
         # One axis at a time, the last first: three at once take several times as long.
-        return SUM(SUM(SUM(products, 4), 2), 0)
+        return SUM(SUM(SUM(products.reshape(_pairs_of(shape)), 4), 2), 0)
 
     def from_gradients_by_sample(self, x: Tensor, g: Tensor, memory: int) -> Tensor:
         """U U^T where U fits into the memory: only its patches are made in parts."""
-        n, groups, d_out, positions = g.shape
-        d_in = self.rows.d_in
-        per_sample = groups * d_in * positions * _FLOAT
-        found: tuple[Tensor, ...] = ()
-        for start, stop in chunks(n, memory // per_sample):
-            if start > 0:
-                x = ops.depend(x, found[-1])
-            a = self.rows.input_columns(part_or_all(x, start, stop - start))
-            a = a.reshape(((stop - start) * groups, d_in, positions))
-            g_n = part_or_all(g, start, stop - start).reshape(
-                ((stop - start) * groups, d_out, positions)
-            )
-            u = product(_GRAM, g_n, a, positions)
-            found += (u.reshape((stop - start, groups * d_out * d_in)),)
-        u = found[0] if len(found) == 1 else ops.concat(found, 0)
+        shape, d_in = g.shape, self.rows.d_in
+        if _fits(_BY_SAMPLE, shape, d_in, memory):
+            u = self._gradients(self.rows.input_columns(x), g)
+        else:
+            found: tuple[Tensor, ...] = ()
+            for start, stop in _parts(_BY_SAMPLE, shape, d_in, memory):
+                if start > 0:
+                    x = ops.depend(x, found[-1])
+                a = self.rows.input_columns(part_or_all(x, start, stop - start))
+                found += (self._gradients(a, part_or_all(g, start, stop - start)),)
+            u = ops.concat(found, 0)
         return gram(_ACROSS, u, u.shape[1])
+
+    def _gradients(self, a: Tensor, g: Tensor) -> Tensor:
+        """Per-sample gradients, flat: [n, groups * d_out * d_in]."""
+        shape = g.shape
+        u = product(_GRAM, g.reshape(_maps_of(shape)), a.reshape(_maps_of(a.shape)), shape[3])
+        return u.reshape(_flat_of(shape))
 
     def from_gradients_by_part(self, x: Tensor, g: Tensor) -> Tensor:
         """Sum of U_c U_c^T over parts c of the input channels (or of the groups)."""

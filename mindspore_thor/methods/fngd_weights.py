@@ -18,8 +18,8 @@ from mindspore_thor.curvature.outcomes import counted
 from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
-from mindspore_thor.graph.operators import ADD, CAST, CONCAT0, MUL
-from mindspore_thor.graph.slices import part, part_or_all
+from mindspore_thor.graph.operators import ADD, CAST, CONCAT0, MAXIMUM, MUL, ZEROS_LIKE
+from mindspore_thor.graph.slices import column_shape, part, part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.device import weighs_input
 from mindspore_thor.linalg.inverse import damped_inverse
@@ -27,13 +27,8 @@ from mindspore_thor.linalg.sums import MAX, SUM
 from mindspore_thor.methods.fngd_gram import SampleGram
 
 _ACROSS = ops.MatMul(transpose_b=True)
-_MAXIMUM, _SQRT, _ZEROS_LIKE = ops.Maximum(), ops.Sqrt(), ops.ZerosLike()
+_SQRT = ops.Sqrt()
 _TINY = 1e-30
-
-
-@ops.constexpr
-def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[0],) + (1,) * (len(shape) - 1)
 
 
 @ops.constexpr
@@ -60,9 +55,9 @@ def sample_weights(gram: Tensor, alpha: float, absorb_scale: bool) -> tuple[Tens
     """
     n = gram.shape[0]
     # Scaled to norm one first: neither the square in the norm nor the inverse can overflow.
-    largest = _MAXIMUM(MAX(gram.reshape((-1,)), 0), _TINY)
+    largest = MAXIMUM(MAX(gram.reshape((-1,)), 0), _TINY)
     gram = gram / largest
-    norm = _MAXIMUM(_SQRT(SUM(MUL(gram, gram).reshape((-1,)), 0)), _TINY)
+    norm = MAXIMUM(_SQRT(SUM(MUL(gram, gram).reshape((-1,)), 0)), _TINY)
     inverse, ok = damped_inverse(gram / (norm * n), alpha)
     weights = alpha * SUM(inverse, 1)
     if not absorb_scale:
@@ -140,7 +135,7 @@ class WeightingRule(DirectRule):
 
     def weigh(self, values: Tensor, weights: Tensor) -> Tensor:
         """Every sample times its weight, on the first axis."""
-        return MUL(values, CAST(weights, values.dtype).reshape(_column(values.shape)))
+        return MUL(values, CAST(weights, values.dtype).reshape(column_shape(values.shape)))
 
     def gradients(
         self,
@@ -158,7 +153,7 @@ class WeightingRule(DirectRule):
         else:
             dweight = self.weight_gradient(x, weight, self.weigh(dout, weights))
         if not self.has_bias:
-            return dweight, _ZEROS_LIKE(bias)
+            return dweight, ZEROS_LIKE(bias)
         return dweight, SUM(self.weigh(self.per_sample_sums(dout), weights), 0)
 
 

@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, ops
 
 from mindspore_thor.curvature.group import where_good
 from mindspore_thor.curvature.state import state
-from mindspore_thor.graph.operators import GATHER
+from mindspore_thor.graph.operators import GATHER, MAXIMUM
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockProduct
@@ -22,8 +22,6 @@ from mindspore_thor.methods.kronecker import (
     spread,
 )
 from mindspore_thor.methods.trace_rule import TraceRule
-
-_MAXIMUM = ops.Maximum()
 
 
 def factor_damping(
@@ -50,7 +48,7 @@ def factor_damping(
     if mode == "sqrt":
         return root, root
     # A factor of zeros (a dead layer) must not turn pi into 0/0.
-    pi = ops.sqrt(_MAXIMUM(mean_a, 1e-12) / _MAXIMUM(mean_g, 1e-12))
+    pi = ops.sqrt(MAXIMUM(mean_a, 1e-12) / MAXIMUM(mean_g, 1e-12))
     return root * pi, root / pi
 
 
@@ -113,7 +111,7 @@ class InverseFactors(KroneckerCurvature):
 
     def shared_positions(self) -> Tensor:
         """T, [L]; 1 for a layer that has collected nothing, of whose factors nothing is made."""
-        return _MAXIMUM(self.positions(), 1.0)
+        return MAXIMUM(self.positions(), 1.0)
 
     def candidates(self, damping: Tensor) -> Tensor:
         """The traces tr(F + lam I), [L] (methods section 1.2)."""
@@ -137,7 +135,7 @@ class InverseFactors(KroneckerCurvature):
         trace_a, trace_g = trace_a.reshape((-1,)), trace_g.reshape((-1,))
         share = spread(damping / self.shared_positions(), self.layer_of_map)
         if self.damping_mode != "paper":
-            share = _MAXIMUM(share, smallest_damping(a, trace_a, g, trace_g))
+            share = MAXIMUM(share, smallest_damping(a, trace_a, g, trace_g))
         means = trace_a / self.right.dim, trace_g / self.left.dim
         damping_a, damping_g = factor_damping(self.damping_mode, share, *means)
         damping_a = spread(damping_a, self.map_of_a)

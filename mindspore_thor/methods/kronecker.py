@@ -17,7 +17,7 @@ from mindspore_thor.capture.input_moments import InputMoments
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.tokens import INPUTS, SQUARES
-from mindspore_thor.graph.operators import CONCAT0, GATHER, MUL
+from mindspore_thor.graph.operators import ABS, CONCAT0, GATHER, MAXIMUM, MUL
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
@@ -33,7 +33,6 @@ inverses divide it by the dampings' product. That is then about the shortest ste
 can ask for, at most. Each inverse by itself would still be sound.
 """
 
-_MAXIMUM, _ABS = ops.Maximum(), ops.Abs()
 _SMALLEST_TRACE = 1e-30
 """Stands for the trace of a dead layer's factor."""
 
@@ -187,7 +186,7 @@ def leading(matrices: Tensor, traces: Tensor) -> Tensor:
     flat = matrices.reshape((traces.shape[0], -1))
     # Not the squares first, which overflow long before M does. No entry of a positive semi-definite
     # matrix is above its trace, so a dead layer leads nowhere; abs is for a matrix that is not.
-    floor = _MAXIMUM(_ABS(traces), _SMALLEST_TRACE)
+    floor = MAXIMUM(ABS(traces), _SMALLEST_TRACE)
     return SUM(MUL(flat, flat / floor.reshape((-1, 1))), 1)
 
 

@@ -19,7 +19,16 @@ from mindspore_thor.curvature.direct import DirectCurvature
 from mindspore_thor.curvature.group import where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.kind import GraphKind
-from mindspore_thor.graph.operators import ADD, CAST, CONCAT0, CONCAT2, MUL
+from mindspore_thor.graph.operators import (
+    ADD,
+    BMM,
+    CAST,
+    CONCAT0,
+    CONCAT2,
+    MAXIMUM,
+    MUL,
+    ZEROS_LIKE,
+)
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.layers.tokens import real_positions, times_rows
@@ -32,7 +41,7 @@ from mindspore_thor.linalg.sums import SUM, SUM_KEPT, total
 from mindspore_thor.methods.kronecker import trace
 from mindspore_thor.parallel.communication import world
 
-_MAXIMUM, _SQRT, _BMM, _ZEROS_LIKE = ops.Maximum(), ops.Sqrt(), ops.BatchMatMul(), ops.ZerosLike()
+_SQRT = ops.Sqrt()
 _TINY = 1e-30
 FLOOR = 1e-6
 """A tenth of a second attempt's damping, as a share of tr(Phi), which bounds its eigenvalues."""
@@ -140,7 +149,7 @@ class LayerSampleRule(DirectRule):
 
     def factors(self, x: Tensor, squares: Tensor) -> Tensor:
         """Phi and E[||a||^2 g o g], flat."""
-        a = self.rows.input_columns(CAST(CAST(x, ms.float32), narrow_type(ms.float32)))
+        a = self.rows.input_columns(CAST(x, narrow_type(ms.float32)))
         if self.has_bias:
             a = with_ones(a)
         sizes_g = CAST(_SQRT(feature_sums(squares)), a.dtype)
@@ -191,9 +200,9 @@ class LayerSampleRule(DirectRule):
         along = MUL(overlap, overlap)
         if self.per_sample:
             # A mean of squares is never below the square of the mean, but that of a few samples is.
-            along = _MAXIMUM(along, self.along(x, direction, g))
+            along = MAXIMUM(along, self.along(x, direction, g))
         # Zero gradients have no curvature either: 0 / tiny is the right step.
-        return overlap / _MAXIMUM(ADD(along, self.mu), _TINY)
+        return overlap / MAXIMUM(ADD(along, self.mu), _TINY)
 
     def gradients(
         self,
@@ -217,7 +226,7 @@ class LayerSampleRule(DirectRule):
             matrix = self.mean_of_ranks(matrix)
         inverse_phi = inverses[0].reshape((rows.groups, self.d_in, self.d_in))
         inverse_psi = inverses[1].reshape((rows.groups, rows.d_out, 1))
-        direction = MUL(inverse_psi, _BMM(matrix, inverse_phi))
+        direction = MUL(inverse_psi, BMM(matrix, inverse_phi))
         if self.adaptive_rate:
             rate = self.rate(x, direction, matrix, g)
             # Without factors there is no direction of this method: the plain gradient, as it is.
@@ -228,7 +237,7 @@ class LayerSampleRule(DirectRule):
             direction = direction / self.inverse_scale
         dweight = CAST(rows.from_matrix(part_or_all(direction, 0, rows.d_in, 2)), weight.dtype)
         if not self.has_bias:
-            return dweight, _ZEROS_LIKE(bias)
+            return dweight, ZEROS_LIKE(bias)
         return dweight, CAST(part(direction, rows.d_in, 1, 2).reshape(bias.shape), bias.dtype)
 
 
