@@ -2,7 +2,7 @@
 
     python benchmarks/study.py benchmarks/studies/fashion_mnist.yaml --data_path D
         [--output_dir O] [--only sgd,thor] [--seeds 1] [--missing] [--publish] [--left]
-        [--step_time ROUNDS]
+        [--defaults] [--step_time ROUNDS]
     python benchmarks/study.py benchmarks/studies/protocol_*.yaml
         --data_path mnist=D1 --data_path cifar10=D2 ...
 
@@ -12,8 +12,9 @@ methods of its own (``--only``). ``--missing`` continues where the stored logs e
 machine for instance: it takes their choices of candidates, and does the runs that they do not have
 with the study's present settings. ``--publish`` stores the finished runs' logs in
 ``benchmarks/results/``; ``--left`` only says what is left, and how long it will take;
-``--step_time`` measures the methods' step times, each interleaved with the baseline's, instead of
-training. ``python benchmarks/report.py`` makes tables and plots of the stored logs.
+``--defaults`` stops after the first trial of every method, all that the protocol's tables without
+tuning need; ``--step_time`` measures the methods' step times, each interleaved with the baseline's,
+instead of training. ``python benchmarks/report.py`` makes tables and plots of the stored logs.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--missing", action="store_true", help="only what the stored logs do not have"
     )
+    parser.add_argument(
+        "--defaults", action="store_true", help="of a protocol: only each method's first trial"
+    )
     parser.add_argument("--publish", action="store_true", help="store the finished runs' logs")
     parser.add_argument(
         "--results_dir", type=Path, help="where; several studies below it [benchmarks/results/NAME]"
@@ -120,6 +124,8 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
             paths[sets[0]] = text
     jobs = []
     for study, data in zip(studies, sets):
+        if arguments.defaults and not study.baselines:
+            raise UserError(f"--defaults: {study.name} is no workload of a protocol; leave it away")
         output = arguments.output_dir or Path("runs") / "studies"
         results = arguments.results_dir or RESULTS
         below = Path(study.name)
@@ -139,7 +145,13 @@ def _say_left(jobs: Sequence[_Job], arguments: argparse.Namespace) -> None:
     parts = []
     for job in jobs:
         left = what_is_left(
-            job.study, job.names, job.output, job.results, arguments.seeds, arguments.missing
+            job.study,
+            job.names,
+            job.output,
+            job.results,
+            arguments.seeds,
+            arguments.missing,
+            arguments.defaults,
         )
         for line in report(job.study, left):
             print(line)
@@ -149,10 +161,12 @@ def _say_left(jobs: Sequence[_Job], arguments: argparse.Namespace) -> None:
 
 def _choose(runner: Runner, job: _Job, name: str, arguments: argparse.Namespace) -> int:
     """Return a method's candidate: the stored choice, or that of its tuning runs, done here."""
-    chosen = stored_choice(job.study, name, job.results) if arguments.missing else None
+    chosen = None
+    if arguments.missing:
+        chosen = stored_choice(job.study, name, job.results, defaults=arguments.defaults)
     if chosen is not None:
         return chosen
-    chosen = runner.tune(name)
+    chosen = runner.tune(name, defaults=arguments.defaults)
     if arguments.publish:
         publish_choice(job.study, name, job.output, job.results)
     return chosen
@@ -168,6 +182,8 @@ def _run_all(job: _Job, arguments: argparse.Namespace, most: float | None) -> fl
             # The trials are what scores are made of: all of them come before the first final run.
             for name in names:
                 _choose(runner, job, name, arguments)
+        if arguments.defaults:
+            return runner.left
         # One seed of every method comes before the second seed of any.
         for seed in study.seeds[: arguments.seeds]:
             for name in names:

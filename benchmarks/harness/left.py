@@ -33,6 +33,7 @@ def what_is_left(
     results: Path,
     seeds: int | None,
     missing: bool,
+    defaults: bool = False,
 ) -> dict[str, Left]:
     """Count what is left.
 
@@ -43,6 +44,7 @@ def what_is_left(
         results: The folder of its stored logs.
         seeds: How many of its seeds; None for all.
         missing: Whether what is stored counts as done.
+        defaults: Only the first candidate's run.
 
     Returns:
         Method -> what is left of it. An epoch takes what the method's own took here, evaluation and
@@ -52,21 +54,21 @@ def what_is_left(
     tuned: set[str] = set()
     for name in names:
         root = study.methods[name].tuned_as
-        chosen = stored_choice(study, name, results) if missing else None
+        chosen = stored_choice(study, name, results, defaults=defaults) if missing else None
         lengths: list[tuple[Path, int]] = []
         count = len(study.methods[root].candidates)
         if chosen is None and count > 1 and root not in tuned:
             tuned.add(root)
             lengths += [
                 (output / root / f"tuning-{k + 1}", study.length(root, k, tuning=True))
-                for k in range(count)
+                for k in range(1 if defaults else count)
             ]
         if chosen is None:
             # Before the choice: the longest that it may come to.
             chosen = load_json(output / root / "tuning.json").get("chosen")
         guesses = range(count) if chosen is None else [chosen]
         length = max(study.length(name, k, tuning=False) for k in guesses)
-        for seed in study.seeds[:seeds]:
+        for seed in () if defaults else study.seeds[:seeds]:
             if missing and chosen is not None and is_stored(study, name, chosen, seed, results):
                 continue
             lengths.append((output / name / f"seed-{seed}", length))

@@ -118,7 +118,7 @@ def _draw_curves(workloads: Sequence[Workload], colours: dict[str, Any], path: P
 
 
 def _panel(axes: Any, workload: Workload, colours: dict[str, Any], lines: dict[str, Any]) -> None:
-    """The trial with the best value of each method, against time."""
+    """The trial with the best value of each method, against time; its default if that is all."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     study = workload.study
@@ -128,12 +128,17 @@ def _panel(axes: Any, workload: Workload, colours: dict[str, Any], lines: dict[s
         seconds = workload.seconds.get(name)
         if seconds is None:
             continue
-        curve = curves[best_trial(workload, name)]
+        tuned = bool(workload.trials(name, tuned=True))
+        curve = curves[best_trial(workload, name) if tuned else 0]
+        dashes = "-" if tuned else "--"
         points = [(seconds * k, unit * y) for k, y in enumerate(curve, 1) if math.isfinite(y)]
         if points:
             xs, ys = zip(*points)
             drawn += ys
-            (lines[name],) = axes.plot(xs, ys, color=colours[name], lw=1.6, marker=".", ms=4)
+            label = name if tuned else f"{name}, default"
+            (lines[label],) = axes.plot(
+                xs, ys, dashes, color=colours[name], lw=1.6, marker=".", ms=4
+            )
     target = find_target(workload, tuned=True)
     if target is not None:
         lines["target"] = axes.axhline(unit * target.value, color="0.3", lw=0.9, linestyle=":")

@@ -27,14 +27,26 @@ class Workload:
 
     Attributes:
         study: The study.
-        curves: Method -> for each trial the metric after each epoch; methods without all of their
-            present trials are left out.
+        curves: Method -> for each trial the metric after each epoch: of all of its present trials,
+            or of the first ones. Methods without any are left out.
         seconds: Method -> seconds per epoch, from the step times, where they were measured.
     """
 
     study: Study
     curves: dict[str, list[list[float]]]
     seconds: dict[str, float]
+
+    def trials(self, method: str, *, tuned: bool) -> list[list[float]]:
+        """Return the trials that count.
+
+        Args:
+            method: Name of the method.
+            tuned: All of them, none where not all are there; otherwise its default alone.
+        """
+        curves = self.curves.get(method, [])
+        if not tuned:
+            return curves[:1]
+        return curves if len(curves) == len(self.study.methods[method].candidates) else []
 
     @property
     def worst(self) -> float:
@@ -91,7 +103,8 @@ def load_workload(study: Study, results: Path) -> Workload:
     curves = {}
     for name, method in study.methods.items():
         trials = stored.get(name, {}).get("candidates", [])
-        if [item["settings"] for item in trials] == list(method.candidates):
+        present = list(method.candidates[: len(trials)])
+        if trials and [item["settings"] for item in trials] == present:
             curves[name] = [
                 [worst if value is None else float(value) for value in item["curve"]]
                 for item in trials
@@ -102,11 +115,6 @@ def load_workload(study: Study, results: Path) -> Workload:
         for name, row in time.get("methods", {}).items()
     }
     return Workload(study, curves, seconds)
-
-
-def _used(curves: list[list[float]], tuned: bool) -> list[list[float]]:
-    """All trials, or the first one alone, which is the method's default."""
-    return curves if tuned else curves[:1]
 
 
 def find_target(workload: Workload, *, tuned: bool) -> Target | None:
@@ -121,9 +129,10 @@ def find_target(workload: Workload, *, tuned: bool) -> Target | None:
         value.
     """
     study = workload.study
-    if not all(name in workload.curves for name in study.baselines):
+    trials = {name: workload.trials(name, tuned=tuned) for name in study.baselines}
+    if not all(trials.values()):
         return None
-    values = {name: workload.best(_used(workload.curves[name], tuned)) for name in study.baselines}
+    values = {name: workload.best(curves) for name, curves in trials.items()}
     choose = min if study.lower_is_better else max
     name = choose(values, key=lambda each: values[each])
     return Target(values[name], name) if math.isfinite(values[name]) else None
@@ -142,7 +151,7 @@ def reached(workload: Workload, method: str, target: Target, *, tuned: bool) -> 
         The trial and its epochs, or None where it has no trials, or none gets there.
     """
     found = []
-    for trial, curve in enumerate(_used(workload.curves.get(method, []), tuned)):
+    for trial, curve in enumerate(workload.trials(method, tuned=tuned)):
         epochs = epochs_to(curve, target.value, workload.study.lower_is_better)
         if epochs is not None:
             found.append((epochs, trial))
@@ -174,7 +183,7 @@ def times(
             continue
         row = {}
         for name in workload.curves:
-            if name not in workload.seconds:
+            if name not in workload.seconds or not workload.trials(name, tuned=tuned):
                 continue
             there = reached(workload, name, target, tuned=tuned)
             row[name] = math.inf if there is None or there.seconds is None else there.seconds

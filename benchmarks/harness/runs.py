@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -310,20 +310,22 @@ class Runner:
         print(f"{where}: {state}, {self._study.metric} {value}", flush=True)
         return rows
 
-    def tune(self, method: str) -> int:
+    def tune(self, method: str, *, defaults: bool = False) -> int:
         """Choose among a method's candidates by short runs; done at most once.
 
         The shorter form of a method shares the method's choice.
 
         Args:
             method: Name of the method.
+            defaults: Only the first candidate's run.
 
         Returns:
             The chosen candidate, from 0; the first one where there is only one.
         """
         method = self._study.methods[method].tuned_as
-        candidates = self._study.methods[method].candidates
-        if len(candidates) == 1:
+        known = self._study.methods[method]
+        candidates = known.candidates[:1] if defaults else known.candidates
+        if len(known.candidates) == 1:
             return 0
         found: list[dict[str, Any]] = []
         for index, settings in enumerate(candidates):
@@ -331,9 +333,11 @@ class Runner:
             rows = self.run(method, index, label, self._study.tuning_seed, tuning=True)
             found.append({"settings": settings, **self._found(rows, method, index)})
         chosen = best_candidate([row["value"] for row in found], self._study.lower_is_better)
-        (self._folder / method / "tuning.json").write_text(
-            json.dumps({"chosen": chosen, "candidates": found}, indent=1) + "\n", encoding="utf-8"
-        )
+        # Of a default alone nothing is chosen yet.
+        head = {} if defaults else {"chosen": chosen}
+        path, new = self._folder / method / "tuning.json", {**head, "candidates": found}
+        if not (path.is_file() and has_more(json.loads(path.read_text(encoding="utf-8")), new)):
+            path.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
         return chosen
 
     def _found(self, rows: list[dict[str, Any]], method: str, candidate: int) -> dict[str, Any]:
@@ -350,6 +354,17 @@ class Runner:
             return {"value": best(known) if known else None, "curve": curve}
         over = bool(rows) and rows[-1]["epoch"] >= study.length(method, candidate, tuning=True)
         return {"value": curve[-1] if over else None}
+
+
+def has_more(stored: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether ``new`` has only the first of the stored candidates, as with ``defaults``.
+
+    Args:
+        stored: A method's choice, as :meth:`Runner.tune` writes it.
+        new: Another one.
+    """
+    before, after = ([item["settings"] for item in each["candidates"]] for each in (stored, new))
+    return len(before) > len(after) and before[: len(after)] == after
 
 
 def best_candidate(values: list[float | None], lower_is_better: bool) -> int:

@@ -19,6 +19,7 @@ from benchmarks.harness.runs import (
     RECIPE_NAME,
     RUN_NAME,
     figures_of_test,
+    has_more,
     read_rows,
 )
 from benchmarks.harness.spec import Study
@@ -102,7 +103,10 @@ def publish_choice(study: Study, method: str, source: Path, target: Path) -> Non
         # Another process may store another method of the study.
         with held(target, wait=True):
             known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            known[chooser] = json.loads(tuned.read_text(encoding="utf-8"))
+            new = json.loads(tuned.read_text(encoding="utf-8"))
+            if chooser in known and has_more(known[chooser], new):
+                return
+            known[chooser] = new
             path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -134,13 +138,14 @@ def load_runs(study: Study, folder: Path) -> dict[str, list[Run]]:
     return {name: sorted(found[name], key=lambda run: run.seed) for name in order if name in found}
 
 
-def stored_choice(study: Study, method: str, folder: Path) -> int | None:
+def stored_choice(study: Study, method: str, folder: Path, *, defaults: bool = False) -> int | None:
     """Return which candidate the stored tuning phase chose.
 
     Args:
         study: The study.
         method: Name of the method, or of its shorter form.
         folder: The folder of the stored logs.
+        defaults: Whether its first candidate is enough.
 
     Returns:
         The candidate, from 0; None where no tuning is stored, or one of other candidates.
@@ -150,7 +155,10 @@ def stored_choice(study: Study, method: str, folder: Path) -> int | None:
     if tuned is None:
         return None
     known = [item["settings"] for item in tuned["candidates"]]
-    return tuned["chosen"] if known == list(study.methods[name].candidates) else None
+    candidates = list(study.methods[name].candidates)
+    if defaults and known[:1] == candidates[:1]:
+        return 0
+    return tuned["chosen"] if known == candidates else None
 
 
 def is_stored(study: Study, method: str, candidate: int, seed: int, folder: Path) -> bool:

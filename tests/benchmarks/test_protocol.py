@@ -99,6 +99,31 @@ def test_the_fastest_trial_counts(tmp_path: Path, studies: list[Study]) -> None:
     }
 
 
+def test_a_default_alone_counts_where_nothing_is_tuned(
+    tmp_path: Path, studies: list[Study]
+) -> None:
+    folder = tmp_path / "logs" / "one"
+    write_trials(studies[0], folder, {**ONE, "thor": ONE["thor"][:1]})
+    workload = load_workload(studies[0], folder)
+    assert set(times([workload], tuned=True)["one"]) == {"sgd", "adamw"}
+    # To 0.65 after two epochs, to the tuned 0.7 after three.
+    for target, seconds in ((None, 3.0), (True, 4.5)):
+        taken = times([workload], tuned=False, tuned_target=target)["one"]
+        assert taken["thor"] == pytest.approx(seconds)
+    page = page_of(tmp_path)
+    program.report(tmp_path, tmp_path / "logs", studies[:1], check=False)
+    assert rows_of(page.read_text(), "| thor") == [
+        ["thor", "0.75 (2)", f"{3 / 3:.2f}"],
+        ["thor", "2.25"],
+    ]
+    # A baseline's default makes a target of the defaults, and none that is tuned.
+    write_trials(studies[0], folder, {**ONE, "sgd": ONE["sgd"][:1]})
+    workload = load_workload(studies[0], folder)
+    assert find_target(workload, tuned=True) is None
+    untuned = find_target(workload, tuned=False)
+    assert untuned is not None and untuned.value == 0.65
+
+
 def test_a_method_without_all_workloads_has_no_profile() -> None:
     taken = {"one": {"sgd": 2.0, "thor": 1.0}, "two": {"sgd": 3.0}}
     assert performance_ratios(taken) == {"sgd": [2.0, 1.0]}

@@ -126,6 +126,34 @@ def test_trials_are_stored_before_the_final_run(tmp_path: Path, fake: Path) -> N
     assert [call["train.compile_cache"] for call in calls(fake)] == [None, None]
 
 
+def stored_rates(folder: Path) -> list[float]:
+    tuning = json.loads((folder / "results" / "one" / "tuning.json").read_text())
+    return [item["settings"]["learning_rate.peak"] for item in tuning["thor"]["candidates"]]
+
+
+def test_defaults_come_first_and_replace_no_tuning(
+    tmp_path: Path, fake: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--only", "thor", "--publish", "--data_path", "mnist=A", "--data_path", "cifar10=B")
+    assert run(tmp_path, *flags, "--left", "--defaults") == 0
+    assert capfd.readouterr().out.count("thor: 1 run(s), 4 epoch(s)") == 2
+    assert run(tmp_path, *flags, "--defaults") == 0
+    assert labels(fake) == ["thor/tuning-1"] * 2
+    assert stored_rates(tmp_path) == [0.375]
+    assert run(tmp_path, *flags, "--left", "--defaults", "--missing") == 0
+    assert "left: 0 run(s)" in capfd.readouterr().out
+    assert run(tmp_path, *flags) == 0
+    assert labels(fake)[2:] == ["thor/tuning-2", "thor/seed-1"] * 2
+    assert stored_rates(tmp_path) == [0.375, 0.625]
+    assert run(tmp_path, *flags, "--defaults") == 0
+    assert len(calls(fake)) == 6 and stored_rates(tmp_path) == [0.375, 0.625]
+
+
+def test_defaults_are_a_protocols(capfd: pytest.CaptureFixture[str]) -> None:
+    assert program.main([str(STUDIES / "fashion_mnist.yaml"), "--defaults"]) == 2
+    assert "no workload of a protocol" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("flags", [["--data_path", "A"], ["--data_path", "imagenet=A"]])
 def test_a_folder_for_several_data_sets_is_refused(
     tmp_path: Path, flags: list[str], capfd: pytest.CaptureFixture[str]
