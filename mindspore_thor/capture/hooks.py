@@ -17,7 +17,7 @@ from mindspore_thor.capture.plain import exports, refuse_rewriting, same
 from mindspore_thor.capture.unscaling import BY_PARAMETER, unscaling
 from mindspore_thor.graph.kind import FOREIGN, OWN, PLAIN, GraphKind
 from mindspore_thor.graph.once import Once
-from mindspore_thor.graph.operators import CAST, ZEROS_LIKE
+from mindspore_thor.graph.operators import CAST, MUL, ZEROS_LIKE
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
 
@@ -29,6 +29,7 @@ this they are nothing beside the gradients, and a power of two loses nothing on 
 """
 
 ONE = Tensor(1.0, ms.float32)
+_ONCE = Tensor(1, ms.int32)
 
 
 class Capture(nn.Cell):
@@ -125,8 +126,9 @@ class Capture(nn.Cell):
 def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
     """Above 0 where a layer of a group collects in this step, int32 scalar."""
     if curvature.stops:
-        return due * part(curvature.outcomes.active, curvature.first + layer, 1).reshape(())
-    return due * 1
+        active = part(curvature.outcomes.active, curvature.first + layer, 1)
+        return MUL(due, active.reshape(()))
+    return MUL(due, _ONCE)
 
 
 class Replacement(nn.Cell):

@@ -16,8 +16,25 @@ from mindspore.common.initializer import initializer
 
 from mindspore_thor.curvature.outcomes import Outcomes
 from mindspore_thor.curvature.state import StateRows, state
-from mindspore_thor.curvature.tokens import divisors
-from mindspore_thor.graph.operators import ABS, AND, CAST, CONCAT1, MAXIMUM
+from mindspore_thor.curvature.tokens import divisors, token_parts_of
+from mindspore_thor.graph.operators import (
+    ABS,
+    ADD,
+    AND,
+    ASSIGN,
+    CAST,
+    CONCAT1,
+    DIV,
+    GREATER,
+    ITEM,
+    MAXIMUM,
+    MUL,
+    NOT_EQUAL,
+    ONES_LIKE,
+    OR,
+    SELECT,
+    SUB,
+)
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import column_shape, part
 from mindspore_thor.linalg.sums import MAX_KEPT
@@ -25,8 +42,7 @@ from mindspore_thor.linalg.sums import MAX_KEPT
 FACTORS, SPECTRUM = 1, 2
 """What a step collects, as bits: ordinary statistics; those that need the current eigenbasis."""
 
-_MAP, _SELECT, _ASSIGN, _ONES_LIKE = ops.Map(), ops.Select(), ops.Assign(), ops.OnesLike()
-_OR = ops.LogicalOr()
+_MAP = ops.Map()
 
 META = 3
 """Last entries of every statistics vector: uses of the layer, positions T, samples N."""
@@ -34,7 +50,13 @@ META = 3
 
 def _good_or_stored(good: Tensor, value: Tensor, stored: Tensor) -> Tensor:
     shape = stored.shape
-    return _SELECT(good.reshape(column_shape(shape)), value.reshape(shape), stored)
+    return SELECT(good.reshape(column_shape(shape)), value.reshape(shape), stored)
+
+
+def _divided(
+    statistics: Tensor, divisors: tuple[Tensor, ...], start: int, length: int, kind: int
+) -> Tensor:
+    return DIV(part(statistics, start, length, 1), ITEM(divisors, kind))
 
 
 def where_good(
@@ -82,9 +104,8 @@ class GroupCurvature(nn.Cell):
     first: int
     token_mode = ""
     """How inputs with a token axis are treated; empty where the layers see none."""
-    token_parts: tuple[tuple[int, int], ...] = ()
-    """With a ``token_mode``, (length, kind) of the parts of the statistics, in order; see
-    :mod:`mindspore_thor.curvature.tokens`."""
+    token_parts = token_parts_of()
+    """With a ``token_mode``, the parts of the statistics, in order."""
     starts_plain = True
     """Whether :meth:`precondition` returns the gradient itself until something was derived."""
 
@@ -163,8 +184,8 @@ class GroupCurvature(nn.Cell):
         mean = self.averaged(fresh)
         if self.decay > 0:
             keep = self.kept_weight()
-            mean = keep * self.statistics + (1.0 - keep) * mean
-        _ASSIGN(self.statistics, _SELECT(used, mean, self.statistics))
+            mean = ADD(MUL(keep, self.statistics), MUL(SUB(1.0, keep), mean))
+        ASSIGN(self.statistics, SELECT(used, mean, self.statistics))
         # A method without a result compiles to a call of the Python interpreter, on the host.
         return True
 
@@ -181,27 +202,25 @@ class GroupCurvature(nn.Cell):
         start, count = self.gradient_part()
         sizes = MAX_KEPT(ABS(part(fresh, start, count, 1)), 1)
         # The positions: they are zero where there are no uses, and where all are padding.
-        used = part(fresh, self.end + 1, 1, 1) > 0
+        used = GREATER(part(fresh, self.end + 1, 1, 1), 0.0)
         # Not "> 0": what is not finite must be seen.
-        seen = _OR(sizes != 0, self.has_statistics())
+        seen = OR(NOT_EQUAL(sizes, 0.0), self.has_statistics())
         return AND(used, seen)
 
     def averaged(self, fresh: Tensor) -> Tensor:
         """Statistics [L, size] that were added up over a layer's uses, as their mean."""
         uses = self.uses(fresh)
         positions = part(fresh, self.end + 1, 1, 1)
-        samples = part(fresh, self.end + 2, 1, 1) / uses
+        samples = DIV(part(fresh, self.end + 2, 1, 1), uses)
         if self.token_mode == "":
-            means = part(fresh, 0, self.end, 1) / uses
-            return CONCAT1((means, _ONES_LIKE(uses), positions, samples))
+            means = DIV(part(fresh, 0, self.end, 1), uses)
+            return CONCAT1((means, ONES_LIKE(uses), positions, samples))
         found = divisors(self.token_mode, uses, positions)
-        parts: tuple[Tensor, ...] = ()
-        start = 0
-        for length, kind in self.token_parts:
-            parts += (part(fresh, start, length, 1) / found[kind],)
-            start += length
-        parts += (ops.ones_like(uses), found[3], samples)
-        return ops.concat(parts, 1)
+        where = self.token_parts
+        parts = _MAP(
+            ops.partial(_divided, fresh, found), ITEM(where, 0), ITEM(where, 1), ITEM(where, 2)
+        )
+        return CONCAT1((*parts, ONES_LIKE(uses), ITEM(found, 3), samples))
 
     def uses(self, fresh: Tensor) -> Tensor:
         """How often each layer was used, and 1 for one that was not, [L, 1]."""
@@ -209,11 +228,11 @@ class GroupCurvature(nn.Cell):
 
     def has_statistics(self) -> Tensor:
         """Which layers have collected something, boolean [L, 1]."""
-        return part(self.statistics, self.end, 1, 1) > 0
+        return GREATER(part(self.statistics, self.end, 1, 1), 0.0)
 
     def kept_weight(self) -> Tensor:
         """The weight of the stored statistics, [L, 1]: ``decay``, or 0 where none are stored."""
-        return self.decay * CAST(self.has_statistics(), ms.float32)
+        return MUL(CAST(self.has_statistics(), ms.float32), self.decay)
 
     def observe(self, matrix: Tensor) -> None:
         """Let the step's gradients enter, [L * maps, d_out, d_in(+1)], where statistics are those.
@@ -224,7 +243,7 @@ class GroupCurvature(nn.Cell):
     def ready(self) -> Tensor:
         """Which layers :meth:`precondition` has something for, boolean [L]; others stay plain."""
         counts = part(self.outcomes.counts, self.first, self.layers)
-        return part(counts, 0, 1, 1).reshape((-1,)) > 0
+        return GREATER(part(counts, 0, 1, 1).reshape((-1,)), 0)
 
     def ready_layers(self) -> np.ndarray:
         """The same on the host."""
@@ -262,7 +281,11 @@ class GroupCurvature(nn.Cell):
         return part(self.statistics, self.end, 1, 1).reshape((-1,))
 
     def candidates(self, damping: Tensor) -> Tensor:
-        """What the trace rule judges, float32 [L]; only of ``selective`` groups."""
+        """What the trace rule judges, float32 [L]; asked of ``selective`` groups only."""
+        return self.no_candidates(damping)
+
+    def no_candidates(self, damping: Tensor) -> Tensor:
+        """What stands there for other groups."""
         return ops.zeros((self.layers,), ms.float32)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:

@@ -11,10 +11,27 @@ from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from mindspore_thor.curvature.state import state
+from mindspore_thor.graph.operators import (
+    ADD,
+    AND,
+    ASSIGN,
+    CAST,
+    GREATER,
+    GREATER_EQUAL,
+    LESS,
+    MUL,
+    ONES_LIKE,
+    OR,
+    SELECT,
+    SUB,
+    ZEROS_LIKE,
+)
 from mindspore_thor.graph.slices import part
+
+_ONE = Tensor(1, ms.int32)  # not a number, which PyNative mode takes for an int64
 
 # The columns of the counters: accepted, kept, failed in all, failed in a row.
 _ACCEPTED = Tensor([[1, 0, 0, 0]], ms.int32)
@@ -32,8 +49,8 @@ class Layers(Protocol):
 
 def counted(counts: Tensor, accepted: Tensor, kept: Tensor, failed: Tensor) -> Tensor:
     """New counters int32 [n, 4] from those of a step, int32 [n, 1]; a success ends a row."""
-    counts = counts + kept * _KEPT + failed * _FAILED
-    return counts * (1 - accepted * _ROW) + accepted * _ACCEPTED
+    counts = ADD(counts, ADD(MUL(kept, _KEPT), MUL(failed, _FAILED)))
+    return ADD(MUL(counts, SUB(_ONE, MUL(accepted, _ROW))), MUL(accepted, _ACCEPTED))
 
 
 class Outcomes(nn.Cell):
@@ -72,12 +89,12 @@ class Outcomes(nn.Cell):
             return wanted
         decisions = self.rule.decide(candidates, self.trace_baseline)
         if not self.all_selective:
-            decisions = ops.where(self.selective, decisions, 1)
-        return decisions * self.active * wanted
+            decisions = SELECT(self.selective, decisions, ONES_LIKE(decisions))
+        return MUL(MUL(decisions, self.active), wanted)
 
     def failing(self) -> Tensor:
         """Which layers' last refresh failed, int32 [n]."""
-        return ops.cast(part(self.counts, 3, 1, 1).reshape((-1,)) > 0, ms.int32)
+        return CAST(GREATER(part(self.counts, 3, 1, 1).reshape((-1,)), 0), ms.int32)
 
     def record(
         self, decisions: Tensor, sound: Tensor, wanted: Tensor, candidates: Tensor, again: bool
@@ -91,23 +108,26 @@ class Outcomes(nn.Cell):
             candidates: see :meth:`decide`.
             again: whether this was a second attempt.
         """
-        tried = ops.cast(decisions > 0, ms.int32).reshape((-1, 1))
-        accepted = tried * sound.reshape((-1, 1))
-        failed = tried - accepted
-        first = 0 if again else 1
-        kept = first * (1 - tried) * self.active.reshape((-1, 1))
-        # A first failure and that of the second attempt are one.
-        counts = self.counts - (1 - first) * tried * _FAILED
+        tried = CAST(GREATER(decisions, 0), ms.int32).reshape((-1, 1))
+        accepted = MUL(tried, sound.reshape((-1, 1)))
+        failed = SUB(tried, accepted)
+        if again:
+            # A first failure and that of the second attempt are one.
+            counts = SUB(self.counts, MUL(tried, _FAILED))
+            kept = ZEROS_LIKE(tried)
+        else:
+            counts = self.counts
+            kept = MUL(SUB(_ONE, tried), self.active.reshape((-1, 1)))
         counts = counted(counts, accepted, kept, failed)
         if self.ruled:
             # Only a factor whose inverse is in use is an accepted one.
-            replaced = decisions * sound > 0
+            replaced = GREATER(MUL(decisions, sound), 0)
             if self.rule.against_previous and not again:
-                passed = ops.logical_and(decisions <= 0, wanted > 0)
-                replaced = ops.logical_or(replaced, passed)
-            baseline = ops.where(replaced, candidates, self.trace_baseline)
-            active = self.active * ops.cast(decisions >= 0, ms.int32)
-            ops.assign(self.trace_baseline, baseline)
-            ops.assign(self.active, active)
-        ops.assign(self.counts, counts)
+                passed = AND(LESS(decisions, 1), GREATER(wanted, 0))
+                replaced = OR(replaced, passed)
+            baseline = SELECT(replaced, candidates, self.trace_baseline)
+            active = MUL(self.active, CAST(GREATER_EQUAL(decisions, 0), ms.int32))
+            ASSIGN(self.trace_baseline, baseline)
+            ASSIGN(self.active, active)
+        ASSIGN(self.counts, counts)
         return True  # without a result a method compiles to a call of Python

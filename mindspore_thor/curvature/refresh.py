@@ -16,7 +16,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.outcomes import Outcomes
-from mindspore_thor.graph.operators import CAST, GATHER, ITEM, MATMUL, MUL
+from mindspore_thor.graph.operators import CAST, GATHER, GREATER, ITEM, LESS, MATMUL, MUL, SUB
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.graph.tuples import call, joined
 from mindspore_thor.linalg.inverse import solution_width, solve_each
@@ -130,7 +130,7 @@ def _pick(problems: tuple[tuple[Tensor, ...], ...], group: int, item: int) -> Te
 
 def _any(values: Tensor) -> Tensor:
     """Whether any of int32 [n] is positive."""
-    return MAX(values) > 0
+    return GREATER(MAX(values), 0)
 
 
 def _piece(solved: tuple[Tensor, ...], batch: int, start: int, count: int) -> Tensor:
@@ -156,7 +156,7 @@ def _install(
     solutions: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     # Compared last: Ascend slices no booleans.
-    return install(part(good, first, layers) > 0, damping, solutions)
+    return install(GREATER(part(good, first, layers), 0), damping, solutions)
 
 
 def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> bool:
@@ -216,7 +216,7 @@ class Refresh(nn.Cell):
         self.selective = any(c.selective for c in groups)
         self.map = ops.Map()
         self.wanted = tuple(c.wanted for c in groups)
-        self.candidates = tuple(c.candidates for c in groups)
+        self.candidates = tuple(c.candidates if c.selective else c.no_candidates for c in groups)
         self.firsts = tuple(c.first for c in groups)
         self.problems = tuple(c.problems for c in groups)
         self.install = tuple(c.install for c in groups)
@@ -263,7 +263,8 @@ class Refresh(nn.Cell):
 
     def judge(self, damping: Tensor) -> tuple[Tensor, Tensor]:
         """Which layers have something to refresh, int32 [n], and what the trace rule judges."""
-        wanted = CAST(self.extended(joined(self.map(call, self.wanted)), 0.0) > 0, ms.int32)
+        used = self.extended(joined(self.map(call, self.wanted)), 0.0)
+        wanted = CAST(GREATER(used, 0.0), ms.int32)
         if not self.outcomes.ruled:
             return wanted, wanted
         candidates = joined(self.map(ops.partial(_pose, damping), self.candidates))
@@ -289,7 +290,8 @@ class Refresh(nn.Cell):
 
     def attempt(self, damping: Tensor, again: bool) -> bool:
         """A refresh, or its second attempt."""
-        wanted, candidates = self.judge(damping)
+        judged = self.judge(damping)
+        wanted, candidates = ITEM(judged, 0), ITEM(judged, 1)
         decisions = self.outcomes.failing() if again else self.outcomes.decide(wanted, candidates)
         sound = self.run(decisions, damping, self.selective or again)
         return self.outcomes.record(decisions, sound, wanted, candidates, again)
@@ -323,9 +325,9 @@ class Refresh(nn.Cell):
         )
         if self.exchanges:
             solved = self.exchange(solved)
-        failed = 1.0 - joined(self.map(_second, solved))
+        failed = SUB(1.0, joined(self.map(_second, solved)))
         failures = MATMUL(self.owned, failed.reshape((self.matrix_count, 1)))
-        sound = CAST(failures.reshape((self.layer_count,)) < 0.5, ms.int32)
+        sound = CAST(LESS(failures.reshape((self.layer_count,)), 0.5), ms.int32)
         solutions = self.map(_first, solved)
         found = self.map(ops.partial(_solutions, solutions), *self.pieces)
         install = ops.partial(_install, damping, MUL(decisions, sound))
@@ -349,11 +351,11 @@ class Refresh(nn.Cell):
         if not selective:
             return self.solve_own(b, matrices, shifts)
         if _any(GATHER(decisions, self.batch_layers[b], 0)):
-            solved, ok = self.solve_own(b, matrices, shifts)
+            found = self.solve_own(b, matrices, shifts)
         else:
             solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
-            ok = ops.zeros((batch.number,), ms.float32)
-        return solved, ok
+            found = solved, ops.zeros((batch.number,), ms.float32)
+        return found
 
     def solve_own(self, b: int, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
         """This rank's solutions of one batch, all others zero."""

@@ -17,13 +17,32 @@ Several uses of a layer in one pass are pooled: a mean over all their real rows.
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops
+from typing import NamedTuple
+
+from mindspore import Tensor
+
+from mindspore_thor.graph.operators import DIV, MAXIMUM, MUL
 
 INPUTS, SQUARES, GRADIENTS = 0, 1, 2
 """What a part of the statistics is a sum of: a a^T or a; g g^T, or products of two a and g; g."""
 
 _FEWEST = 1e-9
 """Stands for the real rows per sample of a layer without any, whose statistics nobody takes."""
+
+
+class TokenParts(NamedTuple):
+    """Where the parts of statistics begin, how long they are, and what they are sums of."""
+
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    kinds: tuple[int, ...]
+
+
+def token_parts_of(*parts: tuple[int, int]) -> TokenParts:
+    """From the (length, kind) of every part, in their order."""
+    lengths = tuple(length for length, _ in parts)
+    starts = tuple(sum(lengths[:k]) for k in range(len(parts)))
+    return TokenParts(starts, lengths, tuple(kind for _, kind in parts))
 
 
 def divisors(mode: str, uses: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -38,12 +57,13 @@ def divisors(mode: str, uses: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Ten
         Divisors of :data:`INPUTS`, :data:`SQUARES` and :data:`GRADIENTS`, and the positions T added
         up over the uses, [L, 1] each. Exactly the uses for rows [N, d].
     """
-    rows = ops.maximum(rows, _FEWEST)
+    rows = MAXIMUM(rows, _FEWEST)
     if mode == "expand":
-        return rows, uses * uses / rows, uses, uses
+        return rows, DIV(MUL(uses, uses), rows), uses, uses
     if mode == "reduce":
-        share = uses / rows
-        return uses, uses * share * share, uses * share, uses
+        share = DIV(uses, rows)
+        both = MUL(uses, share)
+        return uses, MUL(both, share), both, uses
     return rows, rows, rows, rows
 
 

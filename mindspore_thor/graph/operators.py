@@ -27,14 +27,31 @@ ITEM = _Item()
 CAST = ops.Cast()
 """``CAST(x, type)``; where ``x`` has the type already, it is gone from the graph."""
 
-ADD, MUL, MAXIMUM = ops.Add(), ops.Mul(), ops.Maximum()
+ADD, SUB, MUL, DIV, POW = ops.Add(), ops.Sub(), ops.Mul(), ops.Div(), ops.Pow()
+MAXIMUM, MINIMUM = ops.Maximum(), ops.Minimum()
 """Of tensors, or of a tensor and a number, entry by entry."""
 
-ABS, IS_FINITE, ZEROS_LIKE = ops.Abs(), ops.IsFinite(), ops.ZerosLike()
+ABS, SQRT, IS_FINITE = ops.Abs(), ops.Sqrt(), ops.IsFinite()
 """Of one tensor, entry by entry."""
 
-AND = ops.LogicalAnd()
+ZEROS_LIKE, ONES_LIKE = ops.ZerosLike(), ops.OnesLike()
+"""A tensor of another one's shape and type."""
+
+GREATER, LESS = ops.Greater(), ops.Less()
+GREATER_EQUAL, NOT_EQUAL = ops.GreaterEqual(), ops.NotEqual()
+"""Comparisons of tensors, or of a tensor and a number, entry by entry."""
+
+AND, OR, NOT = ops.LogicalAnd(), ops.LogicalOr(), ops.LogicalNot()
 """Of boolean tensors."""
+
+EYE = ops.Eye()
+"""``EYE(rows, columns, type)``."""
+
+SELECT = ops.Select()
+"""``SELECT(which, x, y)``: of three tensors of one shape."""
+
+ASSIGN, ASSIGN_ADD, ASSIGN_SUB = ops.Assign(), ops.AssignAdd(), ops.AssignSub()
+"""``ASSIGN(parameter, value)``."""
 
 TRANSPOSE = ops.Transpose()
 """``TRANSPOSE(x, permutation)``."""

@@ -106,7 +106,8 @@ class BlockProduct(nn.Cell):
     def construct(self, left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
         """Inverses of n * blocks row blocks, [n, rows, cols], inverses of column blocks."""
         x = matrix
-        left, right = left.reshape(self.left_shape), right.reshape(self.right_shape)
+        left = left.reshape(self.left_shape)
+        right = right.reshape(self.right_shape)
         if self.splits_rows:
             if self.pads_rows:
                 x = CONCAT1((x, self.pad_rows))

@@ -18,10 +18,16 @@ from mindspore_thor.graph.operators import (
     BMM,
     CAST,
     CONCAT2,
+    DIV,
+    EYE,
     GATHER,
     IS_FINITE,
     ITEM,
+    LESS,
+    MAXIMUM,
     MUL,
+    SQRT,
+    SUB,
     TRANSPOSE,
 )
 from mindspore_thor.graph.slices import part
@@ -73,7 +79,7 @@ def _vectors(pair: tuple[Tensor, Tensor]) -> Tensor:
 def identity_like(matrices: Tensor) -> Tensor:
     """The float32 identity of the matrices' last axis, [d, d]."""
     d = matrices.shape[-1]
-    return ops.eye(d, d, ms.float32)
+    return EYE(d, d, ms.float32)
 
 
 def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,16 +98,14 @@ def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Ten
         The solutions, and float32 [n]: 1 where one is sound, else 0.
     """
     if kind == INVERSE:
-        solved, ok = inverse_each(matrices, shifts)
-    elif kind == EIGEN:
-        values, vectors, ok = eigen_each(matrices)
-        solved = CONCAT2((values.expand_dims(2), vectors))
-    elif kind == BASIS:
-        order, basis, ok = basis_each(matrices, shifts)
-        solved = CONCAT2((CAST(order, ms.float32).expand_dims(2), basis))
+        found = inverse_each(matrices, shifts)
+    elif kind == FOURTH_ROOT:
+        found = inverse_fourth_root(matrices, shifts)
     else:
-        solved, ok = inverse_fourth_root(matrices, shifts)
-    return solved, CAST(ok, ms.float32)
+        three = eigen_each(matrices) if kind == EIGEN else basis_each(matrices, shifts)
+        first = CAST(ITEM(three, 0), ms.float32).expand_dims(2)
+        found = CONCAT2((first, ITEM(three, 1))), ITEM(three, 2)
+    return ITEM(found, 0), CAST(ITEM(found, 1), ms.float32)
 
 
 def solution_width(kind: str, size: int) -> int:
@@ -112,7 +116,7 @@ def solution_width(kind: str, size: int) -> int:
 def _sound(residuals: Tensor) -> Tensor:
     """Which residual matrices [n, d, d] are finite and small; boolean [n]."""
     # A comparison with NaN is false, so non-finite matrices are caught too.
-    small = MAX(rows(ABS(residuals)), 1) < RESIDUAL_LIMIT
+    small = LESS(MAX(rows(ABS(residuals)), 1), RESIDUAL_LIMIT)
     return AND(small, IS_FINITE(SUM(rows(residuals), 1)))
 
 
@@ -131,13 +135,13 @@ def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     eye = identity_like(matrices)
     damped = ADD(matrices, MUL(shifts.reshape((-1, 1, 1)), eye))
     if d == 1:
-        inverse = 1.0 / damped  # the operators reject 1 x 1 matrices
+        inverse = DIV(1.0, damped)  # the operators reject 1 x 1 matrices
     elif inverts_by_products():
         return inverse_by_products(damped)
     else:
         inverse = general_inverse(damped)
     inverse = MUL(ADD(inverse, TRANSPOSE(inverse, (0, 2, 1))), 0.5)
-    return inverse, _sound(BMM(damped, inverse) - eye)
+    return inverse, _sound(SUB(BMM(damped, inverse), eye))
 
 
 def inverse_by_products(damped: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,13 +152,13 @@ def inverse_by_products(damped: Tensor) -> tuple[Tensor, Tensor]:
     """
     eye = identity_like(damped)
     inverse = newton_schulz(damped)
-    sound = _sound(BMM(damped, inverse) - eye)
+    sound = _sound(SUB(BMM(damped, inverse), eye))
     if sound.all():
         result, ok = inverse, sound
     else:
         result = general_inverse(damped)
-        ok = _sound(BMM(damped, result) - eye)
-    return 0.5 * (result + TRANSPOSE(result, (0, 2, 1))), ok
+        ok = _sound(SUB(BMM(damped, result), eye))
+    return MUL(ADD(result, TRANSPOSE(result, (0, 2, 1))), 0.5), ok
 
 
 def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +192,7 @@ def _roughened(matrices: Tensor) -> Tensor:
     pattern = products.astype(ms.float32) * (2.0 / _PRIME) - 1.0
     size = ABS(matrices)
     largest = MAX(MAX(size, 2), 1).reshape((-1, 1, 1))
-    return matrices + (ROUNDING * size + FAINT * largest) * pattern
+    return ADD(matrices, MUL(ADD(MUL(size, ROUNDING), MUL(largest, FAINT)), pattern))
 
 
 def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,9 +209,9 @@ def eigen_each(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     finite = IS_FINITE(SUM(rows(matrices), 1))
     eye = identity_like(matrices)
     matrices = _roughened(ops.where(finite.reshape((-1, 1, 1)), matrices, eye))
-    w, q = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
-    w = _RELU(w)
-    ok = AND(_sound(BMM(TRANSPOSE(q, (0, 2, 1)), q) - eye), finite)
+    pair = batched_eigh(matrices) if has_batched_eigh() else eigh_each(matrices)
+    w, q = _RELU(ITEM(pair, 0)), ITEM(pair, 1)
+    ok = AND(_sound(SUB(BMM(TRANSPOSE(q, (0, 2, 1)), q), eye)), finite)
     return w, q, AND(ok, IS_FINITE(SUM(w, 1)))
 
 
@@ -249,12 +253,12 @@ def inverse_fourth_root(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tenso
         The symmetric roots [n, d, d], and for each whether the decomposition succeeded.
     """
     values, vectors, ok = eigen_each(matrices)
-    values = values + shifts.reshape((-1, 1))
-    values = ops.maximum(values, EIGENVALUE_FLOOR * MAX_KEPT(values, -1))
+    values = ADD(values, shifts.reshape((-1, 1)))
+    values = MAXIMUM(values, MUL(MAX_KEPT(values, -1), EIGENVALUE_FLOOR))
     # Not pow(): its last bit depends on how MindSpore splits the work among threads on CPU, which
     # it tries out during the first calls. A resumed run must compute the same bits.
-    roots = (1.0 / ops.sqrt(ops.sqrt(values))).expand_dims(1)
-    root = BMM(vectors * roots, TRANSPOSE(vectors, (0, 2, 1)))
+    roots = DIV(1.0, SQRT(SQRT(values))).expand_dims(1)
+    root = BMM(MUL(vectors, roots), TRANSPOSE(vectors, (0, 2, 1)))
     return root, AND(ok, IS_FINITE(SUM(rows(root), 1)))
 
 
@@ -275,7 +279,7 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for each matrix whether all is finite and orthonormal.
     """
     d = pairs.shape[1]
-    eye = ops.eye(d, d, ms.float32)
+    eye = EYE(d, d, ms.float32)
     moments, basis = part(pairs, 0, d, 2), part(pairs, d, d, 2)
     traces = SUM(rows(moments * eye), 1).reshape((-1, 1, 1))
     moments = moments / ops.maximum(traces, FAINT**3)
@@ -298,7 +302,7 @@ def basis_each(pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         )
         order = ops.where(missing.reshape((-1, 1)), places, order)
         finite = AND(finite, good)
-    ok = _sound(BMM(TRANSPOSE(found, (0, 2, 1)), found) - eye)
+    ok = _sound(SUB(BMM(TRANSPOSE(found, (0, 2, 1)), found), eye))
     return order, found, AND(ok, finite)
 
 

@@ -11,7 +11,7 @@ from mindspore import Tensor, nn, ops
 
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
-from mindspore_thor.curvature.tokens import GRADIENTS, INPUTS
+from mindspore_thor.curvature.tokens import GRADIENTS, INPUTS, token_parts_of
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
@@ -99,7 +99,7 @@ class RankOne(GroupCurvature):
         super().__init__(name, layers, self.end_a + rows.groups * rows.d_out, decay)
         self.rows = rows
         self.token_mode = rows.token_mode
-        self.token_parts = ((self.end_a, INPUTS), (self.end - self.end_a, GRADIENTS))
+        self.token_parts = token_parts_of((self.end_a, INPUTS), (self.end - self.end_a, GRADIENTS))
         self.homogeneous = homogeneous
         # (4 sqrt(d) eps)^2: squares are compared.
         self.unseen = 16.0 * max(self.d_in, rows.d_out) * ROUNDING**2

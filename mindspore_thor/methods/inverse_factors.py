@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import mindspore as ms
-from mindspore import Parameter, Tensor, ops
+from mindspore import Parameter, Tensor
 
 from mindspore_thor.curvature.group import where_good
 from mindspore_thor.curvature.state import state
-from mindspore_thor.graph.operators import GATHER, MAXIMUM
+from mindspore_thor.graph.operators import DIV, GATHER, ITEM, MAXIMUM, MUL, SQRT
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockProduct
@@ -44,12 +43,12 @@ def factor_damping(
     """
     if mode == "paper":
         return damping, damping
-    root = ops.sqrt(damping)
+    root = SQRT(damping)
     if mode == "sqrt":
         return root, root
     # A factor of zeros (a dead layer) must not turn pi into 0/0.
-    pi = ops.sqrt(MAXIMUM(mean_a, 1e-12) / MAXIMUM(mean_g, 1e-12))
-    return root * pi, root / pi
+    pi = SQRT(DIV(MAXIMUM(mean_a, 1e-12), MAXIMUM(mean_g, 1e-12)))
+    return MUL(root, pi), DIV(root, pi)
 
 
 class InverseFactors(KroneckerCurvature):
@@ -115,11 +114,10 @@ class InverseFactors(KroneckerCurvature):
 
     def candidates(self, damping: Tensor) -> Tensor:
         """The traces tr(F + lam I), [L] (methods section 1.2)."""
-        if not self.selective:
-            return ops.zeros((self.layers,), ms.float32)
-        a, g = self.traces()
+        traces = self.traces()
         d_in, d_out = self.right.dim, self.left.dim
-        return self.rule.total(a, g, self.shared_positions(), damping, d_in, d_out)
+        positions = self.shared_positions()
+        return self.rule.total(ITEM(traces, 0), ITEM(traces, 1), positions, damping, d_in, d_out)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """The blocks of A and of G with each factor's damping.
@@ -131,15 +129,17 @@ class InverseFactors(KroneckerCurvature):
         """
         a = part(self.statistics, 0, self.end_a, 1)
         g = part(self.statistics, self.end_a, self.end_g - self.end_a, 1)
-        trace_a, trace_g = self.traces()
-        trace_a, trace_g = trace_a.reshape((-1,)), trace_g.reshape((-1,))
-        share = spread(damping / self.shared_positions(), self.layer_of_map)
+        traces = self.traces()
+        trace_a = ITEM(traces, 0).reshape((-1,))
+        trace_g = ITEM(traces, 1).reshape((-1,))
+        share = spread(DIV(damping, self.shared_positions()), self.layer_of_map)
         if self.damping_mode != "paper":
             share = MAXIMUM(share, smallest_damping(a, trace_a, g, trace_g))
-        means = trace_a / self.right.dim, trace_g / self.left.dim
-        damping_a, damping_g = factor_damping(self.damping_mode, share, *means)
-        damping_a = spread(damping_a, self.map_of_a)
-        damping_g = spread(damping_g, self.map_of_g)
+        mean_a = DIV(trace_a, self.right.dim)
+        mean_g = DIV(trace_g, self.left.dim)
+        dampings = factor_damping(self.damping_mode, share, mean_a, mean_g)
+        damping_a = spread(ITEM(dampings, 0), self.map_of_a)
+        damping_g = spread(ITEM(dampings, 1), self.map_of_g)
         return a.reshape(self.shape_a), damping_a, g.reshape(self.shape_g), damping_g
 
     def install(
@@ -148,7 +148,7 @@ class InverseFactors(KroneckerCurvature):
         """Take both inverses; where one failed the last good ones of both stay."""
         # The 1/T of the convolution rule is folded into one factor: it costs nothing later.
         share = spread(self.shared_positions(), self.layer_of_a).reshape((-1, 1, 1))
-        values = (solutions[0] / share, solutions[1])
+        values = (DIV(ITEM(solutions, 0), share), ITEM(solutions, 1))
         return where_good(good, values, (self.inverse_a, self.inverse_g))
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.capture.input_moments import InputMoments
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
-from mindspore_thor.curvature.tokens import INPUTS, SQUARES
-from mindspore_thor.graph.operators import ABS, CONCAT0, GATHER, MAXIMUM, MUL
+from mindspore_thor.curvature.tokens import INPUTS, SQUARES, token_parts_of
+from mindspore_thor.graph.operators import ABS, CONCAT0, DIV, EYE, GATHER, MAXIMUM, MUL
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.rows import Rows
@@ -130,7 +130,7 @@ class KroneckerCurvature(GroupCurvature):
         self.end_g = length_a + length_g
         self.layout = KroneckerLayout(rows.groups, left, right, self.end_a, self.end_g, self.end)
         self.token_mode = rows.token_mode
-        self.token_parts = ((length_a, INPUTS), (length_g + extra, SQUARES))
+        self.token_parts = token_parts_of((length_a, INPUTS), (length_g + extra, SQUARES))
 
     def make_rule(self, make: Maker, rows: Rows) -> nn.Cell:
         """Blocks of A and G from one backward pass."""
@@ -167,7 +167,7 @@ class KroneckerCurvature(GroupCurvature):
 def trace(blocks: Tensor) -> Tensor:
     """Trace per map of block-diagonal matrices, [n, blocks, size, size] -> [n]."""
     size = blocks.shape[-1]
-    return SUM((blocks * ops.eye(size, size, ms.float32)).reshape((blocks.shape[0], -1)), 1)
+    return SUM(MUL(blocks, EYE(size, size, ms.float32)).reshape((blocks.shape[0], -1)), 1)
 
 
 def leading(matrices: Tensor, traces: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def leading(matrices: Tensor, traces: Tensor) -> Tensor:
     # Not the squares first, which overflow long before M does. No entry of a positive semi-definite
     # matrix is above its trace, so a dead layer leads nowhere; abs is for a matrix that is not.
     floor = MAXIMUM(ABS(traces), _SMALLEST_TRACE)
-    return SUM(MUL(flat, flat / floor.reshape((-1, 1))), 1)
+    return SUM(MUL(flat, DIV(flat, floor.reshape((-1, 1)))), 1)
 
 
 def smallest_damping(a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor) -> Tensor:

@@ -21,12 +21,21 @@ from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.kind import GraphKind
 from mindspore_thor.graph.operators import (
     ADD,
+    ASSIGN,
     BMM,
     CAST,
     CONCAT0,
+    CONCAT1,
     CONCAT2,
+    DIV,
+    GREATER,
+    ITEM,
     MAXIMUM,
+    MINIMUM,
     MUL,
+    ONES_LIKE,
+    SELECT,
+    SUB,
     ZEROS_LIKE,
 )
 from mindspore_thor.graph.slices import part, part_or_all
@@ -320,19 +329,21 @@ class LayerSample(DirectCurvature):
         Means are taken over the layer's uses in this pass; no uses leave everything as it is.
         """
         uses = part(fresh, self.end, 1, 1)
-        used, uses = uses > 0, ops.maximum(uses, 1.0)
+        used = GREATER(uses, 0.0)
+        uses = MAXIMUM(uses, 1.0)
         psi = part(fresh, self.end_phi, self.groups * self.d_out, 1)
         psi = psi.reshape((self.groups, self.d_out))
         trace_psi = SUM_KEPT(psi, 1)
         # A layer whose units are all dead says nothing about its outputs: treat them alike.
-        psi = ops.where(trace_psi > 0, psi / ops.maximum(trace_psi, _TINY), 1.0 / self.d_out)
+        alike = ADD(ZEROS_LIKE(psi), 1.0 / self.d_out)
+        psi = SELECT(GREATER(trace_psi, 0.0), DIV(psi, MAXIMUM(trace_psi, _TINY)), alike)
         positions = part(fresh, self.end + 1, 1, 1)
-        samples = part(fresh, self.end + 2, 1, 1) / uses
-        phi = part(fresh, 0, self.end_phi, 1) / uses
-        mean = ops.concat((phi, psi.reshape((1, -1)), ops.ones_like(uses), positions, samples), 1)
+        samples = DIV(part(fresh, self.end + 2, 1, 1), uses)
+        phi = DIV(part(fresh, 0, self.end_phi, 1), uses)
+        mean = CONCAT1((phi, psi.reshape((1, -1)), ONES_LIKE(uses), positions, samples))
         keep = self.kept_weight()
-        mean = keep * self.statistics + (1.0 - keep) * mean
-        ops.assign(self.statistics, ops.where(used, mean, self.statistics))
+        mean = ADD(MUL(keep, self.statistics), MUL(SUB(1.0, keep), mean))
+        ASSIGN(self.statistics, SELECT(used, mean, self.statistics))
         return True
 
     def factor_phi(self) -> Tensor:
@@ -347,7 +358,7 @@ class LayerSample(DirectCurvature):
 
     def clipped(self, mean: Tensor) -> Tensor:
         """The damping for a mean eigenvalue."""
-        return ops.maximum(ops.minimum(mean, self.high), self.low)
+        return MAXIMUM(MINIMUM(mean, self.high), self.low)
 
     def stacks(self) -> tuple[tuple[int, int], ...]:
         """Phi of every group."""
@@ -366,8 +377,8 @@ class LayerSample(DirectCurvature):
         """
         phi = self.factor_phi().reshape((self.groups, self.d_in, self.d_in))
         total = trace(phi.expand_dims(1))
-        clipped = self.clipped(total / self.d_in)
-        raised = ops.maximum(clipped, damping * FLOOR * total)
+        clipped = self.clipped(DIV(total, self.d_in))
+        raised = MAXIMUM(clipped, MUL(MUL(damping, FLOOR), total))
         return phi, ops.where(damping > 1, raised, clipped)
 
     def install(
@@ -375,5 +386,8 @@ class LayerSample(DirectCurvature):
     ) -> tuple[Tensor, ...]:
         """Take Phi's inverses and make psi's, whose lam is clipped likewise."""
         psi = self.factor_psi()
-        inverse_psi = 1.0 / (psi + self.clipped(SUM_KEPT(psi, 2) / self.d_out))
-        return where_good(good, (solutions[0], inverse_psi), (self.inverse_phi, self.inverse_psi))
+        raised = self.clipped(DIV(SUM_KEPT(psi, 2), self.d_out))
+        inverse_psi = DIV(1.0, ADD(psi, raised))
+        return where_good(
+            good, (ITEM(solutions, 0), inverse_psi), (self.inverse_phi, self.inverse_psi)
+        )

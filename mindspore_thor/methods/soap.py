@@ -11,6 +11,22 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
+from mindspore_thor.graph.operators import (
+    ABS,
+    ADD,
+    ASSIGN,
+    BMM,
+    CAST,
+    CONCAT2,
+    DIV,
+    GREATER,
+    MAXIMUM,
+    MUL,
+    NOT_EQUAL,
+    SELECT,
+    SQRT,
+    SUB,
+)
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
@@ -85,7 +101,7 @@ class EigenbasisAdam(GroupCurvature):
 
     def ready(self) -> Tensor:
         """Which layers have a basis, boolean [L]."""
-        return super().ready() if self.solver else self.begun > 0
+        return super().ready() if self.solver else GREATER(self.begun, 0)
 
     def ready_layers(self) -> np.ndarray:
         """Which layers have had a gradient, on the host."""
@@ -98,16 +114,16 @@ class EigenbasisAdam(GroupCurvature):
 
     def wanted(self) -> Tensor:
         """1 for the layers whose L and R are begun, float32 [L]."""
-        return ops.cast(self.begun > 0, ms.float32)
+        return CAST(GREATER(self.begun, 0), ms.float32)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R with their bases, and whether these are eigenvectors of anything yet."""
-        known = repeated(ops.cast(self.ready(), ms.float32), self.shape[0])
+        known = repeated(CAST(self.ready(), ms.float32), self.shape[0])
         found: tuple[Tensor, ...] = ()
         if self.turns_left:
-            found += (ops.concat((stack(self.left), stack(self.basis_left)), 2), known)
+            found += (CONCAT2((stack(self.left), stack(self.basis_left))), known)
         if self.turns_right:
-            found += (ops.concat((stack(self.right), stack(self.basis_right)), 2), known)
+            found += (CONCAT2((stack(self.right), stack(self.basis_right))), known)
         return found
 
     def derived(self) -> tuple[Parameter, ...]:
@@ -120,17 +136,18 @@ class EigenbasisAdam(GroupCurvature):
         self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """Take the new bases and bring the moments over; what failed stays as it was."""
-        first, second = self.mean.reshape(self.shape), self.square.reshape(self.shape)
+        first = self.mean.reshape(self.shape)
+        second = self.square.reshape(self.shape)
         values: tuple[Tensor, ...] = ()
         if self.turns_left:
             order, basis = _parts(solutions[0])
-            first = ops.bmm(_TRANSPOSED_TIMES(basis, stack(self.basis_left)), first)
+            first = BMM(_TRANSPOSED_TIMES(basis, stack(self.basis_left)), first)
             places = ops.broadcast_to(order.expand_dims(2), self.shape)
             second = ops.gather_elements(second, 1, places)
             values += (basis,)
         if self.turns_right:
             order, basis = _parts(solutions[len(solutions) - 1])
-            first = ops.bmm(first, _TRANSPOSED_TIMES(stack(self.basis_right), basis))
+            first = BMM(first, _TRANSPOSED_TIMES(stack(self.basis_right), basis))
             places = ops.broadcast_to(order.expand_dims(1), self.shape)
             second = ops.gather_elements(second, 2, places)
             values += (basis,)
@@ -139,49 +156,52 @@ class EigenbasisAdam(GroupCurvature):
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Adam's step in the bases as they are; then let the gradients enter L and R."""
         moving = self.ready()
-        powers = ops.where(moving.reshape((-1, 1)), self.powers * self.betas, self.powers)
-        rate = ops.sqrt(1.0 - part(powers, 1, 1, 1)) / ops.maximum(
-            1.0 - part(powers, 0, 1, 1), _SMALLEST
-        )
+        powers = SELECT(moving.reshape((-1, 1)), MUL(self.powers, self.betas), self.powers)
+        correction = SUB(1.0, powers)
+        rate = DIV(SQRT(part(correction, 1, 1, 1)), MAXIMUM(part(correction, 0, 1, 1), _SMALLEST))
         projected = matrix
         if self.turns_left:
             projected = _TRANSPOSED_TIMES(stack(self.basis_left), projected)
         if self.turns_right:
-            projected = ops.bmm(projected, stack(self.basis_right))
-        old_first, old_second = self.mean.reshape(self.shape), self.square.reshape(self.shape)
-        which = repeated(ops.cast(moving, ms.float32), self.shape[0]).reshape((-1, 1, 1)) > 0
-        first = self.beta1 * old_first + (1.0 - self.beta1) * projected
-        second = self.beta2 * old_second + (1.0 - self.beta2) * projected * projected
-        first, second = ops.where(which, first, old_first), ops.where(which, second, old_second)
-        direction = first / (ops.sqrt(second) + self.epsilon)
-        direction = direction * repeated(rate, self.shape[0]).reshape((-1, 1, 1))
+            projected = BMM(projected, stack(self.basis_right))
+        old_first = self.mean.reshape(self.shape)
+        old_second = self.square.reshape(self.shape)
+        moves = repeated(CAST(moving, ms.float32), self.shape[0])
+        which = GREATER(moves.reshape((-1, 1, 1)), 0.0)
+        first = ADD(MUL(old_first, self.beta1), MUL(projected, 1.0 - self.beta1))
+        square = MUL(MUL(projected, 1.0 - self.beta2), projected)
+        second = ADD(MUL(old_second, self.beta2), square)
+        first = SELECT(which, first, old_first)
+        second = SELECT(which, second, old_second)
+        direction = DIV(first, ADD(SQRT(second), self.epsilon))
+        direction = MUL(direction, repeated(rate, self.shape[0]).reshape((-1, 1, 1)))
         if self.turns_left:
-            direction = ops.bmm(stack(self.basis_left), direction)
+            direction = BMM(stack(self.basis_left), direction)
         if self.turns_right:
             direction = _TIMES_TRANSPOSED(direction, stack(self.basis_right))
-        ops.assign(self.powers, powers)
-        ops.assign(self.mean, first.reshape(self.mean.shape))
-        ops.assign(self.square, second.reshape(self.square.shape))
+        ASSIGN(self.powers, powers)
+        ASSIGN(self.mean, first.reshape(self.mean.shape))
+        ASSIGN(self.square, second.reshape(self.square.shape))
         if self.turns_left:
             self.average(self.left, _TIMES_TRANSPOSED(matrix, matrix))
         if self.turns_right:
             self.average(self.right, _TRANSPOSED_TIMES(matrix, matrix))
         # Not "> 0": what is not finite must be seen.
-        entered = MAX(ops.abs(matrix.reshape((self.layers, -1))), 1) != 0
-        ops.assign(self.begun, ops.maximum(self.begun, ops.cast(entered, ms.int32)))
+        entered = NOT_EQUAL(MAX(ABS(matrix.reshape((self.layers, -1))), 1), 0.0)
+        ASSIGN(self.begun, MAXIMUM(self.begun, CAST(entered, ms.int32)))
         return direction
 
     def average(self, moment: Parameter, fresh: Tensor) -> bool:
         """Let D D^T or D^T D enter; before the first gradient the average is zero."""
-        new = self.decay * moment + (1.0 - self.decay) * fresh.reshape(moment.shape)
-        ops.assign(moment, new)
+        entering = MUL(fresh.reshape(moment.shape), 1.0 - self.decay)
+        ASSIGN(moment, ADD(MUL(moment, self.decay), entering))
         return True  # see GroupCurvature.collect
 
 
 def _parts(solved: Tensor) -> tuple[Tensor, Tensor]:
     """The order int32 [n, d] and the basis [n, d, d] of solutions."""
     d = solved.shape[1]
-    order = ops.cast(part(solved, 0, 1, 2), ms.int32).reshape((-1, d))
+    order = CAST(part(solved, 0, 1, 2), ms.int32).reshape((-1, d))
     return order, part(solved, 1, d, 2)
 
 
@@ -193,8 +213,8 @@ def _decayed(
     begun: Tensor, rate: Any, decay: Any, decays: bool, weight: Parameter, direction: Tensor
 ) -> Tensor:
     if decays:
-        after = ops.cast(weight, ms.float32) - rate * direction
-        direction = ops.cast(direction + begun * decay * after, direction.dtype)
+        after = SUB(CAST(weight, ms.float32), MUL(rate, direction))
+        direction = CAST(ADD(direction, MUL(MUL(begun, decay), after)), direction.dtype)
     return direction
 
 
@@ -264,7 +284,7 @@ class SOAP(SecondOrder):
         """Stage: what makes W - lr d into (1 - lr wd) (W - lr d), but for the first step."""
         if not self.exec_weight_decay:
             return gradients
-        begun = ops.cast(self.step_number() > 0, ms.float32)
+        begun = CAST(GREATER(self.step_number(), 0), ms.float32)
         decay = self.get_weight_decay()
         flags = self.decay_flags
         rates = lr if self.is_group_lr else self.map(ops.partial(_one_value, lr), flags)

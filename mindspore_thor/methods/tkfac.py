@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
-from mindspore_thor.curvature.tokens import SQUARES
+from mindspore_thor.curvature.tokens import SQUARES, token_parts_of
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
@@ -102,7 +102,7 @@ class TraceFactors(KroneckerCurvature):
 
     def __init__(self, name: str, layers: int, rows: Rows, homogeneous: bool, decay: float) -> None:
         super().__init__(name, layers, rows, homogeneous, None, decay)
-        self.token_parts = ((self.end, SQUARES),)
+        self.token_parts = token_parts_of((self.end, SQUARES))
         maps = rows.groups
         self.product = BlockProduct(layers * maps, self.left, self.right)
         self.inverse_phi = state(identity_blocks(layers, maps, self.right), f"{name}.inverse_phi")

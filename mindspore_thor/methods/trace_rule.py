@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.graph.operators import (
+    ABS,
+    ADD,
+    AND,
+    CAST,
+    DIV,
+    GREATER,
+    IS_FINITE,
+    LESS,
+    MUL,
+    NOT,
+    OR,
+    SUB,
+)
 from mindspore_thor.linalg.sums import SUM
 
 _MOST = 1e30  # an infinite threshold would never accept again, one above float32 neither
+
+
+# tr(F + lam I) of every layer, [L], from traces per map, [L, maps], T, [L], and the damping.
+
+
+def _without_damping(
+    trace_a: Tensor, trace_g: Tensor, positions: Tensor, damping: Tensor, d_in: int, d_out: int
+) -> Tensor:
+    return MUL(positions, SUM(MUL(trace_a, trace_g), 1))
+
+
+def _literal(
+    trace_a: Tensor, trace_g: Tensor, positions: Tensor, damping: Tensor, d_in: int, d_out: int
+) -> Tensor:
+    product = MUL(positions, SUM(MUL(trace_a, trace_g), 1))
+    return ADD(product, MUL(damping, d_in * d_out * trace_a.shape[1]))
+
+
+def _product(
+    trace_a: Tensor, trace_g: Tensor, positions: Tensor, damping: Tensor, d_in: int, d_out: int
+) -> Tensor:
+    trace_a = ADD(trace_a, MUL(damping, d_in))
+    trace_g = ADD(trace_g, MUL(damping, d_out))
+    return MUL(positions, SUM(MUL(trace_a, trace_g), 1))
 
 
 class TraceRule(nn.Cell):
@@ -51,25 +89,12 @@ class TraceRule(nn.Cell):
         if form not in ("literal", "product"):
             raise UserError(f"trace_form={quoted(form)}: use 'literal' or 'product'")
         self.w1, self.w2 = float(thresholds[0]), float(thresholds[1])
-        self.include_damping = include_damping
-        self.form = form
+        # tr(F + lam I). No question in every group: each would cost the compiler two functions.
+        if not include_damping:
+            self.total = _without_damping
+        else:
+            self.total = _literal if form == "literal" else _product
         self.against_previous = against_previous
-
-    def total(
-        self,
-        trace_a: Tensor,
-        trace_g: Tensor,
-        positions: Tensor,
-        damping: Tensor,
-        d_in: int,
-        d_out: int,
-    ) -> Tensor:
-        """tr(F + lam I) of every layer, [L], from traces per map, [L, maps], and T, [L]."""
-        if not self.include_damping:
-            return positions * SUM(trace_a * trace_g, 1)
-        if self.form == "product":
-            return positions * SUM((trace_a + damping * d_in) * (trace_g + damping * d_out), 1)
-        return positions * SUM(trace_a * trace_g, 1) + damping * (d_in * d_out * trace_a.shape[1])
 
     def decide(self, candidate: Tensor, baseline: Tensor) -> Tensor:
         """int32 [L]: 1 accept, 0 keep, -1 stop.
@@ -78,9 +103,10 @@ class TraceRule(nn.Cell):
             candidate: traces of the candidate factors, [L].
             baseline: traces to compare with, [L]; negative where there is none yet.
         """
-        change = ops.abs(ops.abs(candidate) - ops.abs(baseline)) / ops.abs(baseline)
-        accept = ops.logical_or(baseline < 0, change > self.w1)
+        size = ABS(baseline)
+        change = DIV(ABS(SUB(ABS(candidate), size)), size)
+        accept = OR(LESS(baseline, 0.0), GREATER(change, self.w1))
         # A non-finite trace must reach the inversion, where it is seen to fail and counted.
-        accept = ops.logical_or(accept, ops.logical_not(ops.isfinite(change)))
-        stop = ops.logical_and(ops.logical_not(accept), change < self.w2)
-        return ops.cast(accept, ms.int32) - ops.cast(stop, ms.int32)
+        accept = OR(accept, NOT(IS_FINITE(change)))
+        stop = AND(NOT(accept), LESS(change, self.w2))
+        return SUB(CAST(accept, ms.int32), CAST(stop, ms.int32))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mindspore import Parameter, Tensor, ops
+from mindspore import Parameter, Tensor
 
 from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.graph.operators import ADD, ASSIGN, CAST, DIV, ITEM, MUL, POW, SQRT, SUB
 from mindspore_thor.optim.checks import check_number, check_share_of_old
 
 
@@ -65,7 +66,7 @@ def bias_corrections(settings: Settings, step: Tensor) -> tuple[Tensor, Tensor]:
         settings: see :class:`AdamSettings`.
         step: t, float32 scalar, 1 in the first step.
     """
-    return 1.0 - ops.pow(settings[0], step), 1.0 - ops.pow(settings[1], step)
+    return SUB(1.0, POW(settings[0], step)), SUB(1.0, POW(settings[1], step))
 
 
 def next_first_moment(settings: Settings, first: Tensor, gradient: Tensor) -> Tensor:
@@ -76,7 +77,8 @@ def next_first_moment(settings: Settings, first: Tensor, gradient: Tensor) -> Te
         first: m, any shape.
         gradient: of the same shape.
     """
-    return settings[0] * first + (1.0 - settings[0]) * ops.cast(gradient, first.dtype)
+    beta1 = settings[0]
+    return ADD(MUL(first, beta1), MUL(CAST(gradient, first.dtype), 1.0 - beta1))
 
 
 def ahead_of(settings: Settings, new_first: Tensor, gradient: Tensor) -> Tensor:
@@ -87,8 +89,10 @@ def ahead_of(settings: Settings, new_first: Tensor, gradient: Tensor) -> Tensor:
         new_first: m, from :func:`next_first_moment` with this gradient.
         gradient: of the same shape and type.
     """
-    beta1, _, _, nesterov = settings
-    return beta1 * new_first + (1.0 - beta1) * gradient if nesterov else new_first
+    if not settings[3]:
+        return new_first
+    beta1 = settings[0]
+    return ADD(MUL(new_first, beta1), MUL(gradient, 1.0 - beta1))
 
 
 def averaged(settings: Settings, first: Tensor, gradient: Tensor) -> Tensor:
@@ -100,7 +104,7 @@ def averaged(settings: Settings, first: Tensor, gradient: Tensor) -> Tensor:
         gradient: of the same shape.
     """
     new_first = next_first_moment(settings, first, gradient)
-    return ahead_of(settings, new_first, ops.cast(gradient, first.dtype))
+    return ahead_of(settings, new_first, CAST(gradient, first.dtype))
 
 
 def enter_average(settings: Settings, first: Parameter, direction: Tensor) -> Tensor:
@@ -112,8 +116,8 @@ def enter_average(settings: Settings, first: Parameter, direction: Tensor) -> Te
         direction: of the same shape.
     """
     new_first = next_first_moment(settings, first, direction)
-    ahead = ahead_of(settings, new_first, ops.cast(direction, first.dtype))
-    ops.assign(first, new_first)
+    ahead = ahead_of(settings, new_first, CAST(direction, first.dtype))
+    ASSIGN(first, new_first)
     return ahead
 
 
@@ -135,12 +139,13 @@ def adam_direction(
         second: v, of the same shape.
         gradient: of the same shape.
     """
-    _, beta2, epsilon, _ = settings
-    gradient = ops.cast(gradient, first.dtype)
+    beta2 = settings[1]
+    gradient = CAST(gradient, first.dtype)
     new_first = next_first_moment(settings, first, gradient)
-    new_second = beta2 * second + (1.0 - beta2) * gradient * gradient
-    ahead = ahead_of(settings, new_first, gradient)
-    direction = (ahead / corrections[0]) / (ops.sqrt(new_second / corrections[1]) + epsilon)
-    ops.assign(first, new_first)
-    ops.assign(second, new_second)
+    new_second = ADD(MUL(second, beta2), MUL(MUL(gradient, 1.0 - beta2), gradient))
+    ahead = DIV(ahead_of(settings, new_first, gradient), ITEM(corrections, 0))
+    root = SQRT(DIV(new_second, ITEM(corrections, 1)))
+    direction = DIV(ahead, ADD(root, settings[2]))
+    ASSIGN(first, new_first)
+    ASSIGN(second, new_second)
     return direction

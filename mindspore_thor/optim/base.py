@@ -14,6 +14,7 @@ from mindspore_thor.curvature.group import FACTORS, SPECTRUM
 from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
+from mindspore_thor.graph.operators import ADD, ASSIGN, CAST, GREATER_EQUAL, MUL
 from mindspore_thor.optim.adam import adam_settings
 from mindspore_thor.optim.checks import (
     check_choice,
@@ -41,6 +42,7 @@ _CONSTANTS = (
     *("factor_interval", "inverse_interval", "grafting", "momentum_first"),
 )
 
+_FACTORS = Tensor(FACTORS, ms.int32)  # a number is an int64 in PyNative mode
 NEVER = 2**31 - 1
 """A step that does not come."""
 
@@ -286,10 +288,10 @@ class SecondOrder(UpdatingOptimizer):
         if self.observes and len(self.packings) > 0:
             unscaled = self.unscale(gradients[: self.passed_count])
             self.map(hand, self.observe_each, self.matrices(unscaled))
-        planned = step + self.factor_interval(step)
+        planned = ADD(step, self.factor_interval(step))
         if self.remeasures:
             planned = ops.where(self.due == SPECTRUM, self.next_factor, planned)
-        ops.assign(self.next_factor, planned)
+        ASSIGN(self.next_factor, planned)
         return True  # see GroupCurvature.collect
 
     def refresh(self) -> bool:
@@ -297,7 +299,7 @@ class SecondOrder(UpdatingOptimizer):
         step = self.step_number()
         damping = self.current_damping()
         self.refresher.refresh(damping)
-        ops.assign(self.next_inverse, step + self.inverse_interval(step))
+        ASSIGN(self.next_inverse, ADD(step, self.inverse_interval(step)))
         if self.remeasures:
             ops.assign(self.due, SPECTRUM * ops.ones_like(self.due))
         return True  # see GroupCurvature.collect
@@ -333,11 +335,11 @@ class SecondOrder(UpdatingOptimizer):
         """Count the step and say whether the next one collects statistics."""
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         step = self.step_number()
-        due = FACTORS * ops.cast(step >= self.next_factor, ms.int32)
+        due = MUL(CAST(GREATER_EQUAL(step, self.next_factor), ms.int32), _FACTORS)
         if self.remeasures:
             # Where a refresh follows, what depends on the old basis would be thrown away.
             due = ops.where(step >= self.next_inverse, due, due * (1 + SPECTRUM))
-        ops.assign(self.due, due)
+        ASSIGN(self.due, due)
         return True  # see GroupCurvature.collect
 
     def prepare(self, gradients: tuple[Tensor, ...]) -> bool:

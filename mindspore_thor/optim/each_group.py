@@ -11,6 +11,7 @@ from typing import Any, Callable
 from mindspore import Tensor, ops
 
 from mindspore_thor.curvature.group import META
+from mindspore_thor.graph.operators import MUL, STACK0
 from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import pick
 from mindspore_thor.linalg.sums import SUM
@@ -31,42 +32,37 @@ def directed(damping: Tensor, direction: Callable[..., Any], matrix: Tensor) -> 
 
 def inner(layers: int, left: Tensor, right: Tensor) -> Tensor:
     """Inner products of the layers' matrices [L * maps, ...], [L]."""
-    return SUM((left * right).reshape((layers, -1)), 1)
+    return SUM(MUL(left, right).reshape((layers, -1)), 1)
 
 
 def squared_rates(lr: tuple[Tensor, ...], weights: tuple[int, ...]) -> Tensor:
     """The squares of the learning rates of a group's weights, [L]."""
-    rates = ops.stack(_MAP(ops.partial(pick, lr), weights)).reshape((-1,))
-    return rates * rates
+    rates = STACK0(_MAP(ops.partial(pick, lr), weights)).reshape((-1,))
+    return MUL(rates, rates)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """Elementwise."""
-    return left * right
+    return MUL(left, right)
 
 
 def times(factor: Tensor, matrix: Tensor) -> Tensor:
     """With one factor for all groups."""
-    return matrix * factor
+    return MUL(matrix, factor)
 
 
 def times_each(factors: Tensor, matrix: Tensor, start: int, layers: int) -> Tensor:
     """Matrices [L * maps, ...] times their layers' factors, which begin at ``start``."""
     factor = part(factors, start, layers).reshape((layers, 1))
-    return (matrix.reshape((layers, -1)) * factor).reshape(matrix.shape)
+    return MUL(matrix.reshape((layers, -1)), factor).reshape(matrix.shape)
 
 
 def stacked(statistics: Sequence[Tensor], numbers: tuple[int, ...]) -> Tensor:
     """The fresh statistics of a group, [L, size]."""
     rows = _MAP(ops.partial(pick, statistics), numbers)
-    return rows[0].expand_dims(0) if len(numbers) == 1 else ops.stack(rows)
+    return STACK0(rows)
 
 
 def uses_of(fresh: Tensor) -> Tensor:
     """How often each layer was used, out of a group's statistics, [L]."""
     return part(fresh, fresh.shape[1] - META, 1, 1).reshape((-1,))
-
-
-def like(value: Tensor, gradient: Tensor) -> Tensor:
-    """``value`` in the gradient's type."""
-    return ops.cast(value, gradient.dtype)

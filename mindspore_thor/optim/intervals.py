@@ -7,9 +7,11 @@ from typing import Any, Callable, Union
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from mindspore_thor.errors import UserError, quoted
+from mindspore_thor.graph.operators import CAST, GREATER_EQUAL, MUL
+from mindspore_thor.linalg.sums import SUM
 from mindspore_thor.optim.checks import MAX_STEPS, is_whole
 
 IntervalLike = Union[int, Callable[[int], int], Sequence[Sequence[int]]]
@@ -90,5 +92,5 @@ class Interval(nn.Cell):
 
     def construct(self, step: Tensor) -> Tensor:
         """int32 scalar step -> int32 scalar interval."""
-        begun = ops.cast(step >= self.starts, ms.int32)
-        return ops.cast((begun * self.changes).sum(), ms.int32)
+        begun = CAST(GREATER_EQUAL(step, self.starts), ms.int32)
+        return SUM(MUL(begun, self.changes), 0)

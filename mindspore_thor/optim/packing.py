@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
-from mindspore_thor.graph.operators import CAST, ITEM, STACK0, TRANSPOSE
+from mindspore_thor.graph.operators import CAST, CONCAT1, CONCAT2, ITEM, STACK0, TRANSPOSE
 from mindspore_thor.graph.slices import part
 from mindspore_thor.graph.tuples import pick
 from mindspore_thor.layers.coverage import CoveredLayer
@@ -103,25 +103,29 @@ def pack(gradients: Sequence[Tensor], packing: Packing) -> Tensor:
     weights, biases, weight_matrix, bias_matrix, axis, _, _, transposed = packing
     matrix = _stacked(gradients, weights, weight_matrix, transposed)
     if len(biases) > 0:
-        matrix = ops.concat((matrix, _stacked(gradients, biases, bias_matrix)), axis)
+        ends = _stacked(gradients, biases, bias_matrix)
+        matrix = CONCAT1((matrix, ends)) if axis == 1 else CONCAT2((matrix, ends))
     return matrix
 
 
-def _unstacked(stack: Tensor, shape: tuple[int, ...], count: int) -> tuple[Tensor, ...]:
+def _unstacked(
+    stack: Tensor, shape: tuple[int, ...], count: int, gradient: Tensor
+) -> tuple[Tensor, ...]:
+    stack = CAST(stack, gradient.dtype)
     if count == 1:
         return (stack.reshape(shape),)
     return ops.unstack(stack.reshape((count,) + shape))  # noqa: RUF005 (the graph parser)
 
 
-def unpack(packing: Packing, matrix: Tensor) -> tuple[Tensor, ...]:
-    """Matrices as gradients, float32: those of the weights, then those of the biases."""
+def unpack(gradients: Sequence[Tensor], packing: Packing, matrix: Tensor) -> tuple[Tensor, ...]:
+    """Matrices as gradients, in these ones' types: those of the weights, then of the biases."""
     numbers, biases, weight_matrix, bias_matrix, axis, shape, bias_shape, transposed = packing
     count, width = len(numbers), weight_matrix[axis]
     weights = matrix if len(biases) == 0 else part(matrix, 0, width, axis)
     if transposed:
         weights = TRANSPOSE(weights, (0, 2, 1))
-    found = _unstacked(weights, shape, count)
+    found = _unstacked(weights, shape, count, ITEM(gradients, ITEM(numbers, 0)))
     if len(biases) > 0:
         ends = part(matrix, width, bias_matrix[axis], axis)
-        found += _unstacked(ends, bias_shape, count)
+        found += _unstacked(ends, bias_shape, count, ITEM(gradients, ITEM(biases, 0)))
     return found

@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from mindspore_thor.curvature.state import state
+from mindspore_thor.graph.operators import ASSIGN_SUB, CAST, MUL
 from mindspore_thor.graph.tuples import call, joined, pick
 from mindspore_thor.linalg.device import momentum_step
 from mindspore_thor.linalg.sums import total
@@ -24,7 +25,6 @@ from mindspore_thor.optim.adam import (
 from mindspore_thor.optim.each_group import (
     directed,
     inner,
-    like,
     product,
     squared_rates,
     times_each,
@@ -44,7 +44,7 @@ ADAMS = (ADAMW, NADAMW)
 
 
 def _scale(factor: float, gradient: Tensor) -> Tensor:
-    return gradient * factor
+    return MUL(gradient, factor)
 
 
 def _move(
@@ -52,14 +52,14 @@ def _move(
 ) -> bool:
     momentum, rate_inside = how
     if rate_inside:
-        momentum_step(weight, moment, 1.0, step * ops.cast(rate, step.dtype), momentum)
+        momentum_step(weight, moment, 1.0, MUL(step, CAST(rate, step.dtype)), momentum)
     else:
         momentum_step(weight, moment, rate, step, momentum)
     return True
 
 
 def _descend(rate: Any, weight: Parameter, step: Tensor) -> bool:
-    ops.assign_sub(weight, rate * step)
+    ASSIGN_SUB(weight, MUL(rate, step))
     return True
 
 
@@ -232,11 +232,10 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         if self.kl_clip is not None:
             found = self.clipped(found, plain, lr)
         flat: tuple[Tensor, ...] = ()
-        for group in self.map(unpack, self.packings, found):
+        for group in self.map(ops.partial(unpack, gradients), self.packings, found):
             flat += group
         # One flat tuple: the compiler's time grows steeply with nested ones.
-        found = self.map(ops.partial(pick, flat + gradients), self.places)
-        return self.map(like, found, gradients)
+        return self.map(ops.partial(pick, flat + gradients), self.places)
 
     def steps_of(self, matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What the rule that is grafted would step, for every group's gradients."""

@@ -11,6 +11,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.capture.attach import without_hooks
 from mindspore_thor.graph.kind import OWN, PLAIN, compiling
+from mindspore_thor.graph.operators import AND, CAST, MUL
 from mindspore_thor.linalg.device import all_finite, is_finite
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
@@ -19,7 +20,7 @@ from mindspore_thor.step.loss_scale import LossScale
 
 
 def _unscale(inverse: Tensor, gradient: Tensor) -> Tensor:
-    return gradient * inverse
+    return MUL(gradient, inverse)
 
 
 @ops.constexpr
@@ -117,12 +118,12 @@ class Backward(nn.Cell):
             refuse_no_mean(loss.shape)
         sens = _filled(loss.dtype, loss.shape, self.sens)
         if self.dynamic is not None:
-            sens = sens * ops.cast(self.dynamic.scale, loss.dtype)
+            sens = MUL(sens, CAST(self.dynamic.scale, loss.dtype))
         gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
         if self.distributed:
             # Before the check, so that all ranks come to the same result.
             loss, gradients = self.mean(loss, gradients)
-        finite = ops.logical_and(is_finite(loss), all_finite(gradients))
+        finite = AND(is_finite(loss), all_finite(gradients))
         if self.dynamic is not None and self.scaled_count > 0:
             scaled, statistics = gradients[: self.scaled_count], gradients[self.scaled_count :]
             gradients = self.map(ops.partial(_unscale, self.dynamic.inverse), scaled) + statistics

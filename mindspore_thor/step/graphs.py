@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, ops
+from mindspore import Parameter, Tensor
 
 from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.curvature.group import SPECTRUM
 from mindspore_thor.graph.kind import ANY, OWN, PLAIN
+from mindspore_thor.graph.operators import ASSIGN, ITEM
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.step.backward import Backward, StepGraph
@@ -45,7 +46,7 @@ class WholeStep(StepGraph):
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
         if self.samples is not None:
-            ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
+            ASSIGN(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
         loss, gradients, finite = self.backward(*inputs)
         if self.all_phases:
             self.optimizer.refresh_stored()
@@ -98,7 +99,7 @@ class PlainStep(StepGraph):
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """A batch -> loss, gradients of the weights, whether all is finite."""
-        ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
+        ASSIGN(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
         return self.backward(*inputs)
 
 
@@ -110,11 +111,12 @@ class CaptureStep(PlainStep):
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """A batch -> loss, gradients of the weights, whether all is finite."""
-        ops.assign(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
-        loss, gradients, finite = self.backward(*inputs)
+        ASSIGN(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
+        found = self.backward(*inputs)
+        gradients, finite = ITEM(found, 1), ITEM(found, 2)
         if finite:
             self.optimizer.collect(gradients)
-        return loss, gradients[: self.count], finite
+        return ITEM(found, 0), gradients[: self.count], finite
 
 
 class RefreshStep(StoredGraph):

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, nn, ops
 
 from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
+from mindspore_thor.graph.operators import ASSIGN, ASSIGN_ADD, ONES_LIKE, ZEROS_LIKE
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import FusedSum, world
 from mindspore_thor.step.loss_scale import LossScale
 
 _RUNNING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-def _store(parameter: Parameter, value: Tensor) -> bool:
-    ops.assign(parameter, value)
-    return True
 
 
 def refuse_bad_weights(*groups: Iterable[Parameter]) -> None:
@@ -86,15 +82,15 @@ class Guard(nn.Cell):
     def rewind(self) -> None:
         """Put the running statistics back to where they were before this step's forward pass."""
         if self.running_count > 0:
-            self.map(_store, self.running, self.good)
+            self.map(ASSIGN, self.running, self.good)
 
     def accept(self) -> None:
         """Remember the running statistics of a good step, averaged over ranks."""
         if self.averages:
-            self.map(_store, self.running, self.mean(self.running))
+            self.map(ASSIGN, self.running, self.mean(self.running))
         if self.running_count > 0:
-            self.map(_store, self.good, self.running)
-        ops.assign(self.skipped_in_a_row, ops.zeros_like(self.skipped_in_a_row))
+            self.map(ASSIGN, self.good, self.running)
+        ASSIGN(self.skipped_in_a_row, ZEROS_LIKE(self.skipped_in_a_row))
         if self.loss_scale is not None:
             self.loss_scale.grow()
 
@@ -105,8 +101,9 @@ class Guard(nn.Cell):
         if self.second_order:
             self.optimizer.advance()
         else:
-            ops.assign_add(self.optimizer.global_step, ops.ones_like(self.optimizer.global_step))
-        ops.assign_add(self.skipped, ops.ones_like(self.skipped))
-        ops.assign_add(self.skipped_in_a_row, ops.ones_like(self.skipped_in_a_row))
+            step = self.optimizer.global_step
+            ASSIGN_ADD(step, ONES_LIKE(step))
+        ASSIGN_ADD(self.skipped, ONES_LIKE(self.skipped))
+        ASSIGN_ADD(self.skipped_in_a_row, ONES_LIKE(self.skipped_in_a_row))
         if self.loss_scale is not None:
             self.loss_scale.shrink()

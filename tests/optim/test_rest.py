@@ -200,13 +200,12 @@ def test_one_graph_and_separate_graphs_agree_and_resume(kind, tmp_path) -> None:
         options.update(steps_per_epoch=2, batch_size=8)
     else:
         options.update(factor_interval=2, inverse_interval=3)
-    make = small_conv_net if kind is KFAC else mlp
 
     def made() -> tuple[nn.Cell, TrainStep]:
-        net = make()[0]
+        net = mlp()[0]
         return net, TrainStep(net, cross_entropy(), kind(net, 0.01, **options))
 
-    _, x, labels = make()
+    _, x, labels = mlp()
     data = batches(x, labels, 6)
     net, step = made()
     steps.train(step, data[:3])

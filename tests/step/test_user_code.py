@@ -358,7 +358,7 @@ class OneGraph(nn.Cell):
         return ops.depend(self.second(x, y), loss)
 
 
-@pytest.mark.parametrize(("first", "second"), [("thor", "kfac"), ("kfac", "kfac")])
+@pytest.mark.parametrize(("first", "second"), [("thor", "kfac inverse"), ("eva", "eva")])
 def test_two_optimizers_over_halves_step_as_if_alone(first, second) -> None:
     def steps_of(net: nn.Cell) -> list[nn.Cell]:
         makers = (METHODS[first], METHODS[second])
