@@ -12,7 +12,7 @@ from mindspore_thor.capture.plain import same
 from mindspore_thor.capture.unscaling import BY_PARAMETER, unscaling
 from mindspore_thor.graph.kind import MEASURE, PLAIN, GraphKind
 from mindspore_thor.graph.once import Once
-from mindspore_thor.graph.operators import CAST, ZEROS_LIKE
+from mindspore_thor.graph.operators import CAST, ITEM, ZEROS_LIKE
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.sums import SUM
 
@@ -247,10 +247,20 @@ class DirectHook(Replacement):
         if self.passive:
             return self.capture.affine(x, weight, bias)
         flag = collecting(curvature, 0, self.due)
-        s0, s1, s2, s3 = curvature.capture_state(0, flag)
-        probes = self.weight_probe, self.bias_probe
+        state = curvature.capture_state(0, flag)
         return self.capture(
-            x, weight, bias, flag, self.probe, self.unscale, s0, s1, s2, s3, *probes
+            x,
+            weight,
+            bias,
+            flag,
+            self.probe,
+            self.unscale,
+            ITEM(state, 0),
+            ITEM(state, 1),
+            ITEM(state, 2),
+            ITEM(state, 3),
+            self.weight_probe,
+            self.bias_probe,
         )
 
 

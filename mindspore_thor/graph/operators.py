@@ -37,8 +37,8 @@ ABS, SQRT, IS_FINITE = ops.Abs(), ops.Sqrt(), ops.IsFinite()
 ZEROS_LIKE, ONES_LIKE = ops.ZerosLike(), ops.OnesLike()
 """A tensor of another one's shape and type."""
 
-GREATER, LESS = ops.Greater(), ops.Less()
-GREATER_EQUAL, NOT_EQUAL = ops.GreaterEqual(), ops.NotEqual()
+GREATER, LESS, LESS_EQUAL = ops.Greater(), ops.Less(), ops.LessEqual()
+GREATER_EQUAL, EQUAL, NOT_EQUAL = ops.GreaterEqual(), ops.Equal(), ops.NotEqual()
 """Comparisons of tensors, or of a tensor and a number, entry by entry."""
 
 AND, OR, NOT = ops.LogicalAnd(), ops.LogicalOr(), ops.LogicalNot()

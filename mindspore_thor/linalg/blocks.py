@@ -60,13 +60,13 @@ def split_matrix(matrix: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor
     groups = matrix.shape[0]
     x = pad_axis(pad_axis(matrix, 1, rows.padded - rows.dim), 2, cols.padded - cols.dim)
     x = x.reshape((groups, rows.blocks, rows.size, cols.blocks, cols.size))
-    return ops.transpose(x, (0, 1, 3, 2, 4)).reshape((-1, rows.size, cols.size))
+    return TRANSPOSE(x, (0, 1, 3, 2, 4)).reshape((-1, rows.size, cols.size))
 
 
 def merge_matrix(blocks: Tensor, rows: BlockLayout, cols: BlockLayout) -> Tensor:
     """The inverse of :func:`split_matrix`; what lies in the padding is dropped."""
     x = blocks.reshape((-1, rows.blocks, cols.blocks, rows.size, cols.size))
-    x = ops.transpose(x, (0, 1, 3, 2, 4)).reshape((-1, rows.padded, cols.padded))
+    x = TRANSPOSE(x, (0, 1, 3, 2, 4)).reshape((-1, rows.padded, cols.padded))
     return part_or_all(part_or_all(x, 0, rows.dim, 1), 0, cols.dim, 2)
 
 

@@ -179,8 +179,8 @@ def projected_squares(
 def _rank_one_squares(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor, count: int) -> Tensor:
     """One position: a rank-one matrix stays one, and its square is that of its two vectors."""
     n, groups, d_in, _ = a.shape
-    rows_a = BMM(ops.transpose(a.reshape((n, groups, d_in)), (1, 0, 2)), basis_a)
-    rows_g = BMM(ops.transpose(g.reshape((n, groups, g.shape[2])), (1, 0, 2)), basis_g)
+    rows_a = BMM(TRANSPOSE(a.reshape((n, groups, d_in)), (1, 0, 2)), basis_a)
+    rows_g = BMM(TRANSPOSE(g.reshape((n, groups, g.shape[2])), (1, 0, 2)), basis_g)
     return _INNER(rows_g * rows_g, rows_a * rows_a) * (1.0 / count)
 
 
@@ -213,8 +213,8 @@ def _rotated_rows(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) -> Ten
     """Per-sample matrices [groups, n, d_out, d_in] by way of rotated rows."""
     n, groups, d_in, positions = a.shape
     d_out = g.shape[2]
-    rows_a = ops.transpose(a, (1, 0, 3, 2)).reshape((groups, n * positions, d_in))
-    rows_g = ops.transpose(g, (1, 0, 3, 2)).reshape((groups, n * positions, d_out))
+    rows_a = TRANSPOSE(a, (1, 0, 3, 2)).reshape((groups, n * positions, d_in))
+    rows_g = TRANSPOSE(g, (1, 0, 3, 2)).reshape((groups, n * positions, d_out))
     rows_a = BMM(rows_a, basis_a).reshape((groups * n, positions, d_in))
     rows_g = BMM(rows_g, basis_g).reshape((groups * n, positions, d_out))
     return _INNER(rows_g, rows_a).reshape((groups, n, d_out, d_in))
@@ -226,8 +226,8 @@ def _rotated_matrices(a: Tensor, g: Tensor, basis_a: Tensor, basis_g: Tensor) ->
     d_out = g.shape[2]
     x = _OUTER(a.reshape((n * groups, d_in, positions)), g.reshape((n * groups, d_out, positions)))
     if groups > 1:
-        x = ops.transpose(x.reshape((n, groups, d_in, d_out)), (1, 0, 2, 3))
+        x = TRANSPOSE(x.reshape((n, groups, d_in, d_out)), (1, 0, 2, 3))
     x = BMM(x.reshape((groups, n * d_in, d_out)), basis_g)
-    x = ops.transpose(x.reshape((groups, n, d_in, d_out)), (0, 1, 3, 2))
+    x = TRANSPOSE(x.reshape((groups, n, d_in, d_out)), (0, 1, 3, 2))
     x = BMM(x.reshape((groups, n * d_out, d_in)), basis_a)
     return x.reshape((groups, n, d_out, d_in))

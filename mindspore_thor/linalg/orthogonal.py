@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.operators import TRANSPOSE
 from mindspore_thor.linalg.sums import SUM, rows
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -35,8 +36,8 @@ def orthogonalized(matrices: Tensor, steps: int) -> Tensor:
     norms = ops.sqrt(SUM(rows(matrices * matrices), 1)).reshape((-1, 1, 1))
     x = matrices / (norms + SMALLEST_NORM)
     if tall:
-        x = ops.transpose(x, (0, 2, 1))
+        x = TRANSPOSE(x, (0, 2, 1))
     for _ in range(steps):
         squares = _TIMES_TRANSPOSED(x, x)
         x = a * x + ops.bmm(b * squares + c * ops.bmm(squares, squares), x)
-    return ops.transpose(x, (0, 2, 1)) if tall else x
+    return TRANSPOSE(x, (0, 2, 1)) if tall else x

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mindspore import Tensor, ops
 
+from mindspore_thor.graph.operators import TRANSPOSE
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.linalg.blocks import pad_axis
 
@@ -34,8 +35,8 @@ def unpack_triangles(packed: Tensor, d: int) -> Tensor:
     q, both = part_or_all(packed, 0, h, 2), part_or_all(packed, h, h + 1, 2)
     upper = part_or_all(ops.triu(both, 1), 1, h, 2)
     lower = part_or_all(ops.tril(both, 0), 0, h, 2)
-    p = upper + ops.tril(ops.transpose(upper, (0, 2, 1)), -1)
-    r = lower + ops.triu(ops.transpose(lower, (0, 2, 1)), 1)
+    p = upper + ops.tril(TRANSPOSE(upper, (0, 2, 1)), -1)
+    r = lower + ops.triu(TRANSPOSE(lower, (0, 2, 1)), 1)
     top = ops.concat((p, q), 2)
-    bottom = ops.concat((ops.transpose(q, (0, 2, 1)), r), 2)
+    bottom = ops.concat((TRANSPOSE(q, (0, 2, 1)), r), 2)
     return part_or_all(part_or_all(ops.concat((top, bottom), 1), 0, d, 1), 0, d, 2)

@@ -17,6 +17,22 @@ from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import FACTORS, META, SPECTRUM, GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.curvature.tokens import projected_factor
+from mindspore_thor.graph.operators import (
+    ADD,
+    ASSIGN,
+    CAST,
+    CONCAT0,
+    CONCAT1,
+    EQUAL,
+    ITEM,
+    LESS_EQUAL,
+    MUL,
+    NOT_EQUAL,
+    ONES_LIKE,
+    OR,
+    SELECT,
+    SUB,
+)
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.layers.coverage import CoveredLayer
@@ -127,12 +143,10 @@ class CorrectedFactors(EigenFactors):
 
     def capture_state(self, layer: int, flag: Tensor) -> Tensor:
         """The layer's Qa and Qg, then what to collect, in one vector."""
-        due = ops.cast(self.due, ms.float32).reshape(1)
-        vectors_a, vectors_g = (
-            part_or_all(self.vectors_a, layer, 1),
-            part_or_all(self.vectors_g, layer, 1),
-        )
-        return ops.concat((vectors_a.reshape(-1), vectors_g.reshape(-1), due))
+        due = CAST(self.due, ms.float32).reshape(1)
+        vectors_a = part_or_all(self.vectors_a, layer, 1)
+        vectors_g = part_or_all(self.vectors_g, layer, 1)
+        return CONCAT0((vectors_a.reshape(-1), vectors_g.reshape(-1), due))
 
     def spectrum(self) -> Tensor:
         """S, [L, maps, d_out, d_in(+1)]."""
@@ -146,8 +160,8 @@ class CorrectedFactors(EigenFactors):
     def unresolved(self, spectrum: Tensor, largest: Tensor) -> Tensor:
         """Where S cannot be told from the squares of rounding errors, or the factors from zero."""
         # A second moment is a square, and so is what rounding makes of one that is zero.
-        zero = spectrum <= (self.resolved_a * self.resolved_g) * largest
-        return ops.logical_or(super().unresolved(spectrum, largest), zero)
+        zero = LESS_EQUAL(spectrum, MUL(largest, self.resolved_a * self.resolved_g))
+        return OR(super().unresolved(spectrum, largest), zero)
 
     def gradient_part(self) -> tuple[int, int]:
         """G and S: a step collects one or both."""
@@ -160,28 +174,28 @@ class CorrectedFactors(EigenFactors):
     def collect(self, fresh: Tensor) -> bool:
         """Let those of A, G and S enter that this step has collected."""
         used = self.entering(fresh)
-        mean, old = self.averaged(fresh), self.statistics
-        collected = ops.cast(self.due != SPECTRUM, ms.float32)
-        measured = ops.cast(self.due != FACTORS, ms.float32)
-        entering = collected * (1.0 - self.kept_weight())
+        mean = self.averaged(fresh)
+        old = self.statistics
+        collected = CAST(NOT_EQUAL(self.due, SPECTRUM), ms.float32)
+        measured = CAST(NOT_EQUAL(self.due, FACTORS), ms.float32)
+        entering = MUL(collected, SUB(1.0, self.kept_weight()))
         # Sums over positions do not stop at one use: those of several uses add up.
         spectrum = self.measured(fresh)
         if self.token_mode != "":
             uses, rows = self.uses(fresh), part(fresh, self.end + 1, 1, 1)
-            spectrum = spectrum * projected_factor(self.token_mode, uses, rows)
-        settled = ops.cast(self.provisional == 0, ms.float32)
-        change = measured * (1.0 - self.decay * settled)
-        blended = ops.concat(
+            spectrum = MUL(spectrum, projected_factor(self.token_mode, uses, rows))
+        settled = CAST(EQUAL(self.provisional, 0), ms.float32)
+        change = MUL(measured, SUB(1.0, MUL(settled, self.decay)))
+        blended = CONCAT1(
             (
                 _blend(part(old, 0, self.end_g, 1), part(mean, 0, self.end_g, 1), entering),
                 _blend(self.measured(old), spectrum, change),
                 _blend(part(old, self.end, META, 1), part(mean, self.end, META, 1), entering),
-            ),
-            1,
+            )
         )
-        provisional = self.provisional * ops.cast(measured == 0, ms.int32)
-        ops.assign(self.provisional, ops.where(used, provisional, self.provisional))
-        ops.assign(self.statistics, ops.where(used, blended, old))
+        provisional = MUL(self.provisional, CAST(EQUAL(measured, 0.0), ms.int32))
+        ASSIGN(self.provisional, SELECT(used, provisional, self.provisional))
+        ASSIGN(self.statistics, SELECT(used, blended, old))
         return True
 
     def derived(self) -> tuple[Parameter, ...]:
@@ -193,11 +207,11 @@ class CorrectedFactors(EigenFactors):
     ) -> tuple[Tensor, ...]:
         """Take the new basis; in it KFAC's eigenvalues T dg da^T stand in for S."""
         parts = eigen_parts(solutions, self.positions())
-        values = parts[3].expand_dims(2) * parts[2].expand_dims(1)
+        values = MUL(ITEM(parts, 3).expand_dims(2), ITEM(parts, 2).expand_dims(1))
         head = part(self.statistics, 0, self.end_g, 1)
         tail = part(self.statistics, self.end, META, 1)
-        stand_in = ops.concat((head, values.reshape((self.layers, -1)), tail), 1)
-        one = ops.ones_like(self.provisional)
+        stand_in = CONCAT1((head, values.reshape((self.layers, -1)), tail))
+        one = ONES_LIKE(self.provisional)
         stored = (self.vectors_a, self.vectors_g, self.values_a, self.values_g)
         return where_good(
             good, (*parts, stand_in, one), (*stored, self.statistics, self.provisional)
@@ -206,7 +220,7 @@ class CorrectedFactors(EigenFactors):
 
 def _blend(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
     """(1 - weight) * old + weight * new."""
-    return (1.0 - weight) * old + weight * new
+    return ADD(MUL(SUB(1.0, weight), old), MUL(weight, new))
 
 
 class EKFAC(AveragedStatistics):

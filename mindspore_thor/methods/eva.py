@@ -12,6 +12,18 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.tokens import GRADIENTS, INPUTS, token_parts_of
+from mindspore_thor.graph.operators import (
+    ADD,
+    BMM,
+    CONCAT0,
+    CONCAT1,
+    DIV,
+    GREATER,
+    MAXIMUM,
+    MUL,
+    SUB,
+    TRANSPOSE,
+)
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
@@ -57,8 +69,8 @@ class MeanRule(StatisticsRule):
         a = mean_columns(self.rows.input_columns(total)) * (1.0 / x.shape[0])
         g = mean_columns(self.rows.output_columns(SUM_KEPT(dout, 0)))
         if self.homogeneous:
-            a = ops.concat((a, ops.ones((a.shape[0], 1), ms.float32)), 1)
-        return ops.concat((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
+            a = CONCAT1((a, ops.ones((a.shape[0], 1), ms.float32)))
+        return CONCAT0((a.reshape(-1), g.reshape(-1), self.meta(x, dout)))
 
     def of_tokens(self, x: Tensor, dout: Tensor) -> Tensor:
         """The same of the real tokens, divided by N alone."""
@@ -67,8 +79,8 @@ class MeanRule(StatisticsRule):
         a = mean_columns(self.rows.input_columns(SUM_KEPT(x, 0)), n)
         g = mean_columns(self.rows.output_positions(SUM_KEPT(dout, 0)), 1)
         if self.homogeneous:
-            a = ops.concat((a, mean_columns(ones, n)), 1)
-        return ops.concat((a.reshape(-1), g.reshape(-1), meta))
+            a = CONCAT1((a, mean_columns(ones, n)))
+        return CONCAT0((a.reshape(-1), g.reshape(-1), meta))
 
 
 class RankOne(GroupCurvature):
@@ -132,17 +144,18 @@ class RankOne(GroupCurvature):
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The rank-one solve with this step's lam."""
-        a, g = self.mean_a().reshape((-1, self.d_in, 1)), self.mean_g()
-        g = g.reshape((-1, self.rows.d_out, 1))
-        overlap = ops.bmm(ops.bmm(ops.transpose(g, (0, 2, 1)), matrix), a)
-        size = SUM_KEPT(a * a, (1, 2)) * SUM_KEPT(g * g, (1, 2))
-        along = overlap / ops.maximum(size, _SMALLEST_SIZE)
-        outer = ops.bmm(g, ops.transpose(a, (0, 2, 1)))
-        rest = matrix - along * outer
+        a = self.mean_a().reshape((-1, self.d_in, 1))
+        g = self.mean_g().reshape((-1, self.rows.d_out, 1))
+        overlap = BMM(BMM(TRANSPOSE(g, (0, 2, 1)), matrix), a)
+        size = MUL(SUM_KEPT(MUL(a, a), (1, 2)), SUM_KEPT(MUL(g, g), (1, 2)))
+        along = DIV(overlap, MAXIMUM(size, _SMALLEST_SIZE))
+        outer = BMM(g, TRANSPOSE(a, (0, 2, 1)))
+        rest = SUB(matrix, MUL(along, outer))
         # |D|^2 is t^2 |a|^2 |g|^2 where R is small.
-        seen = SUM(flat(rest * rest), 1).reshape((-1, 1, 1)) > self.unseen * along * along * size
-        divisor = ops.where(seen, damping, ops.maximum(damping, size))
-        return rest / divisor + (along / (damping + size)) * outer
+        share = MUL(MUL(MUL(along, self.unseen), along), size)
+        seen = GREATER(SUM(flat(MUL(rest, rest)), 1).reshape((-1, 1, 1)), share)
+        divisor = ops.where(seen, damping, MAXIMUM(damping, size))
+        return ADD(DIV(rest, divisor), MUL(DIV(along, ADD(damping, size)), outer))
 
 
 class Eva(AveragedStatistics):

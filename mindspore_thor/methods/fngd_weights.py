@@ -18,7 +18,21 @@ from mindspore_thor.curvature.outcomes import counted
 from mindspore_thor.curvature.state import StateRows, state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
-from mindspore_thor.graph.operators import ADD, CAST, CONCAT0, MAXIMUM, MUL, ZEROS_LIKE
+from mindspore_thor.graph.operators import (
+    ADD,
+    ASSIGN,
+    ASSIGN_ADD,
+    CAST,
+    CONCAT0,
+    DIV,
+    GATHER,
+    GREATER,
+    MAXIMUM,
+    MUL,
+    SELECT,
+    SUB,
+    ZEROS_LIKE,
+)
 from mindspore_thor.graph.slices import column_shape, part, part_or_all
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.device import weighs_input
@@ -247,33 +261,33 @@ class SampleWeights(DirectCurvature):
         if self.share == "none":
             return flag, flag, flag, flag
         if self.share == "slot":
-            return ops.gather(self.store, self.slot, 0), flag, flag, flag
+            return GATHER(self.store, self.slot, 0), flag, flag, flag
         return self.store.reshape((-1,)), flag, flag, flag
 
     def collect(self, fresh: Tensor) -> bool:
         """Store the weights of this step, averaged over the layer's uses in this pass."""
         n = self.end
         uses = part(fresh, n, 1, 1)
-        used, uses = uses > 0, ops.maximum(uses, 1.0)
+        used = GREATER(uses, 0.0)
         if self.share != "none":
-            self.keep(part(fresh, 0, n, 1) / uses, used)
-        solved = ops.cast(used, ms.int32)
-        failed = solved * ops.cast(part(fresh, n + 1, 1, 1) > 0, ms.int32)
-        kept = ops.zeros_like(failed)
-        ops.assign(self.own_counts, counted(self.own_counts, solved - failed, kept, failed))
+            self.keep(DIV(part(fresh, 0, n, 1), MAXIMUM(uses, 1.0)), used)
+        solved = CAST(used, ms.int32)
+        failed = MUL(solved, CAST(GREATER(part(fresh, n + 1, 1, 1), 0.0), ms.int32))
+        accepted = SUB(solved, failed)
+        ASSIGN(self.own_counts, counted(self.own_counts, accepted, ZEROS_LIKE(failed), failed))
         return True
 
     def keep(self, weights: Tensor, used: Tensor) -> None:
         """Store the weights [1, N] of one step if the layer was used in it, [1, 1]."""
         if self.share == "slot":
             row = self.slot.reshape((1,))
-            weights = ops.where(used, weights, ops.gather(self.store, row, 0))
+            weights = SELECT(used, weights, GATHER(self.store, row, 0))
             ops.scatter_update(self.store, row, weights)
         elif self.share == "last":
-            ops.assign(self.store, ops.where(used, weights, self.store))
+            ASSIGN(self.store, SELECT(used, weights, self.store))
         else:
-            more = ops.cast(used, ms.float32)
+            more = CAST(used, ms.float32)
             filled = self.filled.reshape((1, 1))
-            step = (weights - self.store) * (more / ops.maximum(filled + more, 1.0))
-            ops.assign(self.store, self.store + step)
-            ops.assign_add(self.filled, more.reshape((1,)))
+            share = DIV(more, MAXIMUM(ADD(filled, more), 1.0))
+            ASSIGN(self.store, ADD(self.store, MUL(SUB(weights, self.store), share)))
+            ASSIGN_ADD(self.filled, more.reshape((1,)))

@@ -10,6 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
+from mindspore_thor.graph.operators import ADD, BMM, DIV, ITEM, LESS_EQUAL, MAXIMUM, MUL, OR
 from mindspore_thor.graph.slices import part
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
@@ -52,17 +53,18 @@ def resolved(d: int) -> float:
 
 def _faint(values: Tensor, share: float) -> Tensor:
     """Which eigenvalues [L, maps, d] are at most that share of their factor's largest."""
-    return values <= share * MAX_KEPT(values, 2)
+    return LESS_EQUAL(values, MUL(MAX_KEPT(values, 2), share))
 
 
 def eigen_parts(solutions: tuple[Tensor, ...], positions: Tensor) -> tuple[Tensor, ...]:
     """Eigenvectors of A and G, eigenvalues T da and dg; ``positions`` are T, [L]."""
-    a, g = solutions
-    vectors_a, vectors_g = part(a, 1, a.shape[1], 2), part(g, 1, g.shape[1], 2)
+    a, g = ITEM(solutions, 0), ITEM(solutions, 1)
+    vectors_a = part(a, 1, a.shape[1], 2)
+    vectors_g = part(g, 1, g.shape[1], 2)
     values_a = part(a, 0, 1, 2).reshape(a.shape[:2])
     values_g = part(g, 0, 1, 2).reshape(g.shape[:2])
     share = repeated(positions, values_a.shape[0]).reshape((-1, 1))
-    return vectors_a, vectors_g, values_a * share, values_g
+    return vectors_a, vectors_g, MUL(values_a, share), values_g
 
 
 class EigenFactors(KroneckerCurvature):
@@ -110,7 +112,8 @@ class EigenFactors(KroneckerCurvature):
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """Both factors; the damping waits for the step that uses them."""
-        a, g, _ = factors_of(self.statistics, self.layout)
+        factors = factors_of(self.statistics, self.layout)
+        a, g = ITEM(factors, 0), ITEM(factors, 1)
         return stack(a), per_block(damping, a), stack(g), per_block(damping, g)
 
     def install(
@@ -122,11 +125,11 @@ class EigenFactors(KroneckerCurvature):
 
     def spectrum(self) -> Tensor:
         """T dg da^T, [L, maps, d_out, d_in(+1)]."""
-        return self.values_g.expand_dims(3) * self.values_a.expand_dims(2)
+        return MUL(self.values_g.expand_dims(3), self.values_a.expand_dims(2))
 
     def largest(self, spectrum: Tensor) -> Tensor:
         """The largest entries of the spectrum, [L, maps, 1, 1]: here those of its two vectors."""
-        values = MAX_KEPT(self.values_g, 2) * MAX_KEPT(self.values_a, 2)
+        values = MUL(MAX_KEPT(self.values_g, 2), MAX_KEPT(self.values_a, 2))
         return values.expand_dims(3)
 
     def unresolved(self, spectrum: Tensor, largest: Tensor) -> Tensor:
@@ -137,19 +140,20 @@ class EigenFactors(KroneckerCurvature):
             largest: its largest entries, [L, maps, 1, 1].
         """
         faint_a = _faint(self.values_a, self.resolved_a).expand_dims(2)
-        return ops.logical_or(_faint(self.values_g, self.resolved_g).expand_dims(3), faint_a)
+        return OR(_faint(self.values_g, self.resolved_g).expand_dims(3), faint_a)
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """Divide by the spectrum + lam in the eigenbasis; lam is this step's."""
         d_in, d_out = self.right.dim, self.left.dim
         q_a = self.vectors_a.reshape((-1, d_in, d_in))
         q_g = self.vectors_g.reshape((-1, d_out, d_out))
-        inner = ops.bmm(_TRANSPOSED_FIRST(q_g, matrix), q_a)
+        inner = BMM(_TRANSPOSED_FIRST(q_g, matrix), q_a)
         spectrum = self.spectrum()
         largest = self.largest(spectrum)
         floor = ops.where(self.unresolved(spectrum, largest), SMALLEST_DAMPING * largest, 0.0)
-        inner = inner / ops.maximum(spectrum + damping, floor).reshape(inner.shape)
-        return ops.bmm(q_g, _TRANSPOSED_SECOND(inner, q_a))
+        divisor = MAXIMUM(ADD(spectrum, damping), floor)
+        inner = DIV(inner, divisor.reshape(inner.shape))
+        return BMM(q_g, _TRANSPOSED_SECOND(inner, q_a))
 
 
 class KFAC(AveragedStatistics):

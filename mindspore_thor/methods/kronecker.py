@@ -88,7 +88,7 @@ def factors_of(statistics: Tensor, layout: KroneckerLayout) -> tuple[Tensor, Ten
     g = part(statistics, layout.end_a, layout.end_g - layout.end_a, 1)
     positions = part(statistics, layout.end + 1, 1, 1).reshape((-1,))
     # A layer that has collected nothing has no positions; nothing is made of its factors.
-    positions = ops.maximum(positions, 1.0)
+    positions = MAXIMUM(positions, 1.0)
     a = a.reshape((-1, right.blocks, right.size, right.size))
     return a, g.reshape((-1, left.blocks, left.size, left.size)), positions
 
@@ -231,7 +231,7 @@ def stack(blocks: Tensor) -> Tensor:
 def repeated(values: Tensor, count: int) -> Tensor:
     """A scalar, one value per layer, or one per map, repeated for its neighbours: [count]."""
     values = values.reshape((-1, 1))
-    return (values * ops.ones((1, count // values.shape[0]), ms.float32)).reshape((-1,))
+    return MUL(values, ops.ones((1, count // values.shape[0]), ms.float32)).reshape((-1,))
 
 
 def per_block(value: Tensor, blocks: Tensor) -> Tensor:

@@ -11,6 +11,17 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.state import state
+from mindspore_thor.graph.operators import (
+    AND,
+    ASSIGN_ADD,
+    BMM,
+    CAST,
+    ITEM,
+    MUL,
+    NOT_EQUAL,
+    SELECT,
+    TRANSPOSE,
+)
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import block_layout, merge_matrix, split_matrix
@@ -59,10 +70,11 @@ class GradientRoots(GroupCurvature):
     def observe(self, matrix: Tensor) -> None:
         """Add D D^T and D^T D of every block."""
         blocks = split_matrix(matrix, self.left, self.right)
-        transposed = ops.transpose(blocks, (0, 2, 1))
-        left, right = ops.bmm(blocks, transposed), ops.bmm(transposed, blocks)
-        ops.assign_add(self.sum_left, left.reshape(self.sum_left.shape))
-        ops.assign_add(self.sum_right, right.reshape(self.sum_right.shape))
+        transposed = TRANSPOSE(blocks, (0, 2, 1))
+        left = BMM(blocks, transposed)
+        right = BMM(transposed, blocks)
+        ASSIGN_ADD(self.sum_left, left.reshape(self.sum_left.shape))
+        ASSIGN_ADD(self.sum_right, right.reshape(self.sum_right.shape))
 
     def stacks(self) -> tuple[tuple[int, int], ...]:
         """All blocks of L, then of R."""
@@ -72,15 +84,15 @@ class GradientRoots(GroupCurvature):
     def seen(self) -> Tensor:
         """Which blocks had a gradient that was not zero, boolean [L, blocks]."""
         # The largest entry of D D^T is on its diagonal. Not "> 0": a sum of NaN must be seen.
-        return MAX(self.sum_left.reshape(self.sums_shape), 2) != 0
+        return NOT_EQUAL(MAX(self.sum_left.reshape(self.sums_shape), 2), 0.0)
 
     def wanted(self) -> Tensor:
         """1 for the layers of which any block had a gradient, float32 [L]."""
-        return MAX(ops.cast(self.seen(), ms.float32), 1)
+        return MAX(CAST(self.seen(), ms.float32), 1)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """L and R without epsilon, and epsilon."""
-        shifts = damping * ops.ones((self.layers * self.sum_left.shape[1],), ms.float32)
+        shifts = MUL(ops.ones((self.layers * self.sum_left.shape[1],), ms.float32), damping)
         return stack(self.sum_left), shifts, stack(self.sum_right), shifts
 
     def derived(self) -> tuple[Parameter, ...]:
@@ -94,17 +106,18 @@ class GradientRoots(GroupCurvature):
 
         Those of blocks without statistics stay the identity.
         """
-        which = ops.logical_and(good.reshape((-1, 1)), self.seen()).expand_dims(2).expand_dims(3)
-        left, right = self.root_left, self.root_right
+        which = AND(good.reshape((-1, 1)), self.seen()).expand_dims(2).expand_dims(3)
+        left = self.root_left
+        right = self.root_right
         return (
-            ops.where(which, solutions[0].reshape(left.shape), left),
-            ops.where(which, solutions[1].reshape(right.shape), right),
+            SELECT(which, ITEM(solutions, 0).reshape(left.shape), left),
+            SELECT(which, ITEM(solutions, 1).reshape(right.shape), right),
         )
 
     def precondition(self, matrix: Tensor, damping: Tensor) -> Tensor:
         """The product with both stored roots, block by block."""
         blocks = split_matrix(matrix, self.left, self.right)
-        blocks = ops.bmm(ops.bmm(stack(self.root_left), blocks), stack(self.root_right))
+        blocks = BMM(BMM(stack(self.root_left), blocks), stack(self.root_right))
         return merge_matrix(blocks, self.left, self.right)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 
 from mindspore_thor.capture.rule import StatisticsRule
 from mindspore_thor.curvature.group import GroupCurvature, where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.curvature.tokens import SQUARES, token_parts_of
+from mindspore_thor.graph.operators import CONCAT0, DIV, ITEM, MAXIMUM, MUL, SQRT
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.layers.rows import Rows
@@ -62,11 +63,11 @@ class WeightedMomentsRule(StatisticsRule):
         """X and the gradient of the layer's output -> statistics."""
         x, g, ones, count, meta = self.seen(x, dout)
         a = self.inputs(x, ones)
-        size_a = ops.sqrt(feature_sums(a * a))
-        size_g = ops.sqrt(feature_sums(g * g))
-        phi = block_moments(a * size_g, self.right, count)
-        psi = block_moments(g * size_a, self.left, count)
-        return ops.concat((phi.reshape(-1), psi.reshape(-1), meta))
+        size_a = SQRT(feature_sums(MUL(a, a)))
+        size_g = SQRT(feature_sums(MUL(g, g)))
+        phi = block_moments(MUL(a, size_g), self.right, count)
+        psi = block_moments(MUL(g, size_a), self.left, count)
+        return CONCAT0((phi.reshape(-1), psi.reshape(-1), meta))
 
 
 def normalised_moments(
@@ -78,10 +79,10 @@ def normalised_moments(
     """
     a, g, positions = factors_of(statistics, layout)
     positions = repeated(positions, a.shape[0])
-    delta = trace(a) * positions
-    scale = (positions / ops.maximum(delta, _SMALLEST_TRACE)).reshape((-1, 1, 1, 1))
+    delta = MUL(trace(a), positions)
+    scale = DIV(positions, MAXIMUM(delta, _SMALLEST_TRACE)).reshape((-1, 1, 1, 1))
     delta = delta.reshape((-1, 1, 1, 1))
-    return delta, scale * a, scale * g
+    return delta, MUL(scale, a), MUL(scale, g)
 
 
 class TraceFactors(KroneckerCurvature):
@@ -133,10 +134,11 @@ class TraceFactors(KroneckerCurvature):
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:
         """sqrt(delta) Phi and sqrt(delta) Psi, each with sqrt(lam), which has a floor."""
-        delta, phi, psi = normalised_moments(self.statistics, self.layout)
-        scale = ops.sqrt(delta)
-        phi, psi = scale * phi, scale * psi
-        root = ops.sqrt(ops.maximum(damping, smallest_damping(phi, trace(phi), psi, trace(psi))))
+        moments = normalised_moments(self.statistics, self.layout)
+        scale = SQRT(ITEM(moments, 0))
+        phi = MUL(scale, ITEM(moments, 1))
+        psi = MUL(scale, ITEM(moments, 2))
+        root = SQRT(MAXIMUM(damping, smallest_damping(phi, trace(phi), psi, trace(psi))))
         return stack(phi), per_block(root, phi), stack(psi), per_block(root, psi)
 
     def install(

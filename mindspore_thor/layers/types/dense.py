@@ -6,6 +6,7 @@ from typing import Any
 
 from mindspore import Tensor, nn, ops
 
+from mindspore_thor.graph.operators import TRANSPOSE
 from mindspore_thor.graph.shared import Maker
 from mindspore_thor.graph.slices import part_or_all
 from mindspore_thor.layers.layer_type import LayerType
@@ -46,9 +47,9 @@ class DenseRows(LinearRows):
         return flat.reshape(shape[:-1] + (self.outputs,))  # noqa: RUF005 (the graph parser knows no unpacking)
 
     def _side_by_side(self, rows: Tensor, weight: Tensor) -> Tensor:
-        maps = ops.transpose(rows.reshape((-1, self.groups, self.d_in)), (1, 0, 2))
+        maps = TRANSPOSE(rows.reshape((-1, self.groups, self.d_in)), (1, 0, 2))
         out = self.batched(maps, weight.reshape((self.groups, self.d_out, self.d_in)))
-        return ops.transpose(out, (1, 0, 2))
+        return TRANSPOSE(out, (1, 0, 2))
 
     def _columns(self, rows: Tensor, features: int) -> Tensor:
         groups = self.groups
@@ -57,7 +58,7 @@ class DenseRows(LinearRows):
         rows = rows.reshape((rows.shape[0], -1, groups * features))
         if self.token_mode == "reduce":
             return (SUM(rows, 1) * (1.0 / rows.shape[1])).reshape((-1, groups, features, 1))
-        return ops.transpose(rows, (0, 2, 1)).reshape((rows.shape[0], groups, features, -1))
+        return TRANSPOSE(rows, (0, 2, 1)).reshape((rows.shape[0], groups, features, -1))
 
     def samples(self, x: Tensor) -> int:
         """Number of samples N that the statistics average over."""
