@@ -42,6 +42,9 @@ class Workload:
         Args:
             method: Name of the method.
             tuned: All of them, none where not all are there; otherwise its default alone.
+
+        Returns:
+            The metric after each epoch, trial by trial; empty where nothing counts.
         """
         curves = self.curves.get(method, [])
         if not tuned:

@@ -285,7 +285,7 @@ class GroupCurvature(nn.Cell):
         return self.no_candidates(damping)
 
     def no_candidates(self, damping: Tensor) -> Tensor:
-        """What stands there for other groups."""
+        """Zeros, float32 [L]: what stands in place of :meth:`candidates` for other groups."""
         return ops.zeros((self.layers,), ms.float32)
 
     def problems(self, damping: Tensor) -> tuple[Tensor, ...]:

@@ -16,7 +16,17 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.outcomes import Outcomes
-from mindspore_thor.graph.operators import CAST, GATHER, GREATER, ITEM, LESS, MATMUL, MUL, SUB
+from mindspore_thor.graph.operators import (
+    ASSIGN,
+    CAST,
+    GATHER,
+    GREATER,
+    ITEM,
+    LESS,
+    MATMUL,
+    MUL,
+    SUB,
+)
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.graph.tuples import call, joined
 from mindspore_thor.linalg.inverse import solution_width, solve_each
@@ -25,7 +35,7 @@ from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
-_MAP, _ASSIGN = ops.Map(), ops.Assign()
+_MAP = ops.Map()
 
 
 class Piece(NamedTuple):
@@ -160,7 +170,7 @@ def _install(
 
 
 def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> bool:
-    _MAP(_ASSIGN, parameters, values)
+    _MAP(ASSIGN, parameters, values)
     return True
 
 

@@ -39,7 +39,12 @@ class TokenParts(NamedTuple):
 
 
 def token_parts_of(*parts: tuple[int, int]) -> TokenParts:
-    """From the (length, kind) of every part, in their order."""
+    """Where parts lie that follow one another.
+
+    Args:
+        parts: (length, kind) of every part; kinds are :data:`INPUTS`, :data:`SQUARES` and
+            :data:`GRADIENTS`.
+    """
     lengths = tuple(length for length, _ in parts)
     starts = tuple(sum(lengths[:k]) for k in range(len(parts)))
     return TokenParts(starts, lengths, tuple(kind for _, kind in parts))

@@ -48,10 +48,10 @@ EYE = ops.Eye()
 """``EYE(rows, columns, type)``."""
 
 SELECT = ops.Select()
-"""``SELECT(which, x, y)``: of three tensors of one shape."""
+"""``SELECT(which, x, y)``: ``x`` and ``y`` of one shape, to which ``which`` is broadcast."""
 
 ASSIGN, ASSIGN_ADD, ASSIGN_SUB = ops.Assign(), ops.AssignAdd(), ops.AssignSub()
-"""``ASSIGN(parameter, value)``."""
+"""``ASSIGN(parameter, value)``; or what is added to it, or subtracted."""
 
 TRANSPOSE = ops.Transpose()
 """``TRANSPOSE(x, permutation)``."""

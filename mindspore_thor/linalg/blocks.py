@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.graph.operators import CONCAT1, CONCAT2, TRANSPOSE
+from mindspore_thor.graph.operators import BMM, CONCAT1, CONCAT2, TRANSPOSE
 from mindspore_thor.graph.slices import part_or_all
 
 
@@ -100,7 +100,6 @@ class BlockProduct(nn.Cell):
         self.col_batch = (n * cols.blocks, rows.dim, cols.size)
         self.col_back = (n, cols.blocks, rows.dim, cols.size)
         self.padded_cols = (n, rows.dim, cols.padded)
-        self.product = ops.BatchMatMul()
         self.slice = ops.Slice()
 
     def construct(self, left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
@@ -111,21 +110,21 @@ class BlockProduct(nn.Cell):
         if self.splits_rows:
             if self.pads_rows:
                 x = CONCAT1((x, self.pad_rows))
-            x = self.product(left, x.reshape(self.row_blocks)).reshape(self.padded_rows)
+            x = BMM(left, x.reshape(self.row_blocks)).reshape(self.padded_rows)
             if self.pads_rows:
                 x = self.slice(x, (0, 0, 0), self.shape)
         else:
-            x = self.product(left, x)
+            x = BMM(left, x)
         if self.splits_cols:
             if self.pads_cols:
                 x = CONCAT2((x, self.pad_cols))
             x = TRANSPOSE(x.reshape(self.col_blocks), (0, 2, 1, 3)).reshape(self.col_batch)
-            x = TRANSPOSE(self.product(x, right).reshape(self.col_back), (0, 2, 1, 3))
+            x = TRANSPOSE(BMM(x, right).reshape(self.col_back), (0, 2, 1, 3))
             x = x.reshape(self.padded_cols)
             if self.pads_cols:
                 x = self.slice(x, (0, 0, 0), self.shape)
         else:
-            x = self.product(x, right)
+            x = BMM(x, right)
         return x
 
 

@@ -22,13 +22,13 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, amp, mint, ops
 from mindspore.ops.operations.math_ops import SelfAdjointEig
 
-from mindspore_thor.graph.operators import ABS, IS_FINITE, MAXIMUM
+from mindspore_thor.graph.operators import ABS, IS_FINITE, MAXIMUM, MINIMUM
 from mindspore_thor.linalg.sums import MAX
 
 # Twice as fast as eigh of scipy.linalg, and one operator for any number of matrices.
 _EIGH_CPU = SelfAdjointEig(True)
 _APPLY_MOMENTUM = ops.ApplyMomentum()
-_ALL, _STACK, _MAP, _MINIMUM = ops.ReduceAll(), ops.Stack(), ops.Map(), ops.Minimum()
+_ALL, _STACK, _MAP = ops.ReduceAll(), ops.Stack(), ops.Map()
 
 HALF_TARGET = 2.0**15
 """Largest sum that scaled float16 products may reach: half of what float16 can hold."""
@@ -150,7 +150,7 @@ def half_operand(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
     factor = (HALF_TARGET / length) ** 0.5 / largest
     if x.dtype == ms.float16:
         # The factor must be one, too; no float32 copy of the patches is made.
-        factor = ops.cast(_MINIMUM(factor, HALF_TARGET), ms.float16)
+        factor = ops.cast(MINIMUM(factor, HALF_TARGET), ms.float16)
     return ops.cast(x * factor, ms.float16), 1.0 / ops.cast(factor, ms.float32)
 
 

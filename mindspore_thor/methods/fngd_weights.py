@@ -30,6 +30,7 @@ from mindspore_thor.graph.operators import (
     MAXIMUM,
     MUL,
     SELECT,
+    SQRT,
     SUB,
     ZEROS_LIKE,
 )
@@ -41,7 +42,6 @@ from mindspore_thor.linalg.sums import MAX, SUM
 from mindspore_thor.methods.fngd_gram import SampleGram
 
 _ACROSS = ops.MatMul(transpose_b=True)
-_SQRT = ops.Sqrt()
 _TINY = 1e-30
 
 
@@ -71,7 +71,7 @@ def sample_weights(gram: Tensor, alpha: float, absorb_scale: bool) -> tuple[Tens
     # Scaled to norm one first: neither the square in the norm nor the inverse can overflow.
     largest = MAXIMUM(MAX(gram.reshape((-1,)), 0), _TINY)
     gram = gram / largest
-    norm = MAXIMUM(_SQRT(SUM(MUL(gram, gram).reshape((-1,)), 0)), _TINY)
+    norm = MAXIMUM(SQRT(SUM(MUL(gram, gram).reshape((-1,)), 0)), _TINY)
     inverse, ok = damped_inverse(gram / (norm * n), alpha)
     weights = alpha * SUM(inverse, 1)
     if not absorb_scale:

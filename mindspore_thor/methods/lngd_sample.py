@@ -35,6 +35,7 @@ from mindspore_thor.graph.operators import (
     MUL,
     ONES_LIKE,
     SELECT,
+    SQRT,
     SUB,
     ZEROS_LIKE,
 )
@@ -50,7 +51,6 @@ from mindspore_thor.linalg.sums import SUM, SUM_KEPT, total
 from mindspore_thor.methods.kronecker import trace
 from mindspore_thor.parallel.communication import world
 
-_SQRT = ops.Sqrt()
 _TINY = 1e-30
 FLOOR = 1e-6
 """A tenth of a second attempt's damping, as a share of tr(Phi), which bounds its eigenvalues."""
@@ -161,7 +161,7 @@ class LayerSampleRule(DirectRule):
         a = self.rows.input_columns(CAST(x, narrow_type(ms.float32)))
         if self.has_bias:
             a = with_ones(a)
-        sizes_g = CAST(_SQRT(feature_sums(squares)), a.dtype)
+        sizes_g = CAST(SQRT(feature_sums(squares)), a.dtype)
         phi = MUL(block_moments(MUL(a, sizes_g), self.layout), a.shape[3])
         a = CAST(a, ms.float32)
         psi = weighted_means(squares, feature_sums(MUL(a, a)))
