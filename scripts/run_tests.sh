@@ -28,6 +28,8 @@ cd -- "$REPO_ROOT" || exit
 "$PYTHON" -m mypy </dev/null || exit
 # Else every process that a test starts compiles what it imports, see install_venv.
 unset PYTHONDONTWRITEBYTECODE
-# Most of the time is graph compilation, which uses one core: two files run side by side, the
-# longest first (tests/conftest.py).
-run_python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${CHOICE[@]+"${CHOICE[@]}"}" "$@"
+# Most of the time is graph compilation, which uses one core: two to four files run side by side,
+# the longest first (tests/conftest.py). More would want more than 16 GB.
+WORKERS=$(nproc 2>/dev/null || echo 2)
+WORKERS=$((WORKERS < 2 ? 2 : WORKERS > 4 ? 4 : WORKERS))
+run_python -m pytest -n "$WORKERS" --dist loadfile --no-loadscope-reorder "${CHOICE[@]+"${CHOICE[@]}"}" "$@"

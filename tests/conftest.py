@@ -11,6 +11,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("GLOG_v", "3")
@@ -21,6 +22,7 @@ if "MINDSPORE_THOR_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, _GRAPHS, ignore_errors=True)
 
 import mindspore as ms
+import mindspore.graph.api
 import numpy as np
 import pytest
 from fake_study import FAKE_EVAL, FAKE_TRAIN
@@ -76,14 +78,30 @@ def _graph_mode() -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-# Nine tenths of the tests' time is compilation. These two make it cheaper.
+# Nine tenths of the tests' time is compilation. These make it cheaper.
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _little_to_collect() -> None:
-    """MindSpore collects garbage before every graph: not among what stays for the whole run."""
+    """Garbage is collected once a file, not among what stays for the whole run."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiling_collects_nothing() -> Iterator[None]:
+    """MindSpore collects garbage before every graph, which frees memory and does nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mindspore.graph.api, "gc", SimpleNamespace(collect=lambda: 0))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nobody_reads_debug_messages() -> Iterator[None]:
+    """The parser writes five of them for every word of a function."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mindspore.log, "debug", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

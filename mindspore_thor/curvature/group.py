@@ -116,6 +116,7 @@ class GroupCurvature(nn.Cell):
         self.size = size + META if size > 0 else 0
         self.decay = decay
         self.captures = size > 0
+        self.entering_mean = self.moving_mean if decay > 0 else self.averaged
         if self.captures:
             self.statistics = state(np.zeros((layers, self.size), np.float32), f"{name}.statistics")
             self.make_probes(name)
@@ -181,13 +182,14 @@ class GroupCurvature(nn.Cell):
         as it is; so does a batch of padding.
         """
         used = self.entering(fresh)
-        mean = self.averaged(fresh)
-        if self.decay > 0:
-            keep = self.kept_weight()
-            mean = ADD(MUL(keep, self.statistics), MUL(SUB(1.0, keep), mean))
-        ASSIGN(self.statistics, SELECT(used, mean, self.statistics))
+        ASSIGN(self.statistics, SELECT(used, self.entering_mean(fresh), self.statistics))
         # A method without a result compiles to a call of the Python interpreter, on the host.
         return True
+
+    def moving_mean(self, fresh: Tensor) -> Tensor:
+        """The moving average of the stored statistics and fresh ones."""
+        keep = self.kept_weight()
+        return ADD(MUL(keep, self.statistics), MUL(SUB(1.0, keep), self.averaged(fresh)))
 
     def gradient_part(self) -> tuple[int, int]:
         """(start, count) of the statistics that are zero where the gradient is."""

@@ -71,6 +71,7 @@ class Outcomes(nn.Cell):
         self.counts = state(np.zeros((n, 4), np.int32), f"{name}.counts")
         self.active = state(np.ones((n,), np.int32), f"{name}.active")
         self.ruled = rule is not None
+        self.decide = self.decide_by_rule if self.ruled else self.decide_by_use
         if rule is not None:
             self.rule = rule
             self.trace_baseline = state(np.full((n,), -1.0, np.float32), f"{name}.trace_baseline")
@@ -78,15 +79,17 @@ class Outcomes(nn.Cell):
             self.selective = Tensor(selective)
             self.all_selective = bool(selective.all())
 
-    def decide(self, wanted: Tensor, candidates: Tensor) -> Tensor:
+    def decide_by_use(self, wanted: Tensor, candidates: Tensor) -> Tensor:
+        """The same without a rule: wherever there are statistics."""
+        return wanted
+
+    def decide_by_rule(self, wanted: Tensor, candidates: Tensor) -> Tensor:
         """Whether to refresh, int32 [n]: 1 for yes, 0 for not now, -1 for never again.
 
         Args:
             wanted: int32 [n], 1 where there are statistics.
             candidates: what the rule judges, float32 [n]; where there is no rule, anything.
         """
-        if not self.ruled:
-            return wanted
         decisions = self.rule.decide(candidates, self.trace_baseline)
         if not self.all_selective:
             decisions = SELECT(self.selective, decisions, ONES_LIKE(decisions))
@@ -104,8 +107,8 @@ class Outcomes(nn.Cell):
         Args:
             decisions: int32 [n], above 0 where a refresh was tried, below for a layer that stops.
             sound: int32 [n], 1 where all solutions were sound.
-            wanted: see :meth:`decide`.
-            candidates: see :meth:`decide`.
+            wanted: see :meth:`decide_by_rule`.
+            candidates: see there.
             again: whether this was a second attempt.
         """
         tried = CAST(GREATER(decisions, 0), ms.int32).reshape((-1, 1))

@@ -29,7 +29,7 @@ from mindspore_thor.graph.operators import (
 )
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.graph.tuples import call, joined
-from mindspore_thor.linalg.inverse import solution_width, solve_each
+from mindspore_thor.linalg.inverse import solution_width, solver_of
 from mindspore_thor.linalg.sums import MAX
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
@@ -124,14 +124,6 @@ def travelling_lengths(batches: Sequence[Batch]) -> list[int]:
 
 def _pose(damping: Tensor, function: Callable[..., Any]) -> Any:
     return function(damping)
-
-
-def _first(pair: tuple[Tensor, Tensor]) -> Tensor:
-    return ITEM(pair, 0)
-
-
-def _second(pair: tuple[Tensor, Tensor]) -> Tensor:
-    return ITEM(pair, 1)
 
 
 def _pick(problems: tuple[tuple[Tensor, ...], ...], group: int, item: int) -> Tensor:
@@ -235,6 +227,12 @@ class Refresh(nn.Cell):
         self.batches = batches_of(groups)
         self.batch_sizes = tuple(batch.size for batch in self.batches)
         self.batch_numbers = tuple(range(len(self.batches)))
+        self.solvers = tuple(solver_of(batch.kind) for batch in self.batches)
+        # Which of a pair, for every batch: what ops.Map goes through beside the pairs.
+        self.first_of_each, self.second_of_each = ((k,) * len(self.batches) for k in (0, 1))
+        # Chosen here: a question in the graph is two functions to the compiler.
+        self.extended = self.with_others if self.others > 0 else self.alone
+        self.judge = self.judge_by_rule if self.outcomes.ruled else self.judge_by_use
         pieces = pieces_of(self.batches, len(groups))
         # Batch, start and count of every group's pieces: three tuples, which ops.Map goes through.
         self.pieces = tuple(tuple(tuple(p[k] for p in group) for group in pieces) for k in range(3))
@@ -271,32 +269,32 @@ class Refresh(nn.Cell):
         group = team_group(self.assignment.team(rank), ranks)
         self.sum = FusedSum(travelling_lengths(self.batches), group=group)
 
-    def judge(self, damping: Tensor) -> tuple[Tensor, Tensor]:
-        """Which layers have something to refresh, int32 [n], and what the trace rule judges."""
-        used = self.extended(joined(self.map(call, self.wanted)), 0.0)
+    def judge_by_use(self, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """Which layers have something to refresh, int32 [n], twice: there is no trace rule."""
+        used = self.extended(joined(self.map(call, self.wanted)))
         wanted = CAST(GREATER(used, 0.0), ms.int32)
-        if not self.outcomes.ruled:
-            return wanted, wanted
-        candidates = joined(self.map(ops.partial(_pose, damping), self.candidates))
-        return wanted, self.extended(candidates, 0.0)
+        return wanted, wanted
 
-    def extended(self, values: Tensor, value: float) -> Tensor:
-        """Values of the refreshed groups' layers, and ``value`` for those of all others."""
-        if self.others == 0:
-            return values
-        return ops.concat((values, ops.fill(values.dtype, (self.others,), value)))
+    def judge_by_rule(self, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """Which layers have something to refresh, int32 [n], and what the trace rule judges."""
+        candidates = joined(self.map(ops.partial(_pose, damping), self.candidates))
+        return ITEM(self.judge_by_use(damping), 0), self.extended(candidates)
+
+    def alone(self, values: Tensor) -> Tensor:
+        """Values of all layers, where all are refreshed."""
+        return values
+
+    def with_others(self, values: Tensor) -> Tensor:
+        """Values of the refreshed groups' layers, and 0 for those of all others."""
+        return ops.concat((values, ops.fill(values.dtype, (self.others,), 0.0)))
 
     def refresh(self, damping: Tensor) -> bool:
         """Solve where the layers decide so, and count what became of it."""
-        if self.group_count > 0:
-            self.attempt(damping, False)
-        return True  # see GroupCurvature.collect
+        return self.attempt(damping, False) if self.group_count > 0 else True
 
     def retry(self, damping: Tensor) -> bool:
         """Solve once more, with this damping, for the layers whose last refresh failed."""
-        if self.group_count > 0:
-            self.attempt(damping, True)
-        return True  # see GroupCurvature.collect
+        return self.attempt(damping, True) if self.group_count > 0 else True
 
     def attempt(self, damping: Tensor, again: bool) -> bool:
         """A refresh, or its second attempt."""
@@ -330,15 +328,14 @@ class Refresh(nn.Cell):
     def work(self, decisions: Tensor, damping: Tensor, selective: bool) -> Tensor:
         """The same without a look at whether there is anything to do."""
         problems = self.map(ops.partial(_pose, damping), self.problems)
-        solved = self.map(
-            ops.partial(self.solve, problems, decisions, selective), self.batch_numbers
-        )
+        solve = ops.partial(self.solve if selective else self.solve_all, problems, decisions)
+        solved = self.map(solve, self.batch_numbers, self.solvers)
         if self.exchanges:
             solved = self.exchange(solved)
-        failed = SUB(1.0, joined(self.map(_second, solved)))
+        failed = SUB(1.0, joined(self.map(ITEM, solved, self.second_of_each)))
         failures = MATMUL(self.owned, failed.reshape((self.matrix_count, 1)))
         sound = CAST(LESS(failures.reshape((self.layer_count,)), 0.5), ms.int32)
-        solutions = self.map(_first, solved)
+        solutions = self.map(ITEM, solved, self.first_of_each)
         found = self.map(ops.partial(_solutions, solutions), *self.pieces)
         install = ops.partial(_install, damping, MUL(decisions, sound))
         values = self.map(install, self.install, self.firsts, self.layers, found)
@@ -346,45 +343,57 @@ class Refresh(nn.Cell):
         self.map(_store, self.derived, values)
         return sound
 
-    def solve(
+    def solve_all(
         self,
         problems: tuple[tuple[Tensor, ...], ...],
         decisions: Tensor,
-        selective: bool,
         b: int,
+        solver: Callable[..., Any],
     ) -> tuple[Tensor, Tensor]:
-        """The solutions of one batch; zeros, which no layer takes, where none is wanted."""
+        """The solutions of one batch."""
         batch = self.batches[b]
         problem = ops.partial(_pick, problems)
         matrices = joined(self.map(problem, batch.groups, batch.matrices))
         shifts = joined(self.map(problem, batch.groups, batch.shifts))
-        if not selective:
-            return self.solve_own(b, matrices, shifts)
+        return self.solve_own(b, solver, matrices, shifts)
+
+    def solve(
+        self,
+        problems: tuple[tuple[Tensor, ...], ...],
+        decisions: Tensor,
+        b: int,
+        solver: Callable[..., Any],
+    ) -> tuple[Tensor, Tensor]:
+        """The same; zeros, which no layer takes, where none is wanted."""
+        batch = self.batches[b]
         if _any(GATHER(decisions, self.batch_layers[b], 0)):
-            found = self.solve_own(b, matrices, shifts)
+            found = self.solve_all(problems, decisions, b, solver)
         else:
             solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
             found = solved, ops.zeros((batch.number,), ms.float32)
         return found
 
-    def solve_own(self, b: int, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    def solve_own(
+        self, b: int, solver: Callable[..., Any], matrices: Tensor, shifts: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """This rank's solutions of one batch, all others zero."""
         batch = self.batches[b]
         if not self.exchanges or self.own_counts[b] == batch.number:
-            return solve_each(batch.kind, matrices, shifts)
+            found = solver(matrices, shifts)
+            return ITEM(found, 0), CAST(ITEM(found, 1), ms.float32)
         if self.own_counts[b] == 0:
             empty = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
             return empty, ops.zeros((batch.number,), ms.float32)
         own = self.own[b]
-        solved, ok = solve_each(batch.kind, GATHER(matrices, own, 0), GATHER(shifts, own, 0))
+        solved, ok = solver(GATHER(matrices, own, 0), GATHER(shifts, own, 0))
         solved = ops.concat((solved, ops.zeros((1, batch.size, batch.width), ms.float32)))
-        ok = ops.concat((ok, ops.zeros((1,), ms.float32)))
+        ok = ops.concat((CAST(ok, ms.float32), ops.zeros((1,), ms.float32)))
         place = self.places[b]
         return GATHER(solved, place, 0), GATHER(ok, place, 0)
 
     def exchange(self, solved: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[Tensor, ...], ...]:
         """Everybody's solutions from everybody's own."""
-        sent = self.map(_travelling, self.map(_first, solved))
-        came = self.sum(sent + self.map(_second, solved))
+        sent = self.map(_travelling, self.map(ITEM, solved, self.first_of_each))
+        came = self.sum(sent + self.map(ITEM, solved, self.second_of_each))
         count = len(self.batches)
         return self.map(_arrived, came[:count], came[count:], self.batch_sizes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mindspore import ops
+from mindspore._c_expression import SequenceSliceGetItem_, TupleAdd_
 
 
 class _Item(ops.Primitive):
@@ -23,6 +24,33 @@ class _Item(ops.Primitive):
 
 ITEM = _Item()
 """``ITEM(values, number)``: one of a tuple, by a number from 0 that the compiler knows."""
+
+
+class _Section(SequenceSliceGetItem_):
+    """What ``values[begin:end]`` of a tuple ends in, and in PyNative mode Python's."""
+
+    def __init__(self) -> None:
+        super().__init__("tuple_slice", "MakeTuple", "TupleGetItem")
+
+    def __call__(self, values: Any, which: slice) -> Any:
+        return values[which]
+
+
+class _Chain(TupleAdd_):
+    """What ``x + y`` of tuples ends in, and in PyNative mode Python's."""
+
+    def __init__(self) -> None:
+        super().__init__("tuple_add")
+
+    def __call__(self, x: Any, y: Any) -> Any:
+        return x + y
+
+
+CHAIN = _Chain()
+"""``CHAIN(x, y)``: one tuple behind another."""
+
+SECTION = _Section()
+"""``SECTION(values, slice(begin, end))``: some of a tuple; the slice is a constant of the graph."""
 
 CAST = ops.Cast()
 """``CAST(x, type)``; where ``x`` has the type already, it is gone from the graph."""

@@ -85,8 +85,8 @@ class BlockProduct(nn.Cell):
     def __init__(self, count: int, rows: BlockLayout, cols: BlockLayout) -> None:
         super().__init__(auto_prefix=False)
         n = count
-        self.splits_rows = rows.blocks > 1
-        self.splits_cols = cols.blocks > 1
+        self.from_left = self.row_product if rows.blocks > 1 else self.whole_left
+        self.from_right = self.col_product if cols.blocks > 1 else self.whole_right
         self.left_shape = (n * rows.blocks, rows.size, rows.size)
         self.right_shape = (n * cols.blocks, cols.size, cols.size)
         self.pad_rows = _zeros((n, rows.padded - rows.dim, cols.dim))
@@ -104,28 +104,33 @@ class BlockProduct(nn.Cell):
 
     def construct(self, left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
         """Inverses of n * blocks row blocks, [n, rows, cols], inverses of column blocks."""
-        x = matrix
-        left = left.reshape(self.left_shape)
-        right = right.reshape(self.right_shape)
-        if self.splits_rows:
-            if self.pads_rows:
-                x = CONCAT1((x, self.pad_rows))
-            x = BMM(left, x.reshape(self.row_blocks)).reshape(self.padded_rows)
-            if self.pads_rows:
-                x = self.slice(x, (0, 0, 0), self.shape)
-        else:
-            x = BMM(left, x)
-        if self.splits_cols:
-            if self.pads_cols:
-                x = CONCAT2((x, self.pad_cols))
-            x = TRANSPOSE(x.reshape(self.col_blocks), (0, 2, 1, 3)).reshape(self.col_batch)
-            x = TRANSPOSE(BMM(x, right).reshape(self.col_back), (0, 2, 1, 3))
-            x = x.reshape(self.padded_cols)
-            if self.pads_cols:
-                x = self.slice(x, (0, 0, 0), self.shape)
-        else:
-            x = BMM(x, right)
-        return x
+        x = self.from_left(left.reshape(self.left_shape), matrix)
+        return self.from_right(x, right.reshape(self.right_shape))
+
+    # Which two of these is chosen in the constructor, not asked in the graph.
+
+    def whole_left(self, left: Tensor, x: Tensor) -> Tensor:
+        """``left @ x`` of one block."""
+        return BMM(left, x)
+
+    def row_product(self, left: Tensor, x: Tensor) -> Tensor:
+        """``blockdiag(left) @ x``."""
+        if self.pads_rows:
+            x = CONCAT1((x, self.pad_rows))
+        x = BMM(left, x.reshape(self.row_blocks)).reshape(self.padded_rows)
+        return self.slice(x, (0, 0, 0), self.shape) if self.pads_rows else x
+
+    def whole_right(self, x: Tensor, right: Tensor) -> Tensor:
+        """``x @ right`` of one block."""
+        return BMM(x, right)
+
+    def col_product(self, x: Tensor, right: Tensor) -> Tensor:
+        """``x @ blockdiag(right)``."""
+        if self.pads_cols:
+            x = CONCAT2((x, self.pad_cols))
+        x = TRANSPOSE(x.reshape(self.col_blocks), (0, 2, 1, 3)).reshape(self.col_batch)
+        x = TRANSPOSE(BMM(x, right).reshape(self.col_back), (0, 2, 1, 3)).reshape(self.padded_cols)
+        return self.slice(x, (0, 0, 0), self.shape) if self.pads_cols else x
 
 
 def _zeros(shape: tuple[int, int, int]) -> Tensor:

@@ -6,6 +6,8 @@ must not end a long training run.
 
 from __future__ import annotations
 
+from typing import Callable
+
 import mindspore as ms
 from mindspore import Tensor, ops
 from mindspore.scipy.linalg import eigh as _eigh
@@ -60,7 +62,7 @@ UNRESOLVED = 1e-6
 """Share of a matrix's trace below which float32 does not tell an eigenvalue from zero."""
 
 INVERSE, EIGEN, FOURTH_ROOT, BASIS = "inverse", "eigen", "fourth_root", "basis"
-"""What :func:`solve_each` can make of a matrix."""
+"""What :func:`solver_of` can make of a matrix."""
 
 # Multiples of the second modulo the first look random enough between -1 and 1.
 _PRIME, _FACTOR = 10007, 3571
@@ -82,34 +84,47 @@ def identity_like(matrices: Tensor) -> Tensor:
     return EYE(d, d, ms.float32)
 
 
-def solve_each(kind: str, matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-    """One job for a batch of symmetric matrices of one size.
+Solver = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def solver_of(kind: str) -> Solver:
+    """One job for a batch of symmetric matrices of one size, as a function of a graph.
 
     Args:
         kind: :data:`INVERSE` for (M + s I)^-1, :data:`FOURTH_ROOT` for (M + s I)^-1/4, both
             [n, d, d] and symmetric; :data:`EIGEN` for the eigenvalues of M as the first column and
             its eigenvectors as the others, [n, d, d + 1] (the shifts are not used); :data:`BASIS`
             for one step from a basis towards the eigenvectors, see :func:`basis_each`.
-        matrices: float32 symmetric positive semi-definite [n, d, d]; for :data:`BASIS` each with
-            its basis behind it, [n, d, 2 d].
-        shifts: s, float32 [n]; for :data:`BASIS` above 0 where there is a basis already.
 
     Returns:
-        The solutions, and float32 [n]: 1 where one is sound, else 0.
+        (matrices, shifts) -> the solutions, and whether each is sound, boolean [n].
+
+        matrices: float32 symmetric positive semi-definite [n, d, d]; for :data:`BASIS` each with
+        its basis behind it, [n, d, 2 d].
+
+        shifts: s, float32 [n]; for :data:`BASIS` above 0 where there is a basis already.
     """
-    if kind == INVERSE:
-        found = inverse_each(matrices, shifts)
-    elif kind == FOURTH_ROOT:
-        found = inverse_fourth_root(matrices, shifts)
-    else:
-        three = eigen_each(matrices) if kind == EIGEN else basis_each(matrices, shifts)
-        first = CAST(ITEM(three, 0), ms.float32).expand_dims(2)
-        found = CONCAT2((first, ITEM(three, 1))), ITEM(three, 2)
-    return ITEM(found, 0), CAST(ITEM(found, 1), ms.float32)
+    return {
+        INVERSE: inverse_each,
+        FOURTH_ROOT: inverse_fourth_root,
+        EIGEN: _eigen_columns,
+        BASIS: _basis_columns,
+    }[kind]
+
+
+def _eigen_columns(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    three = eigen_each(matrices)
+    return CONCAT2((ITEM(three, 0).expand_dims(2), ITEM(three, 1))), ITEM(three, 2)
+
+
+def _basis_columns(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    three = basis_each(matrices, shifts)
+    order = CAST(ITEM(three, 0), ms.float32).expand_dims(2)
+    return CONCAT2((order, ITEM(three, 1))), ITEM(three, 2)
 
 
 def solution_width(kind: str, size: int) -> int:
-    """Columns of one solution of :func:`solve_each`."""
+    """Columns of one solution of a job, see :func:`solver_of`."""
     return size + 1 if kind in (EIGEN, BASIS) else size
 
 

@@ -12,6 +12,7 @@ from mindspore import Tensor, nn, ops
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
+from mindspore_thor.graph.operators import SECTION
 from mindspore_thor.layers.coverage import CoveredLayer
 from mindspore_thor.methods.fngd_weights import SampleWeights
 from mindspore_thor.optim.base import SecondOrder
@@ -159,7 +160,7 @@ class FNGD(SecondOrder):
 
     def collect(self, gradients: tuple[Tensor, ...]) -> bool:
         """Store this step's coefficients, which stand behind the gradients of the weights."""
-        return self.collect_probes(gradients[self.passed_count :])
+        return self.collect_probes(SECTION(gradients, self.probes_section))
 
     def advance(self) -> bool:
         """Count the step; the first epoch, and that alone, computes coefficients."""

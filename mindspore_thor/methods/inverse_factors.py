@@ -22,33 +22,31 @@ from mindspore_thor.methods.kronecker import (
 )
 from mindspore_thor.methods.trace_rule import TraceRule
 
+# Each splits a layer's damping x = lam / T, one per map, into one value for A and one for G, given
+# trA / d_in and trG / d_out.
 
-def factor_damping(
-    mode: str, damping: Tensor, mean_a: Tensor, mean_g: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Split a layer's damping x = lam / T into one value for A and one for G.
 
-    ``"sqrt"`` adds sqrt(x) to both (MindSpore's THOR), ``"paper"`` adds x to both (THOR Eq. 6),
-    ``"pi"`` adds sqrt(x) pi to A and sqrt(x) / pi to G with pi^2 = (trA/d_in) / (trG/d_out)
-    (Martens & Grosse 2015).
+def _both(damping: Tensor, mean_a: Tensor, mean_g: Tensor) -> tuple[Tensor, Tensor]:
+    return damping, damping
 
-    Args:
-        mode: one of the three names.
-        damping: x, one per map.
-        mean_a: trA / d_in, one per map or a scalar.
-        mean_g: trG / d_out, likewise.
 
-    Returns:
-        Damping for A and for G.
-    """
-    if mode == "paper":
-        return damping, damping
+def _roots(damping: Tensor, mean_a: Tensor, mean_g: Tensor) -> tuple[Tensor, Tensor]:
     root = SQRT(damping)
-    if mode == "sqrt":
-        return root, root
+    return root, root
+
+
+def _balanced(damping: Tensor, mean_a: Tensor, mean_g: Tensor) -> tuple[Tensor, Tensor]:
+    root = SQRT(damping)
     # A factor of zeros (a dead layer) must not turn pi into 0/0.
     pi = SQRT(DIV(MAXIMUM(mean_a, 1e-12), MAXIMUM(mean_g, 1e-12)))
     return MUL(root, pi), DIV(root, pi)
+
+
+PAPER = "paper"
+SPLITS = {"sqrt": _roots, PAPER: _both, "pi": _balanced}
+"""How a damping is split, by ``damping_mode``: ``"sqrt"`` adds sqrt(x) to both factors (MindSpore's
+THOR), ``"paper"`` adds x to both (THOR Eq. 6), ``"pi"`` adds sqrt(x) pi to A and sqrt(x) / pi to G
+with pi^2 = (trA / d_in) / (trG / d_out) (Martens & Grosse 2015)."""
 
 
 class InverseFactors(KroneckerCurvature):
@@ -61,7 +59,7 @@ class InverseFactors(KroneckerCurvature):
         homogeneous: whether the bias is part of the matrix.
         split_dim: block size, or None for whole factors.
         decay: moving average of the factors, 0 for none.
-        damping_mode: see :func:`factor_damping`.
+        damping_mode: see :data:`SPLITS`.
         rule: the trace rule, or None where every refresh inverts.
     """
 
@@ -79,7 +77,8 @@ class InverseFactors(KroneckerCurvature):
         rule: TraceRule | None = None,
     ) -> None:
         super().__init__(name, layers, rows, homogeneous, split_dim, decay)
-        self.damping_mode = damping_mode
+        self.split_damping = SPLITS[damping_mode]
+        self.bounded = self.given if damping_mode == PAPER else self.at_least
         maps = rows.groups
         self.product = BlockProduct(layers * maps, self.left, self.right)
         self.inverse_a = state(identity_blocks(layers, maps, self.right), f"{name}.inverse_a")
@@ -133,14 +132,25 @@ class InverseFactors(KroneckerCurvature):
         trace_a = ITEM(traces, 0).reshape((-1,))
         trace_g = ITEM(traces, 1).reshape((-1,))
         share = spread(DIV(damping, self.shared_positions()), self.layer_of_map)
-        if self.damping_mode != "paper":
-            share = MAXIMUM(share, smallest_damping(a, trace_a, g, trace_g))
+        share = self.bounded(share, a, trace_a, g, trace_g)
         mean_a = DIV(trace_a, self.right.dim)
         mean_g = DIV(trace_g, self.left.dim)
-        dampings = factor_damping(self.damping_mode, share, mean_a, mean_g)
+        dampings = self.split_damping(share, mean_a, mean_g)
         damping_a = spread(ITEM(dampings, 0), self.map_of_a)
         damping_g = spread(ITEM(dampings, 1), self.map_of_g)
         return a.reshape(self.shape_a), damping_a, g.reshape(self.shape_g), damping_g
+
+    def given(
+        self, damping: Tensor, a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor
+    ) -> Tensor:
+        """The dampings as they are."""
+        return damping
+
+    def at_least(
+        self, damping: Tensor, a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor
+    ) -> Tensor:
+        """The dampings, where the floor is not above them."""
+        return MAXIMUM(damping, smallest_damping(a, trace_a, g, trace_g))
 
     def install(
         self, good: Tensor, damping: Tensor, solutions: tuple[Tensor, ...]

@@ -14,7 +14,7 @@ from mindspore_thor.curvature.group import FACTORS, SPECTRUM
 from mindspore_thor.curvature.state import state
 from mindspore_thor.errors import UserError
 from mindspore_thor.graph.kind import GraphKind
-from mindspore_thor.graph.operators import ADD, ASSIGN, CAST, GREATER_EQUAL, MUL
+from mindspore_thor.graph.operators import ADD, ASSIGN, CAST, GREATER_EQUAL, MUL, SECTION
 from mindspore_thor.optim.adam import adam_settings
 from mindspore_thor.optim.checks import (
     check_choice,
@@ -24,7 +24,6 @@ from mindspore_thor.optim.checks import (
     check_number,
     check_share_of_old,
 )
-from mindspore_thor.optim.each_group import hand
 from mindspore_thor.optim.exclusion import Exclude, check_exclude
 from mindspore_thor.optim.intervals import Interval, IntervalLike
 from mindspore_thor.optim.keywords import check_keywords, keywords_of
@@ -254,6 +253,11 @@ class SecondOrder(UpdatingOptimizer):
         self.graph = GraphKind()
         self._prepare_update(label, rest, rest_learning_rate, rest_weight_decay, adam)
         self._cover(net, label, self.own_token_mode or token_mode)
+        # Chosen here: a question in a graph is two functions to the compiler.
+        observed = self.observes and len(self.packings) > 0
+        self.show_gradients = self.shown if observed else self.not_shown
+        self.planned = self.kept_plan if self.remeasures else self.as_planned
+        self.due_of = self.spectrum_due if self.remeasures else self.factors_due
         self._made = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -283,16 +287,18 @@ class SecondOrder(UpdatingOptimizer):
         Those of the probes alone are enough where ``measures_first``.
         """
         step = self.step_number()
-        first = len(gradients) - self.probe_count
-        self.collect_probes(gradients[first:])
-        if self.observes and len(self.packings) > 0:
-            unscaled = self.unscale(gradients[: self.passed_count])
-            self.map(hand, self.observe_each, self.matrices(unscaled))
-        planned = ADD(step, self.factor_interval(step))
-        if self.remeasures:
-            planned = ops.where(self.due == SPECTRUM, self.next_factor, planned)
-        ASSIGN(self.next_factor, planned)
+        self.collect_probes(SECTION(gradients, self.probes_section))
+        self.show_gradients(gradients)
+        ASSIGN(self.next_factor, self.planned(ADD(step, self.factor_interval(step))))
         return True  # see GroupCurvature.collect
+
+    def as_planned(self, step: Tensor) -> Tensor:
+        """When statistics are collected again."""
+        return step
+
+    def kept_plan(self, step: Tensor) -> Tensor:
+        """The same where a second pass is no collection."""
+        return ops.where(self.due == SPECTRUM, self.next_factor, step)
 
     def refresh(self) -> bool:
         """Derive inverses (or what the method uses) from the statistics."""
@@ -336,11 +342,16 @@ class SecondOrder(UpdatingOptimizer):
         self.assignadd(self.global_step, self.global_step_increase_tensor)
         step = self.step_number()
         due = MUL(CAST(GREATER_EQUAL(step, self.next_factor), ms.int32), _FACTORS)
-        if self.remeasures:
-            # Where a refresh follows, what depends on the old basis would be thrown away.
-            due = ops.where(step >= self.next_inverse, due, due * (1 + SPECTRUM))
-        ASSIGN(self.due, due)
+        ASSIGN(self.due, self.due_of(step, due))
         return True  # see GroupCurvature.collect
+
+    def factors_due(self, step: Tensor, due: Tensor) -> Tensor:
+        """What the next step collects."""
+        return due
+
+    def spectrum_due(self, step: Tensor, due: Tensor) -> Tensor:
+        """The same with what depends on the basis, unless a refresh follows and throws it away."""
+        return ops.where(step >= self.next_inverse, due, due * (1 + SPECTRUM))
 
     def prepare(self, gradients: tuple[Tensor, ...]) -> bool:
         """All that comes before the update: gradients of ``parameters``, the statistics last."""
@@ -378,7 +389,7 @@ class SecondOrder(UpdatingOptimizer):
         Called by a TrainStep; other training cells call the optimizer itself.
         """
         self.prepare(gradients)
-        self.update(gradients[: self.passed_count])
+        self.update(SECTION(gradients, self.passed_section))
         return True  # see GroupCurvature.collect
 
     # -- on the host --------------------------------------------------------------------------

@@ -111,6 +111,7 @@ class LayerwiseOptimizer(nn.Optimizer):
         self.group_weights = tuple(packing.weights for packing in self.packings)
         self.passed = ParameterTuple([*self.weights, *beside.probes])
         self.passed_count = len(self.passed)
+        self.passed_section = slice(None, self.passed_count)
         self._gather_probes(groups)
         self.map = ops.Map()
         self.coverable = sorted({i for layer in layers for i in self._coverable(layer)})
@@ -205,6 +206,8 @@ class LayerwiseOptimizer(nn.Optimizer):
         self.captured = nn.CellList(captured, auto_prefix=False)
         probes = [probe for group in captured for probe in group.probes]
         self.probe_count = len(probes)
+        # From behind: a pass of their own has them alone.
+        self.probes_section = slice(-len(probes), None) if probes else slice(0, 0)
         self.probes = ParameterTuple(probes)
         self.parameters = ParameterTuple([*self.passed, *probes])
         ends = [sum(group.layers for group in captured[: k + 1]) for k in range(len(captured))]

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from mindspore_thor.curvature.state import state
-from mindspore_thor.graph.operators import ASSIGN_SUB, CAST, MUL
+from mindspore_thor.graph.operators import ASSIGN_SUB, CAST, CHAIN, MUL, SECTION
 from mindspore_thor.graph.tuples import call, joined, pick
 from mindspore_thor.linalg.device import momentum_step
 from mindspore_thor.linalg.sums import total
@@ -24,6 +24,7 @@ from mindspore_thor.optim.adam import (
 )
 from mindspore_thor.optim.each_group import (
     directed,
+    hand,
     inner,
     product,
     squared_rates,
@@ -47,14 +48,15 @@ def _scale(factor: float, gradient: Tensor) -> Tensor:
     return MUL(gradient, factor)
 
 
-def _move(
-    how: tuple[float, bool], rate: Any, weight: Parameter, moment: Parameter, step: Tensor
+def _move(momentum: float, rate: Any, weight: Parameter, moment: Parameter, step: Tensor) -> bool:
+    momentum_step(weight, moment, rate, step, momentum)
+    return True
+
+
+def _move_by_rates(
+    momentum: float, rate: Any, weight: Parameter, moment: Parameter, step: Tensor
 ) -> bool:
-    momentum, rate_inside = how
-    if rate_inside:
-        momentum_step(weight, moment, 1.0, MUL(step, CAST(rate, step.dtype)), momentum)
-    else:
-        momentum_step(weight, moment, rate, step, momentum)
+    momentum_step(weight, moment, 1.0, MUL(step, CAST(rate, step.dtype)), momentum)
     return True
 
 
@@ -90,11 +92,22 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         self._label = label
         self.grafts_adam = self.grafting in ADAMS
         self.adam = as_tuple(adam._replace(nesterov=self.grafting == NADAMW))
-        self.stage_list = tuple(getattr(self, name) for name in self.stages)
         adam = adam._replace(nesterov=rest == NADAMW)
         self.rest = None if rest is None else Rest(label, self.weights, rate, adam, decay)
         self.decaying = tuple(self.decay_flags)
         self._moment_of: dict[int, Parameter] = {}
+
+    def _idle_stages(self) -> set[str]:
+        """The stages of this class that would return what they are given: in no graph then."""
+        centralizes = self.is_group and any(self.grad_centralization_flags)
+        idle = {
+            "precondition": len(self.packings) == 0,
+            "decay": not self.exec_weight_decay,
+            "centralize": not centralizes,
+            "clip": self.clip_norm is None,
+        }
+        own = UpdatingOptimizer
+        return {k for k, v in idle.items() if v and getattr(type(self), k) is getattr(own, k)}
 
     def _cover(self, net: Any, label: str, token_mode: str) -> None:
         super()._cover(net, label, token_mode)
@@ -103,6 +116,20 @@ class UpdatingOptimizer(LayerwiseOptimizer):
             self.graft_second = self._moments_of_groups("graft_second")
         if self.momentum_first and self.beside_count > 0:
             self.direction_first = self._moments_of_groups("direction_first")
+        # Chosen here: a question in a graph is two functions to the compiler.
+        idle = self._idle_stages()
+        self.stage_list = tuple(getattr(self, name) for name in self.stages if name not in idle)
+        self.weights_section = slice(None, len(self.weights))
+        self.beside_section = slice(len(self.weights), None)
+        self.move_rest = self.no_rest if self.rest is None else self.moved_rest
+        self.directions = self.directions_of_groups
+        if self.beside_count > 0:
+            self.directions = self.averages_beside if self.momentum_first else self.given_beside
+        elif self.momentum_first:
+            self.directions = self.directions_of_averages
+        self.lengthen = self.as_found if self.grafting is None else self.grafted
+        self.limit = self.as_found if self.kl_clip is None else self.clipped
+        self.move_one = _move_by_rates if self.rate_inside_momentum else _move
 
     def _moments_of_groups(self, kind: str) -> ParameterTuple:
         return ParameterTuple(
@@ -151,21 +178,37 @@ class UpdatingOptimizer(LayerwiseOptimizer):
             return gradients
         return self.map(ops.partial(_scale, self.inverse_scale), gradients)
 
+    def shown(self, gradients: tuple[Tensor, ...]) -> bool:
+        """Let the groups observe the gradients."""
+        unscaled = self.unscale(SECTION(gradients, self.passed_section))
+        self.map(hand, self.observe_each, self.matrices(unscaled))
+        return True
+
+    def not_shown(self, gradients: tuple[Tensor, ...]) -> bool:
+        """Where nobody observes them."""
+        return True
+
     def update(self, gradients: tuple[Tensor, ...]) -> bool:
         """Gradients of ``passed`` -> new weights, by the stages in their order; count the step."""
         lr = self.get_lr()
         gradients = self.unscale(gradients)
-        if self.rest is not None:
-            count = len(gradients) - self.beside_count
-            beside = gradients[count:]
-            gradients = gradients[:count]
-            gradients = self.rest.move(gradients, lr, self.get_weight_decay(), self.global_step)
-            gradients = gradients + beside
+        gradients = self.move_rest(gradients, lr)
         for stage in self.stage_list:
             gradients = stage(gradients, lr)
         self.move(gradients, lr)
         self.advance()
         return True  # see GroupCurvature.collect
+
+    def no_rest(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """The method moves everything: its gradients."""
+        return gradients
+
+    def moved_rest(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
+        """Move what another rule moves: the gradients that are left to the method."""
+        own = SECTION(gradients, self.weights_section)
+        rest: Any = self.rest
+        own = rest.move(own, lr, self.get_weight_decay(), self.global_step)
+        return CHAIN(own, SECTION(gradients, self.beside_section))
 
     def precondition(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
         """Stage: the method's directions of the covered layers, with grafting and KL clip."""
@@ -181,8 +224,6 @@ class UpdatingOptimizer(LayerwiseOptimizer):
 
     def clip(self, gradients: tuple[Tensor, ...], lr: Any) -> tuple[Tensor, ...]:
         """Stage: the global norm is at most ``clip_norm``."""
-        if self.clip_norm is None:
-            return gradients
         return ops.clip_by_global_norm(gradients, self.clip_norm)
 
     def move(self, gradients: tuple[Tensor, ...], lr: Any) -> bool:
@@ -194,11 +235,12 @@ class UpdatingOptimizer(LayerwiseOptimizer):
             if self.is_group_lr:
                 lr = self.map(ops.partial(pick, lr), self.kept_numbers)
         if self.heavy_ball > 0:
-            how = (self.heavy_ball, self.rate_inside_momentum)
             if self.is_group_lr:
-                self.map(ops.partial(_move, how), lr, self.kept, self.moving, gradients)
+                move = ops.partial(self.move_one, self.heavy_ball)
+                self.map(move, lr, self.kept, self.moving, gradients)
             else:
-                self.map(ops.partial(_move, how, lr), self.kept, self.moving, gradients)
+                move = ops.partial(self.move_one, self.heavy_ball, lr)
+                self.map(move, self.kept, self.moving, gradients)
         elif self.is_group_lr:
             self.map(_descend, lr, self.kept, gradients)
         else:
@@ -212,30 +254,54 @@ class UpdatingOptimizer(LayerwiseOptimizer):
             gradients: of ``passed``.
             lr: the learning rate, or one for every parameter.
         """
-        if len(self.packings) == 0:
-            return gradients
         plain = self.matrices(gradients)
-        if self.beside_count > 0:
-            found = self.map(ops.partial(pack, gradients), self.beside_packings)
-            gradients = gradients[: len(gradients) - self.beside_count]
-            if self.momentum_first:
-                enter = ops.partial(enter_average, self.adam)
-                found = self.map(enter, self.direction_first, found)
-        else:
-            sources = plain
-            if self.momentum_first:  # what the grafted rule's numerator will be, in this step
-                sources = self.map(ops.partial(averaged, self.adam), self.graft_first, plain)
-            damping = self.current_damping()
-            found = self.map(ops.partial(directed, damping), self.direction_each, sources)
-        if self.grafting is not None:
-            found = self.map(with_length_of, self.group_layers, found, self.steps_of(plain))
-        if self.kl_clip is not None:
-            found = self.clipped(found, plain, lr)
+        found = self.lengthen(self.directions(gradients, plain), plain, lr)
+        found = self.limit(found, plain, lr)
         flat: tuple[Tensor, ...] = ()
         for group in self.map(ops.partial(unpack, gradients), self.packings, found):
-            flat += group
+            flat = CHAIN(flat, group)
         # One flat tuple: the compiler's time grows steeply with nested ones.
-        return self.map(ops.partial(pick, flat + gradients), self.places)
+        flat = CHAIN(flat, SECTION(gradients, self.weights_section))
+        return self.map(ops.partial(pick, flat), self.places)
+
+    def directions_of_groups(
+        self, gradients: tuple[Tensor, ...], plain: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """V of every group, of its gradients."""
+        directed_by = ops.partial(directed, self.current_damping())
+        return self.map(directed_by, self.direction_each, plain)
+
+    def directions_of_averages(
+        self, gradients: tuple[Tensor, ...], plain: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """V of every group, of what the grafted rule's numerator will be in this step."""
+        sources = self.map(ops.partial(averaged, self.adam), self.graft_first, plain)
+        return self.directions_of_groups(gradients, sources)
+
+    def given_beside(
+        self, gradients: tuple[Tensor, ...], plain: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """V of every group, which the backward pass made and put behind the gradients."""
+        return self.map(ops.partial(pack, gradients), self.beside_packings)
+
+    def averages_beside(
+        self, gradients: tuple[Tensor, ...], plain: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """The averages of those."""
+        enter = ops.partial(enter_average, self.adam)
+        return self.map(enter, self.direction_first, self.given_beside(gradients, plain))
+
+    def as_found(
+        self, matrices: tuple[Tensor, ...], plain: tuple[Tensor, ...], lr: Any
+    ) -> tuple[Tensor, ...]:
+        """V as it is."""
+        return matrices
+
+    def grafted(
+        self, matrices: tuple[Tensor, ...], plain: tuple[Tensor, ...], lr: Any
+    ) -> tuple[Tensor, ...]:
+        """V with the lengths of what the grafted rule would step."""
+        return self.map(with_length_of, self.group_layers, matrices, self.steps_of(plain))
 
     def steps_of(self, matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What the rule that is grafted would step, for every group's gradients."""

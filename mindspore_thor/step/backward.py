@@ -11,12 +11,14 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.capture.attach import without_hooks
 from mindspore_thor.graph.kind import OWN, PLAIN, compiling
-from mindspore_thor.graph.operators import AND, CAST, MUL
+from mindspore_thor.graph.operators import AND, CAST, MUL, SECTION
 from mindspore_thor.linalg.device import all_finite, is_finite
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
-from mindspore_thor.step.inputs import refuse_no_mean, refuse_several_outputs
+from mindspore_thor.step.inputs import check_mean, refuse_several_outputs
 from mindspore_thor.step.loss_scale import LossScale
+
+_ALL_BUT_LAST = slice(None, -1)
 
 
 def _unscale(inverse: Tensor, gradient: Tensor) -> Tensor:
@@ -24,8 +26,10 @@ def _unscale(inverse: Tensor, gradient: Tensor) -> Tensor:
 
 
 @ops.constexpr
-def _filled(dtype: Any, shape: tuple[int, ...], value: float) -> Tensor:
+def _filled(dtype: Any, shape: tuple[int, ...], value: float, needs_mean: bool) -> Tensor:
     """A constant; made in the graph by ``ops.fill`` it would compile for 50 ms."""
+    if needs_mean:
+        check_mean(shape)
     return Tensor(np.full(shape, value), dtype)
 
 
@@ -87,14 +91,22 @@ class Backward(nn.Cell):
         super().__init__(auto_prefix=False)
         self.needs_mean = needs_mean
         self.net = net
-        self.loss_fn = loss_fn
+        self.loss_fn: Any = loss_fn
         self.weights = weights
         self.sens = float(loss_scale)
-        self.dynamic = dynamic
+        self.dynamic: Any = dynamic
         self.scaled_count = len(weights) if plain_count is None else plain_count
+        self.scaled = slice(None, self.scaled_count)
+        self.statistics = slice(self.scaled_count, None)
         self.map = ops.Map()
         self.gradient = ops.GradOperation(get_by_list=True, sens_param=True)
         self.distributed = world()[1] > 1
+        # Chosen here: a question in the graph is two functions to the compiler, even one that it
+        # can answer, and every graph of every step has them.
+        self.forward = self.net_alone if loss_fn is None else self.with_loss
+        self.sens_of = self.fixed_sens if dynamic is None else self.dynamic_sens
+        short = dynamic is None and not self.distributed
+        self.finish = self.checked if short else self.exchanged
         self.exchange(traffic)
 
     def exchange(self, traffic: Sequence[Symmetric | None] | None) -> None:
@@ -102,11 +114,21 @@ class Backward(nn.Cell):
         if self.distributed:
             self.mean = MeanAcrossRanks(self.weights, traffic or [()] * len(self.weights))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def net_alone(self, *inputs: Tensor) -> Tensor:
+        """The mean loss of a batch, which the net returns."""
+        return self.net(*inputs)
+
+    def with_loss(self, *inputs: Tensor) -> Tensor:
         """The mean loss of a batch."""
-        if self.loss_fn is None:
-            return self.net(*inputs)
-        return self.loss_fn(self.net(*inputs[:-1]), inputs[-1])
+        return self.loss_fn(self.net(*SECTION(inputs, _ALL_BUT_LAST)), inputs[-1])
+
+    def fixed_sens(self, loss: Tensor) -> Tensor:
+        """What the backward pass begins with."""
+        return _filled(loss.dtype, loss.shape, self.sens, self.needs_mean)
+
+    def dynamic_sens(self, loss: Tensor) -> Tensor:
+        """The same with a loss scale that changes."""
+        return MUL(self.fixed_sens(loss), CAST(self.dynamic.scale, loss.dtype))
 
     def construct(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """A batch -> loss, gradients (times the optimizer's loss scale), whether all are finite."""
@@ -114,17 +136,26 @@ class Backward(nn.Cell):
         loss = self.forward(*inputs)
         if isinstance(loss, (tuple, list, dict)):
             refuse_several_outputs()
-        if self.needs_mean and loss.size != 1:
-            refuse_no_mean(loss.shape)
-        sens = _filled(loss.dtype, loss.shape, self.sens)
-        if self.dynamic is not None:
-            sens = MUL(sens, CAST(self.dynamic.scale, loss.dtype))
-        gradients = self.gradient(self.forward, self.weights)(*inputs, sens)
+        sens = self.sens_of(loss)
+        return self.finish(loss, self.gradient(self.forward, self.weights)(*inputs, sens))
+
+    def checked(
+        self, loss: Tensor, gradients: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """With them, whether all are finite."""
+        return loss, gradients, AND(is_finite(loss), all_finite(gradients))
+
+    def exchanged(
+        self, loss: Tensor, gradients: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """The same of all ranks, and without a loss scale that changes."""
         if self.distributed:
             # Before the check, so that all ranks come to the same result.
             loss, gradients = self.mean(loss, gradients)
         finite = AND(is_finite(loss), all_finite(gradients))
         if self.dynamic is not None and self.scaled_count > 0:
-            scaled, statistics = gradients[: self.scaled_count], gradients[self.scaled_count :]
-            gradients = self.map(ops.partial(_unscale, self.dynamic.inverse), scaled) + statistics
+            scaled = self.map(
+                ops.partial(_unscale, self.dynamic.inverse), SECTION(gradients, self.scaled)
+            )
+            gradients = scaled + SECTION(gradients, self.statistics)
         return loss, gradients, finite

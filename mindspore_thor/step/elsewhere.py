@@ -19,11 +19,12 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from mindspore_thor.capture.stopped import stopped
 from mindspore_thor.graph.kind import FOREIGN, compiling
+from mindspore_thor.graph.operators import CAST, MUL
 from mindspore_thor.layers.suspicion import suspicious
 from mindspore_thor.layers.uses import used_outside
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.step.backward import Backward
-from mindspore_thor.step.inputs import refuse_no_mean, refuse_several_outputs
+from mindspore_thor.step.inputs import refuse_several_outputs
 
 _MAP = ops.Map()
 
@@ -47,9 +48,7 @@ class _Check(nn.Cell):
         loss = self.backward.forward(*inputs)
         if isinstance(loss, (tuple, list, dict)):
             refuse_several_outputs()
-        if loss.size != 1:
-            refuse_no_mean(loss.shape)
-        sens = ops.zeros_like(loss) + ops.cast(nan, loss.dtype)
+        sens = MUL(self.backward.sens_of(loss), CAST(nan, loss.dtype))
         gradients = self.backward.gradient(self.backward.forward, self.backward.weights)(
             *inputs, sens
         )

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor
 from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.curvature.group import SPECTRUM
 from mindspore_thor.graph.kind import ANY, OWN, PLAIN
-from mindspore_thor.graph.operators import ASSIGN, ITEM
+from mindspore_thor.graph.operators import ASSIGN, ITEM, SECTION
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import world
 from mindspore_thor.step.backward import Backward, StepGraph
@@ -38,34 +38,63 @@ class WholeStep(StepGraph):
         self.optimizer = guard.optimizer
         self.samples = samples
         self.path: Path = (0,)
-        self.update_only = update_only
-        self.all_phases = guard.second_order and not update_only
-        self.remeasures = self.all_phases and guard.optimizer.remeasures
         self.ranks = world()[1]
+        # Chosen here rather than asked in the graph, see Backward.
+        optimizer = guard.optimizer
+        self.begin = self.nothing if samples is None else self.note_samples
+        if not isinstance(optimizer, SecondOrder):
+            self.refresh, self.apply = self.nothing, self.call_optimizer
+        elif update_only:
+            self.refresh, self.apply = self.nothing, self.only_update
+        else:
+            self.refresh = self.refresh_stored
+            self.apply = self.remeasured if optimizer.remeasures else self.all_phases
+            self.passed = slice(None, optimizer.passed_count)
 
     def construct(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss."""
-        if self.samples is not None:
-            ASSIGN(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
-        loss, gradients, finite = self.backward(*inputs)
-        if self.all_phases:
-            self.optimizer.refresh_stored()
-        if finite:
-            if self.update_only:
-                self.optimizer.update(gradients)
-            elif self.remeasures:
-                self.optimizer.prepare(gradients)
-                if self.optimizer.due == SPECTRUM:
-                    self.remeasure(*inputs)
-                self.optimizer.update(gradients[: self.optimizer.passed_count])
-            elif self.all_phases:
-                self.optimizer.take(gradients)
-            else:
-                self.optimizer(gradients)
+        self.begin(inputs)
+        found = self.backward(*inputs)
+        self.refresh(inputs)
+        if ITEM(found, 2):
+            self.apply(inputs, ITEM(found, 1))
             self.guard.accept()
         else:
             self.guard.reject()
-        return loss
+        return ITEM(found, 0)
+
+    def nothing(self, inputs: tuple[Tensor, ...]) -> bool:
+        """What there is to do before an optimizer of another kind."""
+        return True  # see GroupCurvature.collect
+
+    def note_samples(self, inputs: tuple[Tensor, ...]) -> bool:
+        """Tell the optimizer the batch size."""
+        ASSIGN(self.samples, Tensor(batch_size(inputs, self.path) * self.ranks, ms.int32))
+        return True
+
+    def refresh_stored(self, inputs: tuple[Tensor, ...]) -> bool:
+        """Refresh from stored statistics, where that is due."""
+        return self.optimizer.refresh_stored()
+
+    def call_optimizer(self, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> bool:
+        """MindSpore's own optimizers, or a first-order method."""
+        self.optimizer(gradients)
+        return True
+
+    def only_update(self, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> bool:
+        """The update of gradients without statistics."""
+        return self.optimizer.update(gradients)
+
+    def all_phases(self, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> bool:
+        """Statistics, refresh and update, each where it is due."""
+        return self.optimizer.take(gradients)
+
+    def remeasured(self, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> bool:
+        """The same with a second pass, which sees what was refreshed."""
+        self.optimizer.prepare(gradients)
+        if self.optimizer.due == SPECTRUM:
+            self.remeasure(*inputs)
+        return self.optimizer.update(SECTION(gradients, self.passed))
 
     def remeasure(self, *inputs: Tensor) -> bool:
         """A second pass over the batch, whose statistics see what was refreshed."""
@@ -93,7 +122,7 @@ class PlainStep(StepGraph):
         self.backward = backward
         self.optimizer = optimizer
         self.samples = optimizer.samples
-        self.count = optimizer.passed_count
+        self.passed = slice(None, optimizer.passed_count)
         self.path: Path = (0,)
         self.ranks = world()[1]
 
@@ -116,7 +145,7 @@ class CaptureStep(PlainStep):
         gradients, finite = ITEM(found, 1), ITEM(found, 2)
         if finite:
             self.optimizer.collect(gradients)
-        return ITEM(found, 0), gradients[: self.count], finite
+        return ITEM(found, 0), SECTION(gradients, self.passed), finite
 
 
 class RefreshStep(StoredGraph):

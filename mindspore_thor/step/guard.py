@@ -35,6 +35,10 @@ def refuse_bad_weights(*groups: Iterable[Parameter]) -> None:
             )
 
 
+def _nothing() -> bool:
+    return True  # see GroupCurvature.collect
+
+
 class Guard(nn.Cell):
     """Applies an update only where the step was finite; otherwise counts it and undoes its trace.
 
@@ -71,6 +75,14 @@ class Guard(nn.Cell):
             # own, so their mean over ranks, taken in every step, is what averaging those would
             # give, and every rank holds the same ones.
             self.mean = FusedSum([int(np.prod(p.shape)) for p in running], 1.0 / ranks)
+        # Chosen here rather than asked in every graph, see Backward.
+        self.keep_good = _nothing if not running else self.copy_good
+        if self.averages:
+            self.keep_good = self.average
+        self.rewind = self.put_back if running else _nothing
+        self.advance = optimizer.advance if isinstance(optimizer, SecondOrder) else self.count_step
+        self.grow = _nothing if loss_scale is None else loss_scale.grow
+        self.shrink = _nothing if loss_scale is None else loss_scale.shrink
         self.skipped = state(np.zeros((), np.int32), "skipped")
         self.skipped_in_a_row = state(np.zeros((), np.int32), "skipped_in_a_row")
 
@@ -79,31 +91,40 @@ class Guard(nn.Cell):
         for good, running in zip(self.good, self.running):
             ops.assign(good, running)
 
-    def rewind(self) -> None:
+    def put_back(self) -> bool:
         """Put the running statistics back to where they were before this step's forward pass."""
-        if self.running_count > 0:
-            self.map(ASSIGN, self.running, self.good)
+        self.map(ASSIGN, self.running, self.good)
+        return True  # see GroupCurvature.collect
 
-    def accept(self) -> None:
+    def copy_good(self) -> bool:
+        """Keep the running statistics of a good step."""
+        self.map(ASSIGN, self.good, self.running)
+        return True
+
+    def average(self) -> bool:
+        """Average the running statistics of a good step over the ranks and keep them."""
+        self.map(ASSIGN, self.running, self.mean(self.running))
+        return self.copy_good()
+
+    def count_step(self) -> bool:
+        """Count a step of MindSpore's own optimizers."""
+        step = self.optimizer.global_step
+        ASSIGN_ADD(step, ONES_LIKE(step))
+        return True
+
+    def accept(self) -> bool:
         """Remember the running statistics of a good step, averaged over ranks."""
-        if self.averages:
-            self.map(ASSIGN, self.running, self.mean(self.running))
-        if self.running_count > 0:
-            self.map(ASSIGN, self.good, self.running)
+        self.keep_good()
         ASSIGN(self.skipped_in_a_row, ZEROS_LIKE(self.skipped_in_a_row))
-        if self.loss_scale is not None:
-            self.loss_scale.grow()
+        self.grow()
+        return True
 
-    def reject(self) -> None:
+    def reject(self) -> bool:
         """Count a bad step and put the running statistics back."""
         self.rewind()
         # The step counts for every schedule all the same, so that epochs stay aligned.
-        if self.second_order:
-            self.optimizer.advance()
-        else:
-            step = self.optimizer.global_step
-            ASSIGN_ADD(step, ONES_LIKE(step))
+        self.advance()
         ASSIGN_ADD(self.skipped, ONES_LIKE(self.skipped))
         ASSIGN_ADD(self.skipped_in_a_row, ONES_LIKE(self.skipped_in_a_row))
-        if self.loss_scale is not None:
-            self.loss_scale.shrink()
+        self.shrink()
+        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,13 +26,17 @@ def refuse_several_outputs() -> None:
     )
 
 
-@ops.constexpr
-def refuse_no_mean(shape: tuple[int, ...]) -> None:
-    """Raise: second-order statistics are those of a mean."""
-    raise UserError(
-        f"the loss has the shape {tuple(shape)}: a second-order method needs the batch's mean, one "
-        "number; use reduction='mean', or a cell that returns loss.mean()"
-    )
+def check_mean(shape: tuple[int, ...]) -> None:
+    """Refuse a loss of a shape that is no mean's: second-order statistics are those of one.
+
+    Raises:
+        UserError: where it is more than one number.
+    """
+    if math.prod(shape) != 1:
+        raise UserError(
+            f"the loss has the shape {tuple(shape)}: a second-order method needs the batch's mean, "
+            "one number; use reduction='mean', or a cell that returns loss.mean()"
+        )
 
 
 def batch_size(inputs: Any, path: Path) -> int:

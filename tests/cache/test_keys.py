@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,20 @@ from mindspore import Parameter, Tensor, nn, ops
 from oracle.nets import mlp
 
 from mindspore_thor import FNGD, THOR, DynamicLossScale, TrainStep
-from mindspore_thor.cache import compile_cache
+from mindspore_thor.cache import compile_cache, sources
 from mindspore_thor.cache.compile_cache import key_of
 from mindspore_thor.cache.fingerprint import Unknown
 from mindspore_thor.methods import CLASSES
 
 FACTOR = 2.0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _package_is_read_once() -> Iterator[None]:
+    """Its sources do not change here, and are a third of a key's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "package_digest", functools.cache(sources.package_digest))
+        yield
 
 
 def _keys(step: TrainStep) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 import steps
 from mindspore import nn
 from oracle.baselines import Eva as Oracle
-from oracle.nets import batches, conv_net, mlp, token_net
+from oracle.nets import ODD, batches, conv_net, mlp, token_net
 from oracle.training import compare, cross_entropy
 from steps import assert_close
 
@@ -53,7 +53,7 @@ def test_means_are_averaged_and_the_first_update_overwrites() -> None:
 
     The loss scale cancels.
     """
-    net, x, labels = mlp()
+    net, x, labels = mlp(sizes=ODD)
     data = batches(x, labels, 5)
     shared = {"factor_decay": 0.7, "factor_interval": 2, "momentum": 0.8, "weight_decay": 0.03}
     scaled = {**shared, "loss_scale": 256.0}

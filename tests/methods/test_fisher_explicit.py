@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 from oracle.bridge import oracle_net, randomise
-from oracle.nets import mlp
+from oracle.nets import ODD, mlp
 from oracle.training import cross_entropy
 
 from mindspore_thor import KFAC, THOR, TrainStep
@@ -61,7 +61,7 @@ def test_kfac_of_one_sample_is_the_exact_empirical_fisher() -> None:
 
 def test_the_factors_are_the_partial_sums_of_the_per_sample_gradients() -> None:
     """G = E[g g^T] from N single-sample backward passes, not from the batch's mean gradient."""
-    net, x, labels = mlp(batch=6)
+    net, x, labels = mlp(batch=6, sizes=ODD)
     optimizer = KFAC(net, 1.0, momentum=0.0)
     samples = []
     for n in range(6):

@@ -10,7 +10,7 @@ import steps
 from mindspore import Tensor, nn
 from oracle.bridge import oracle_net
 from oracle.natural import Fngd, covered, per_sample, positions
-from oracle.nets import conv_net, mlp, small_conv_net, token_net
+from oracle.nets import ODD, conv_net, mlp, small_conv_net, token_net
 
 from mindspore_thor import FNGD, DynamicLossScale
 from mindspore_thor.layers.types.conv2d import ConvRows
@@ -69,7 +69,7 @@ def test_three_epochs(share) -> None:
     The loss scale cancels.
     """
     errors, oracle, step = run(
-        mlp(batch=N),
+        mlp(batch=N, sizes=ODD),
         8,
         lr=[0.5 * 0.9**k for k in range(8)],
         momentum=0.8,

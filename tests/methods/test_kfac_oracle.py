@@ -11,7 +11,7 @@ import steps
 from mindspore import Tensor, nn
 from oracle import curvature as c
 from oracle.bridge import oracle_net, randomise
-from oracle.nets import batches, conv_net, mlp, token_net
+from oracle.nets import ODD, batches, conv_net, mlp, token_net
 from oracle.optimizers import Kfac
 from oracle.training import compare, cross_entropy
 from steps import assert_close
@@ -65,7 +65,7 @@ def test_factors_are_averaged_and_the_first_update_overwrites() -> None:
 
     The loss scale cancels.
     """
-    problem = mlp()
+    problem = mlp(sizes=ODD)
     data = batches(*problem[1:], 5)
     options = {"factor_decay": 0.7, "factor_interval": 2, "kl_clip": None, "loss_scale": 256.0}
     errors, oracle, step = run(problem, data, lr=0.3, **options)
@@ -153,7 +153,7 @@ class Late(nn.Cell):
     def __init__(self, body: nn.SequentialCell) -> None:
         super().__init__(auto_prefix=False)
         self.body = body
-        self.late = randomise(nn.SequentialCell(nn.Dense(7, 7)), 4)
+        self.late = randomise(nn.SequentialCell(nn.Dense(5, 5)), 4)
         self.late[0].update_parameters_name("late.")
         self.use = False
 

@@ -10,7 +10,7 @@ import pytest
 import steps
 from mindspore import Tensor, nn
 from oracle.bridge import oracle_net
-from oracle.nets import batches, conv_net, mlp, token_net
+from oracle.nets import ODD, batches, conv_net, mlp, token_net
 from oracle.rivals import Muon as Oracle
 from oracle.rivals import newton_schulz
 from oracle.training import cross_entropy
@@ -64,7 +64,7 @@ def test_several_steps_on_tokens_without_nesterov_or_rest() -> None:
 
 def test_nothing_of_curvature_is_compiled() -> None:
     """One backward pass and one update: no capture, no refresh, no hooks."""
-    net, x, labels = mlp()
+    net, x, labels = mlp(sizes=ODD)
     step = TrainStep(net, cross_entropy(), Muon(net, 0.02))
     for a, b in batches(x, labels, 3):
         step(Tensor(a), Tensor(b))

@@ -4,7 +4,7 @@ The floor is ridge regression on the pixels (5,000 training images, centred, flo
 targets): 81.8 % of the 1,000 test images at its best regularisation (10 on pixels in [0, 1]; 78.5
 to 81.5 % from 0.01 to 1000). A net whose gradients are preconditioned wrongly ends below it. When
 the settings were chosen, every method stayed above the bound with seeds 1 to 3; the lowest result
-was Eva's 83.8 % with seed 2.
+was THOR's 83.6 % with seed 2.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ COMMON = {
 
 
 def small_net() -> nn.Cell:
-    """Two strided convolutions and a Dense layer, 9,900 weights."""
+    """Two strided convolutions and a Dense layer, 5,900 weights."""
     return nn.SequentialCell(
         nn.Conv2d(1, 12, 3, 2, pad_mode="pad", padding=1),
         nn.BatchNorm2d(12),
         nn.ReLU(),
-        nn.Conv2d(12, 16, 3, 2, pad_mode="pad", padding=1),
+        nn.Conv2d(12, 16, 3, 3, pad_mode="pad", padding=1),
         nn.BatchNorm2d(16),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Dense(784, 10),
+        nn.Dense(400, 10),
     )
 
 

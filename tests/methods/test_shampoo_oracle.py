@@ -11,7 +11,7 @@ from mindspore import Tensor
 from oracle.baselines import Shampoo as Oracle
 from oracle.baselines import inverse_root
 from oracle.bridge import oracle_net
-from oracle.nets import batches, conv_net, mlp, small_conv_net, token_net
+from oracle.nets import ODD, batches, conv_net, mlp, small_conv_net, token_net
 from oracle.training import cross_entropy
 from steps import Outer, assert_close
 
@@ -62,7 +62,7 @@ def test_the_first_step_is_u_vt() -> None:
 def test_sums_grow_and_roots_follow_their_interval() -> None:
     """Gradients of steps 0, 2, 4 enter; roots are made at 0, 3, 4; the loss scale cancels."""
     errors, oracle, step = run(
-        mlp(),
+        mlp(sizes=ODD),
         6,
         lr=0.05,
         momentum=0.8,

@@ -123,7 +123,7 @@ def test_without_a_basis_it_is_adamw_from_the_second_step_on() -> None:
     net, x, labels = mlp()
     options = {"betas": (0.8, 0.9), "epsilon": 1e-12, "max_preconditioner_dim": 1}
     step = TrainStep(net, cross_entropy(), SOAP(net, 0.02, **options, **REST))
-    m = v = np.zeros((7, 5))
+    m = v = 0.0
     for t, (a, b) in enumerate(batches(x, labels, 4)):
         reference = oracle_net(net)
         reference.loss(a, b)

@@ -11,7 +11,7 @@ import steps
 from mindspore import nn
 from oracle import curvature as c
 from oracle.bridge import oracle_net, randomise
-from oracle.nets import batches, conv_net, mlp, small_conv_net, token_net
+from oracle.nets import ODD, batches, conv_net, mlp, small_conv_net, token_net
 from oracle.optimizers import Thor
 from oracle.training import compare, cross_entropy
 
@@ -123,7 +123,7 @@ def test_stale_inverse_keeps_the_damping_it_was_made_with() -> None:
 
     One bias alone decays: what the filter chooses.
     """
-    net, x, labels = mlp()
+    net, x, labels = mlp(sizes=ODD)
     names = [p.name for p in net.trainable_params()]
     decay = {"weight_decay": 0.5, "decay_filter": lambda p: p.name == "1.bias"}
     decays = {n: 0.5 if n == "1.bias" else 0.0 for n in names}
@@ -209,7 +209,7 @@ def test_t1_a_split_as_large_as_the_layer_is_kfac() -> None:
 
 
 def _unbiased():
-    _, x, labels = mlp()
+    _, x, labels = mlp(sizes=ODD)
     return (
         randomise(
             nn.SequentialCell(nn.Dense(5, 9, has_bias=False), nn.Dense(9, 3, has_bias=False)), 4

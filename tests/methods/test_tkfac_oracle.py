@@ -10,7 +10,7 @@ import steps
 from mindspore import nn
 from oracle import curvature as c
 from oracle.baselines import Tkfac as Oracle
-from oracle.nets import batches, conv_net, mlp, token_net
+from oracle.nets import ODD, batches, conv_net, mlp, token_net
 from oracle.training import compare, cross_entropy
 from steps import assert_close, both_token_modes
 
@@ -46,7 +46,7 @@ def test_one_step_on_tokens(options) -> None:
 
 def test_the_trace_is_that_of_the_fisher_block() -> None:
     """tr(delta Phi (x) Psi) is the trace of E[vec(g a^T) vec(g a^T)^T] where T is 1."""
-    net, x, labels = mlp()
+    net, x, labels = mlp(sizes=ODD)
     _, oracle, step = run((net, x, labels))
     layer = oracle.net.layers[0]
     a, g = (rows[:, 0, 0] for rows in c.rows(layer, True))

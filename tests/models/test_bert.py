@@ -169,7 +169,7 @@ RATE = 0.25
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Cell, TrainStep]:
     """A net and its step, whose graphs the tests share: each of them begins with the same state."""
-    net = tiny(layers=1).set_train(True)
+    net = tiny(layers=1, hidden=8).set_train(True)
     return net, TrainStep(net, PretrainingLoss(), THOR(net, RATE, damping=0.1, momentum=0.0))
 
 
@@ -215,7 +215,7 @@ def test_thor_covers_all_but_the_tied_table_and_sees_no_padding(trained, start) 
 
 def test_the_tied_table_moves_by_its_plain_gradient(trained, start) -> None:
     """By lr times the gradient of both of its uses, computed without any optimizer."""
-    net = tiny(layers=1).set_train(True)
+    net = tiny(layers=1, hidden=8).set_train(True)
     *inputs, labels = map(Tensor, batch(9))
     loss = PretrainingLoss()
     table = net.embedding.embedding_table

@@ -243,7 +243,7 @@ def test_counts_of_the_other_sizes(name: str, d: int, f: int, layers: int, tied:
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_thor_covers_every_dense_layer_and_no_tied_table(tied: bool) -> None:
-    net = create_model("transformer", **{**TINY, "tied": tied, "dropout": 0.1})
+    net = create_model("transformer", **{**TINY, "hidden": 8, "tied": tied, "dropout": 0.1})
     optimizer = THOR(net, 0.01, damping=0.1)
     step = TrainStep(net, TokenLoss(), optimizer)
     labels = padded([[*t[1:], 2] for t in TARGETS], 6)

@@ -55,7 +55,10 @@ METHODS = {
 # On four ranks: two teams of two ranks, each of which divides all matrices.
 FOUR, TEAMS = 4, {"kfac_teams": ("kfac", {**INTERVALS, "method": "inverse", "inverse_share": 2})}
 SETTINGS = {**METHODS, **TEAMS}
-ALIKE = frozenset({"thor_all", "kfac_eigen", "kfac_teams", "ekfac", "tkfac", "eva"})
+ALIKE = frozenset(
+    {"thor_all", "kfac_inverse", "kfac_eigen", "kfac_teams", "ekfac", "tkfac", "eva"}
+    | {"grafted", "lngd_grafted", "muon", "shampoo"}
+)
 """On two Dense layers of one shape, one group that the ranks divide: that compiles faster than a
 convolution beside a Dense layer, on which the others are."""
 # On padded batches, of whose tokens one rank has many times as many as the other.

@@ -39,8 +39,8 @@ SCALED = ("fngd mean", "adamw")
 
 
 def small_net(seed: int) -> nn.Cell:
-    """Dense layers with and without a bias, and BatchNorm, over which EKFAC passes twice."""
-    layers = (nn.Dense(5, 4, has_bias=False), nn.BatchNorm1d(4), nn.LeakyReLU(), nn.Dense(4, 3))
+    """Dense layers of one shape, and BatchNorm, over which EKFAC passes twice."""
+    layers = (nn.Dense(5, 5), nn.BatchNorm1d(5), nn.LeakyReLU(), nn.Dense(5, 5))
     return randomise(nn.SequentialCell(*layers), seed)
 
 

@@ -50,7 +50,7 @@ class Many(nn.Cell):
         super().__init__()
         self.table = Table(5, 4, embedding_table="normal")
         self.by_name, self.asked, self.off = nn.Dense(4, 4), nn.Dense(4, 4), nn.Dense(4, 4)
-        self.held, self.squared, self.clean = nn.Dense(4, 4), nn.Dense(4, 4), nn.Dense(4, 3)
+        self.held, self.squared, self.clean = nn.Dense(4, 4), nn.Dense(4, 4), nn.Dense(4, 4)
         self.norm = nn.LayerNorm((4,))
         self.head = Head(self.held.weight)
         self.key = "weight"

@@ -87,7 +87,7 @@ class Kept:
     """A loop over a net of its own, compiled once, and all its state at the start."""
 
     def __init__(self, name: str) -> None:
-        self.net, _, _ = mlp(sizes=(5, 4, 3))
+        self.net, _, _ = mlp()
         self.loop = Loop(self.net, METHODS[name](self.net))
         self.start = {k: p.asnumpy().copy() for k, p in self.loop.parameters_dict().items()}
 
@@ -119,7 +119,7 @@ def looped(name: str) -> list[np.ndarray]:
 @functools.cache
 def stepped(name: str) -> list[np.ndarray]:
     """The weights after one ``TrainStep`` of a method; called in graph mode."""
-    net, _, _ = mlp(sizes=(5, 4, 3))
+    net, _, _ = mlp()
     TrainStep(net, cross_entropy(), METHODS[name](net))(X, Y)
     return weights(net)
 
@@ -160,13 +160,13 @@ def test_altered_statistics_are_refused(name, scale, x, mode) -> None:
     del LOOPS[name, mode]  # a graph that has raised does not run again
     with pytest.raises(ValueError, match="TrainStep"):
         kept.step(scale, x)
-    same(weights(kept.net), weights(mlp(sizes=(5, 4, 3))[0]))
+    same(weights(kept.net), weights(mlp()[0]))
 
 
 def test_micro_batches_that_are_averaged_count_as_one() -> None:
     """The mean of the statistics of two equal micro-batches is that of each of them."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    net, _, _ = mlp(sizes=(5, 4, 3))
+    net, _, _ = mlp()
     optimizer = METHODS["kfac inverse"](net)
     loss_fn = cross_entropy()
 
@@ -257,7 +257,7 @@ def test_a_first_batch_without_gradient_is_no_measurement(name) -> None:
         def construct(self, x, y, weight):
             return self.loss(self.net(x), y) * weight
 
-    net, _, _ = mlp(sizes=(5, 4, 3))
+    net, _, _ = mlp()
     step = TrainStep(Weighted(net), None, METHODS[name](net))
     start = {k: p.asnumpy().copy() for k, p in step.parameters_dict().items()}
     results = []
