@@ -7,7 +7,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.capture.hooks import GUARD, ONE, Replacement, collecting
+from mindspore_thor.capture.hooks import GUARD, ONE, Replacement, collecting_of
 from mindspore_thor.capture.plain import same
 from mindspore_thor.capture.unscaling import BY_PARAMETER, unscaling
 from mindspore_thor.graph.kind import MEASURE, PLAIN, GraphKind
@@ -229,6 +229,7 @@ class DirectHook(Replacement):
         self.graph = capture.graph
         self.curvature = curvature
         self.probe = curvature.probes[0]
+        self.collecting = collecting_of(curvature)
         self.due = due
         self.has_bias = bias is not None
         self.bias = bias
@@ -246,7 +247,7 @@ class DirectHook(Replacement):
         bias = CAST(self.bias, x.dtype) if self.has_bias else Tensor(0.0, ms.float32)
         if self.passive:
             return self.capture.affine(x, weight, bias)
-        flag = collecting(curvature, 0, self.due)
+        flag = self.collecting(curvature, 0, self.due)
         state = curvature.capture_state(0, flag)
         return self.capture(
             x,

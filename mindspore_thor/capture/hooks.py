@@ -8,7 +8,7 @@ treat it like one; without it the compiler prunes the whole capture and the plai
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -123,12 +123,21 @@ class Capture(nn.Cell):
         return dx, dweight, ZEROS_LIKE(flag), state, statistics, ZEROS_LIKE(unscale)
 
 
-def collecting(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
-    """Above 0 where a layer of a group collects in this step, int32 scalar."""
-    if curvature.stops:
-        active = part(curvature.outcomes.active, curvature.first + layer, 1)
-        return MUL(due, active.reshape(()))
+# Above 0 where a layer of a group collects in this step, int32 scalar.
+
+
+def _always(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
     return MUL(due, _ONCE)
+
+
+def _unless_stopped(curvature: nn.Cell, layer: int, due: Tensor) -> Tensor:
+    active = part(curvature.outcomes.active, curvature.first + layer, 1)
+    return MUL(due, active.reshape(()))
+
+
+def collecting_of(curvature: nn.Cell) -> Callable[[nn.Cell, int, Tensor], Tensor]:
+    """What tells, in a graph, whether a layer of a group collects: (group, layer, due) -> flag."""
+    return _unless_stopped if curvature.stops else _always
 
 
 class Replacement(nn.Cell):
@@ -198,13 +207,21 @@ class Bound(Replacement):
         self.probe = curvature.probes[number]
         self.due = due
         self.graph = graph
+        self.collecting = collecting_of(curvature)
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the graph that is being compiled has no use for the capture.
+
+        The compiler would prune it, but only after seconds of compiling it.
+        """
+        return self.graph.kind == PLAIN or self.passive
 
     def run(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's linear map."""
-        if self.graph.kind == PLAIN or self.passive:
-            # The compiler would prune the capture, but only after seconds of compiling it.
+        if self.left_out:
             return self.capture.run(x, weight)
-        flag = collecting(self.curvature, self.number, self.due)
+        flag = self.collecting(self.curvature, self.number, self.due)
         state = self.curvature.capture_state(self.number, flag)
         return self.capture(x, weight, flag, state, self.probe, self.unscale)
 
