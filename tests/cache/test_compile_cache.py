@@ -76,7 +76,7 @@ def _train_all(folder: str) -> dict[str, Any]:
         options: dict[str, Any] = {"steps_per_epoch": 1} if name == "fngd" else {}
         if name in map(str.lower, CLASSES):
             options.update(rest="adamw", grafting="adamw")
-        net = randomise(nn.SequentialCell(nn.Dense(5, 3)), 3)
+        net = randomise(nn.SequentialCell(nn.Dense(5, 5)), 3)
         _, batches = steps.problem(2)
         loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
         optimizer = create_optimizer(name, net, 0.1, **options)
@@ -103,7 +103,7 @@ class Unknowable(nn.SequentialCell):
 def _train_unknowable(folder: str) -> dict[str, Any]:
     """Steps of THOR on a net whose backward passes have no key; its other graphs have one."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    net = randomise(Unknowable(nn.Dense(5, 3)), 3)
+    net = randomise(Unknowable(nn.Dense(5, 5)), 3)
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
     optimizer = create_optimizer("thor", net, 0.1, factor_interval=2, inverse_interval=2)
     step = TrainStep(net, loss, optimizer, compile_cache=folder)
@@ -187,7 +187,7 @@ def test_a_script_at_a_terminal_sees_what_is_compiled(
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stderr", stream)
-    net = nn.SequentialCell(nn.Dense(5, 3))
+    net = nn.SequentialCell(nn.Dense(5, 5))
     loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
     step = TrainStep(net, loss, nn.Momentum(net.trainable_params(), 0.1, 0.9))
     steps.train(step, steps.problem(2)[1])

@@ -73,7 +73,7 @@ def test_layer_norm_needs_the_batch_size() -> None:
     _, [(x, labels)] = problem(1)
     results = []
     for given in (False, True):
-        net = randomise(nn.SequentialCell(nn.LayerNorm((5,)), nn.Dense(5, 3)), 2)
+        net = randomise(nn.SequentialCell(nn.LayerNorm((5,)), nn.Dense(5, 5)), 2)
         optimizer = THOR(net, 0.1, batch_size=len(labels) if given else None)
         if given:
             model = Model(net, cross_entropy(), optimizer=optimizer)
