@@ -29,7 +29,7 @@ cd -- "$REPO_ROOT" || exit
 # Else every process that a test starts compiles what it imports, see install_venv.
 unset PYTHONDONTWRITEBYTECODE
 # Most of the time is graph compilation, which uses one core: two to four files run side by side,
-# the longest first (tests/conftest.py). More would want more than 16 GB.
+# the longest first (tests/conftest.py). Not more: one that runs half of the tests grows to 6 GB.
 WORKERS=$(nproc 2>/dev/null || echo 2)
 WORKERS=$((WORKERS < 2 ? 2 : WORKERS > 4 ? 4 : WORKERS))
 run_python -m pytest -n "$WORKERS" --dist loadfile --no-loadscope-reorder "${CHOICE[@]+"${CHOICE[@]}"}" "$@"

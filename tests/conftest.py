@@ -98,7 +98,7 @@ def _compiling_collects_nothing() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _nobody_reads_debug_messages() -> Iterator[None]:
-    """The parser writes five of them for every word of a function."""
+    """The parser writes two of them for every node of a function."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mindspore.log, "debug", lambda *_, **__: None)
         yield

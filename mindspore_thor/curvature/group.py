@@ -187,7 +187,7 @@ class GroupCurvature(nn.Cell):
         return True
 
     def moving_mean(self, fresh: Tensor) -> Tensor:
-        """The moving average of the stored statistics and fresh ones."""
+        """The moving average of the stored statistics and fresh ones, [L, size]."""
         keep = self.kept_weight()
         return ADD(MUL(keep, self.statistics), MUL(SUB(1.0, keep), self.averaged(fresh)))
 

@@ -79,10 +79,6 @@ class Outcomes(nn.Cell):
             self.selective = Tensor(selective)
             self.all_selective = bool(selective.all())
 
-    def decide_by_use(self, wanted: Tensor, candidates: Tensor) -> Tensor:
-        """The same without a rule: wherever there are statistics."""
-        return wanted
-
     def decide_by_rule(self, wanted: Tensor, candidates: Tensor) -> Tensor:
         """Whether to refresh, int32 [n]: 1 for yes, 0 for not now, -1 for never again.
 
@@ -94,6 +90,10 @@ class Outcomes(nn.Cell):
         if not self.all_selective:
             decisions = SELECT(self.selective, decisions, ONES_LIKE(decisions))
         return MUL(MUL(decisions, self.active), wanted)
+
+    def decide_by_use(self, wanted: Tensor, candidates: Tensor) -> Tensor:
+        """The same without a rule: wherever there are statistics."""
+        return wanted
 
     def failing(self) -> Tensor:
         """Which layers' last refresh failed, int32 [n]."""

@@ -29,13 +29,16 @@ from mindspore_thor.graph.operators import (
 )
 from mindspore_thor.graph.slices import part, part_or_all
 from mindspore_thor.graph.tuples import call, joined
-from mindspore_thor.linalg.inverse import solution_width, solver_of
+from mindspore_thor.linalg.inverse import Solver, solution_width, solver_of
 from mindspore_thor.linalg.sums import MAX
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
 from mindspore_thor.parallel.assignment import Share, assign, packed_length
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
 _MAP = ops.Map()
+
+Problems = tuple[tuple[Tensor, ...], ...]
+"""Every group's :meth:`~mindspore_thor.curvature.group.GroupCurvature.problems`."""
 
 
 class Piece(NamedTuple):
@@ -126,7 +129,7 @@ def _pose(damping: Tensor, function: Callable[..., Any]) -> Any:
     return function(damping)
 
 
-def _pick(problems: tuple[tuple[Tensor, ...], ...], group: int, item: int) -> Tensor:
+def _pick(problems: Problems, group: int, item: int) -> Tensor:
     return ITEM(ITEM(problems, group), item)
 
 
@@ -344,11 +347,7 @@ class Refresh(nn.Cell):
         return sound
 
     def solve_all(
-        self,
-        problems: tuple[tuple[Tensor, ...], ...],
-        decisions: Tensor,
-        b: int,
-        solver: Callable[..., Any],
+        self, problems: Problems, decisions: Tensor, b: int, solver: Solver
     ) -> tuple[Tensor, Tensor]:
         """The solutions of one batch."""
         batch = self.batches[b]
@@ -358,11 +357,7 @@ class Refresh(nn.Cell):
         return self.solve_own(b, solver, matrices, shifts)
 
     def solve(
-        self,
-        problems: tuple[tuple[Tensor, ...], ...],
-        decisions: Tensor,
-        b: int,
-        solver: Callable[..., Any],
+        self, problems: Problems, decisions: Tensor, b: int, solver: Solver
     ) -> tuple[Tensor, Tensor]:
         """The same; zeros, which no layer takes, where none is wanted."""
         batch = self.batches[b]
@@ -374,7 +369,7 @@ class Refresh(nn.Cell):
         return found
 
     def solve_own(
-        self, b: int, solver: Callable[..., Any], matrices: Tensor, shifts: Tensor
+        self, b: int, solver: Solver, matrices: Tensor, shifts: Tensor
     ) -> tuple[Tensor, Tensor]:
         """This rank's solutions of one batch, all others zero."""
         batch = self.batches[b]

@@ -143,13 +143,13 @@ class InverseFactors(KroneckerCurvature):
     def given(
         self, damping: Tensor, a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor
     ) -> Tensor:
-        """The dampings as they are."""
+        """The dampings, [n] for n maps, as they are."""
         return damping
 
     def at_least(
         self, damping: Tensor, a: Tensor, trace_a: Tensor, g: Tensor, trace_g: Tensor
     ) -> Tensor:
-        """The dampings, where the floor is not above them."""
+        """The dampings, [n], or their floor: ``smallest_damping`` of the same arguments."""
         return MAXIMUM(damping, smallest_damping(a, trace_a, g, trace_g))
 
     def install(

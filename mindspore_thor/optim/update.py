@@ -101,7 +101,8 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         """The stages of this class that would return what they are given: in no graph then."""
         centralizes = self.is_group and any(self.grad_centralization_flags)
         idle = {
-            "precondition": len(self.packings) == 0,
+            "precondition": len(self.packings) == 0
+            and type(self).direction is UpdatingOptimizer.direction,
             "decay": not self.exec_weight_decay,
             "centralize": not centralizes,
             "clip": self.clip_norm is None,
@@ -179,7 +180,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
         return self.map(ops.partial(_scale, self.inverse_scale), gradients)
 
     def shown(self, gradients: tuple[Tensor, ...]) -> bool:
-        """Let the groups observe the gradients."""
+        """Let the groups observe the gradients of ``passed``, in their parameters' shapes."""
         unscaled = self.unscale(SECTION(gradients, self.passed_section))
         self.map(hand, self.observe_each, self.matrices(unscaled))
         return True
@@ -267,7 +268,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
     def directions_of_groups(
         self, gradients: tuple[Tensor, ...], plain: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """V of every group, of its gradients."""
+        """V of every group, in the shapes of ``plain``, its gradients (:meth:`matrices`)."""
         directed_by = ops.partial(directed, self.current_damping())
         return self.map(directed_by, self.direction_each, plain)
 
@@ -294,7 +295,7 @@ class UpdatingOptimizer(LayerwiseOptimizer):
     def as_found(
         self, matrices: tuple[Tensor, ...], plain: tuple[Tensor, ...], lr: Any
     ) -> tuple[Tensor, ...]:
-        """V as it is."""
+        """V as it is, in the shapes of :meth:`matrices`."""
         return matrices
 
     def grafted(

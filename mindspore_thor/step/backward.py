@@ -11,7 +11,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.capture.attach import without_hooks
 from mindspore_thor.graph.kind import OWN, PLAIN, compiling
-from mindspore_thor.graph.operators import AND, CAST, MUL, SECTION
+from mindspore_thor.graph.operators import AND, CAST, CHAIN, MUL, SECTION
 from mindspore_thor.linalg.device import all_finite, is_finite
 from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.parallel.communication import MeanAcrossRanks, Symmetric, world
@@ -157,5 +157,5 @@ class Backward(nn.Cell):
             scaled = self.map(
                 ops.partial(_unscale, self.dynamic.inverse), SECTION(gradients, self.scaled)
             )
-            gradients = scaled + SECTION(gradients, self.statistics)
+            gradients = CHAIN(scaled, SECTION(gradients, self.statistics))
         return loss, gradients, finite

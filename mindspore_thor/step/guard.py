@@ -64,7 +64,6 @@ class Guard(nn.Cell):
             if isinstance(cell, _RUNNING)
             for p in (cell.moving_mean, cell.moving_variance)
         ]
-        self.running_count = len(running)
         self.map = ops.Map()
         self.running = ParameterTuple(running)
         self.good = ParameterTuple([state(p.asnumpy(), f"last_good.{p.name}") for p in running])
@@ -76,9 +75,8 @@ class Guard(nn.Cell):
             # give, and every rank holds the same ones.
             self.mean = FusedSum([int(np.prod(p.shape)) for p in running], 1.0 / ranks)
         # Chosen here rather than asked in every graph, see Backward.
-        self.keep_good = _nothing if not running else self.copy_good
-        if self.averages:
-            self.keep_good = self.average
+        keeps = self.average if self.averages else self.copy_good
+        self.keep_good = keeps if running else _nothing
         self.rewind = self.put_back if running else _nothing
         self.advance = optimizer.advance if isinstance(optimizer, SecondOrder) else self.count_step
         self.grow = _nothing if loss_scale is None else loss_scale.grow
