@@ -28,6 +28,7 @@ cd -- "$REPO_ROOT" || exit
 "$PYTHON" -m mypy </dev/null || exit
 # Else every process that a test starts compiles what it imports, see install_venv.
 unset PYTHONDONTWRITEBYTECODE
+preload_allocator
 # Most of the time is graph compilation, which uses one core: two to four files run side by side,
 # the longest first (tests/conftest.py). Not more: one that runs half of the tests grows to 6 GB.
 WORKERS=$(nproc 2>/dev/null || echo 2)

@@ -349,3 +349,42 @@ def test_scripts_of_one_second_choose_two_folders(runner: Runner) -> None:
     folders = [call[call.index("--output_dir") + 1] for call in runner.calls()[::2]]
     assert len(set(folders)) == 4
     assert all("sample-20260101-000000-" in folder for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("folder", "installed", "preloaded", "expected"),
+    [
+        ("venv", True, "", ["libtbbmalloc.so.2", "libtbbmalloc_proxy.so.2"]),
+        ("venv", False, "", []),
+        ("venv", True, "libother.so", ["libother.so"]),  # whoever chose one keeps it
+        ("with space", True, "", []),  # where the loader would see two names
+        ("with:colon", True, "", []),
+    ],
+)
+def test_the_allocator_that_the_tests_preload(
+    tmp_path: Path, folder: str, installed: bool, preloaded: str, expected: list[str]
+) -> None:
+    lib = tmp_path / folder / "lib"
+    lib.mkdir(parents=True)
+    if installed:
+        (lib / "libtbbmalloc_proxy.so.2").touch()
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {shlex.quote(str(lib.parent))}\n")
+    python.chmod(0o755)
+    # In a shell variable, lest the programs of this test load it.
+    code = (
+        'source "$1"; PYTHON=$2; LD_PRELOAD=$3; preload_allocator; '
+        "declare -p LD_PRELOAD GLIBC_TUNABLES"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "GLIBC_TUNABLES")}
+    done = subprocess.run(
+        ["bash", "-c", code, "-", str(SCRIPTS / "common.sh"), str(python), preloaded],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    preload, tunables = (shlex.split(line)[-1] for line in done.stdout.splitlines())
+    found = preload.partition("=")[2].split(":") if "=" in preload else []
+    assert [Path(name).name for name in found if name] == expected
+    assert tunables == "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
