@@ -128,8 +128,8 @@ install_venv() {
 }
 
 # preload_allocator: what runs from here on allocates with oneTBB's malloc, if PYTHON has it, and on
-# huge pages. A fifth of a graph's compilation is malloc: it takes four fifths of the time, or nine
-# tenths with huge pages alone. An allocator that is preloaded already stays.
+# huge pages. A fifth of a graph's compilation is malloc, see docs/design.md. An allocator that is
+# preloaded already stays.
 preload_allocator() {
   local lib
   export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
