@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import atexit
 import gc
-import inspect
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 os.environ.setdefault("GLOG_v", "3")
 if "MINDSPORE_THOR_CACHE" not in os.environ:
@@ -22,12 +18,14 @@ if "MINDSPORE_THOR_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, _GRAPHS, ignore_errors=True)
 
 import mindspore as ms
-import mindspore.graph.api
 import numpy as np
 import pytest
+from compiling import make_compiling_cheaper
 from fake_study import FAKE_EVAL, FAKE_TRAIN
 
 import mindspore_thor  # noqa: F401  (sets up oneDNN before the first primitive)
+
+make_compiling_cheaper()
 
 TRAIN_SIZE = 40
 TEST_SIZE = 21  # not a multiple of the evaluation batch: the last batch is a partial one
@@ -78,50 +76,11 @@ def _graph_mode() -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-# Nine tenths of the tests' time is compilation. These make it cheaper.
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _little_to_collect() -> None:
     """Garbage is collected once a file, not among what stays for the whole run."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _compiling_collects_nothing() -> Iterator[None]:
-    """MindSpore collects garbage before every graph, which frees memory and does nothing else."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mindspore.graph.api, "gc", SimpleNamespace(collect=lambda: 0))
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _nobody_reads_debug_messages() -> Iterator[None]:
-    """The parser writes two of them for every node of a function."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mindspore.log, "debug", lambda *_, **__: None)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _sources_are_read_once() -> Iterator[None]:
-    """The parser asks for the source of the same functions in every graph."""
-    read = inspect.getsourcelines
-    known: dict[int, tuple[Any, Any]] = {}
-
-    def remembered(function: Any) -> Any:
-        code = getattr(inspect.unwrap(function), "__code__", None)
-        if code is None:
-            return read(function)
-        if id(code) not in known:
-            known[id(code)] = (code, read(function))  # a code that is held keeps its id
-        lines, number = known[id(code)][1]
-        return list(lines), number
-
-    inspect.getsourcelines = remembered
-    yield
-    inspect.getsourcelines = read
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mindspore as ms
 import numpy as np
+from compiling import make_compiling_cheaper
 from mindspore import Tensor, nn, ops
 from oracle.bridge import randomise
 from padded import VOCABULARY, padded, targets_of, token_net
@@ -179,6 +180,7 @@ def resume(name: str, state: dict[str, np.ndarray], steps: int = MORE) -> dict[s
 
 
 if __name__ == "__main__":
+    make_compiling_cheaper()
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     ms.communication.init()
