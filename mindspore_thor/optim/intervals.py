@@ -80,12 +80,16 @@ class Interval(nn.Cell):
     Args:
         name: the keyword's name, for messages.
         interval: see :func:`milestones`.
+
+    Attributes:
+        least: the smallest of its values.
     """
 
     def __init__(self, name: str, interval: IntervalLike) -> None:
         super().__init__()
         table = milestones(name, interval)
         values = np.array([value for _, value in table], np.int32)
+        self.least = int(values.min())
         self.starts = Tensor(np.array([start for start, _ in table], np.int32))
         # The interval at a step is the sum of all changes that have begun by then.
         self.changes = Tensor(np.diff(values, prepend=0).astype(np.int32))

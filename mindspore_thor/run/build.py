@@ -15,6 +15,7 @@ from mindspore import dtype as mstype
 from mindspore_thor.cache.compile_cache import CompileCache, open_cache
 from mindspore_thor.errors import UserError
 from mindspore_thor.optim import create_optimizer, optimizer_options
+from mindspore_thor.optim.base import SecondOrder
 from mindspore_thor.optim.checks import MAX_STEPS
 from mindspore_thor.optim.schedules import EpochSchedule, create_schedule
 from mindspore_thor.parallel.communication import world
@@ -26,6 +27,10 @@ from mindspore_thor.run.task import TEST, TRAIN, VALID, Batches, Request
 from mindspore_thor.runtime import prepare_target
 from mindspore_thor.step.loss_scale import DynamicLossScale
 from mindspore_thor.step.train_step import TrainStep
+
+RARELY = 5
+"""Where statistics are collected so seldom, batches are padded further for it, see
+``Task.capture_inputs``: with sentences of usual lengths that costs less than a tenth of a step."""
 
 
 @dataclass
@@ -173,7 +178,9 @@ def build_session(config: Config, models: ModelCatalogue, beside: Path | None = 
     loss = config.task.loss(config.train.label_smoothing)
     cache = cache_of(config)
     scale = DynamicLossScale() if config.train.dynamic_loss_scale else None
-    step = TrainStep(net, loss, optimizer, config.train.accumulate, cache, scale)
+    rarely = isinstance(optimizer, SecondOrder) and optimizer.factor_interval.least >= RARELY
+    taken = config.task.capture_inputs(train_data) if rarely else None
+    step = TrainStep(net, loss, optimizer, config.train.accumulate, cache, scale, taken)
     step.set_train()
     return Session(
         config, train_data, eval_data, test_data, net, weight_names, optimizer, rate, step

@@ -17,6 +17,7 @@ from mindspore import Tensor, nn
 
 from mindspore_thor.cache.compile_cache import StoredGraph
 from mindspore_thor.run.options import option
+from mindspore_thor.step.inputs import CaptureInputs
 
 TRAIN = "train"
 VALID = "valid"
@@ -190,6 +191,14 @@ class Task(ABC):
     @abstractmethod
     def inputs(self, *batch: Any) -> tuple[Tensor, ...]:
         """Return what the train step gets: the net's inputs and the target of the loss."""
+
+    def capture_inputs(self, data: Any) -> CaptureInputs | None:
+        """Return what a pass that collects statistics takes in place of a batch; None for the same.
+
+        Args:
+            data: The opened training split.
+        """
+        return None
 
     @abstractmethod
     def evaluation(self, net: nn.Cell, data: Any, config: Any) -> Evaluation:

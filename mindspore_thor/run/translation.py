@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -15,10 +15,29 @@ from mindspore_thor.errors import UserError
 from mindspore_thor.linalg.log_softmax import token_losses
 from mindspore_thor.parallel.agreement import sum_over_ranks
 from mindspore_thor.run.evaluate import Measure, evaluating
+from mindspore_thor.step.inputs import CaptureInputs
 
 BLEU = "bleu"
 CHRF = "chrf"
 VALID_LOSS = "valid_loss"
+
+
+def padding_to(lengths: Sequence[int]) -> CaptureInputs:
+    """Return a function that pads a step's ids further, and leaves all else as it is.
+
+    Args:
+        lengths: Ascending; ids [N, S] get the first one that is not below S, with zeros behind.
+    """
+
+    def padded(ids: Tensor) -> Tensor:
+        if ids.ndim != 2:
+            return ids
+        missing = min((n for n in lengths if n >= ids.shape[1]), default=0) - ids.shape[1]
+        if missing <= 0:
+            return ids
+        return Tensor(np.pad(ids.asnumpy(), ((0, 0), (0, missing)), constant_values=PAD))
+
+    return lambda inputs: tuple(map(padded, inputs))
 
 
 class TokenLosses(Measure):

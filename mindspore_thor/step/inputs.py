@@ -5,16 +5,32 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Callable
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from mindspore_thor.errors import UserError
+from mindspore_thor.errors import UserError, quoted
 
 Path = tuple  # of ints and strings: the way to an input inside tuples, lists and dicts
+CaptureInputs = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+"""A step's inputs -> those of a pass that collects statistics, see ``TrainStep``."""
 _NESTED = (tuple, list, dict)
+
+
+def checked_function(capture_inputs: Any) -> CaptureInputs | None:
+    """Return what was given as ``capture_inputs``.
+
+    Raises:
+        UserError: where it is neither a function nor None.
+    """
+    if capture_inputs is None or callable(capture_inputs):
+        return capture_inputs
+    raise UserError(
+        f"TrainStep: capture_inputs is {quoted(capture_inputs)}; give a function from a step's "
+        "inputs, a tuple, to others, or None"
+    )
 
 
 @ops.constexpr
@@ -108,6 +124,23 @@ class Inputs:
         if any(isinstance(value, _NESTED) for value in inputs):
             inputs = tuple([_variable(value) for value in inputs])
         return inputs, path or (0,)
+
+    def in_place_of(self, inputs: tuple[Any, ...], other: Any) -> tuple[Any, ...]:
+        """Other inputs for the same batch, as the compiled graphs take them.
+
+        Raises:
+            UserError: where they are no tuple, too few or too many, or of another batch size.
+        """
+        if not isinstance(other, tuple):
+            raise UserError(f"capture_inputs gave a {type(other).__name__}: a tuple of all inputs")
+        (taken, path), (_, known) = self.taken(other, {}), self.taken(inputs, {})
+        sizes = batch_size(inputs, known), batch_size(taken, path)
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"capture_inputs made {sizes[1]} samples of {sizes[0]}: it may pad samples, but "
+                "neither add nor drop any"
+            )
+        return taken
 
     def _check_count(self, inputs: tuple[Any, ...]) -> None:
         try:

@@ -31,7 +31,7 @@ from mindspore_thor.step.graphs import (
     WholeStep,
 )
 from mindspore_thor.step.guard import Guard, refuse_bad_weights
-from mindspore_thor.step.inputs import Inputs, Path, batch_size
+from mindspore_thor.step.inputs import CaptureInputs, Inputs, Path, batch_size, checked_function
 from mindspore_thor.step.loss_scale import DynamicLossScale, LossScale
 from mindspore_thor.step.measure import MeasuredStep, MeasureStep
 from mindspore_thor.step.model import show_optimizer
@@ -99,6 +99,10 @@ class TrainStep(nn.Cell):
         compile_cache: where compiled graphs are kept for the next run: None for nowhere, True for
             a private folder of the user's, or a path; see
             :mod:`mindspore_thor.cache.compile_cache`. Not with data sinking, nor on several ranks.
+        capture_inputs: a step's inputs -> what a pass that collects statistics takes in their
+            place, with the same batch size and the same mean loss and gradients: sentences padded
+            to fewer lengths, say, for every length compiles graphs of its own. None for the same
+            inputs. Not with data sinking.
 
     Inputs:
         The network's inputs, then the label for ``loss_fn``, by position; tuples, lists and dicts
@@ -126,6 +130,7 @@ class TrainStep(nn.Cell):
         accumulate: int = 1,
         compile_cache: Choice = None,
         loss_scale: DynamicLossScale | None = None,
+        capture_inputs: CaptureInputs | None = None,
     ) -> None:
         super().__init__(auto_prefix=False)
         for name, value, good in (
@@ -196,6 +201,7 @@ class TrainStep(nn.Cell):
                 for parameters in AccumulatedStep.passes(optimizer)
             ]
             self.micro = AccumulatedStep(self.guard, accumulate, *passes)
+        self._capture_inputs = checked_function(capture_inputs)
         self._plan: tuple[int, int, int] | None = None
         self._rates = rates_given(optimizer)
         self._started = False
@@ -269,25 +275,34 @@ class TrainStep(nn.Cell):
         self.optimizer.expect_batch(batch_size(inputs, self._path))
         step, next_factor, next_inverse = self._read_plan()
         collects, refreshes = step >= next_factor, step >= next_inverse
+        collected = self.collected(inputs) if collects or refreshes else inputs
         good = True
         passed: Any = None
         for phase in phases(collects, refreshes, self.measures_first, self.optimizer.remeasures):
             if phase in NEEDS_GOOD and not good:
                 continue
             if phase == MEASURE:
-                good = bool(self.measure.compile_and_run(*inputs).asnumpy())
+                good = bool(self.measure.compile_and_run(*collected).asnumpy())
             elif phase == REFRESH:
                 self._refresh()
             else:
                 # The same pass twice; what was refreshed tells the second one what to collect.
-                backward = self.plain if phase == PLAIN else self.capture
-                passed = backward.compile_and_run(*inputs)
+                if phase == PLAIN:
+                    passed = self.plain.compile_and_run(*inputs)
+                else:
+                    passed = self.capture.compile_and_run(*collected)
                 # A bad batch must not be inverted: the refresh waits for the next good capture.
                 good = not (phase == CAPTURE and refreshes) or bool(passed[2].asnumpy())
         loss = self._update(*passed)
         changed = collects or refreshes
         self._plan = None if changed else (step + 1, next_factor, next_inverse)
         return loss
+
+    def collected(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What a pass that collects statistics takes in the place of these."""
+        if self._capture_inputs is None:
+            return inputs
+        return self._inputs.in_place_of(inputs, self._capture_inputs(inputs))
 
     def plain_step(self, *inputs: Tensor) -> Tensor:
         """A batch -> its loss, after an update with what is stored; of second-order methods."""
@@ -304,7 +319,7 @@ class TrainStep(nn.Cell):
             # Nothing that the plan depends on changes before the update.
             step, next_factor, next_inverse = self._read_plan()
             capture, refresh = step >= next_factor, step >= next_inverse
-        loss = self.micro.add(inputs, capture)
+        loss = self.micro.add(self.collected(inputs) if capture else inputs, capture)
         if self.micro.complete():
             if capture:
                 refresh = self.micro.collect() and refresh

@@ -14,9 +14,12 @@ import pytest
 import sacrebleu
 from mindspore import Tensor, nn
 
+import models
 import train
 from mindspore_thor.data.text.toy import toy_pair
+from mindspore_thor.run.build import build_session
 from mindspore_thor.run.ckpt_file import load_file
+from mindspore_thor.run.config import load_config
 from mindspore_thor.run.translation import TokenLosses
 
 eval_program = importlib.import_module("eval")
@@ -124,6 +127,20 @@ def test_eval_repeats_the_end_of_the_run(
     corpus = Path(flags[3])
     score = sacrebleu.corpus_bleu(hypotheses, [lines_of(corpus / "test.de")]).score
     assert float(found[1]) == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize(("interval", "length"), [(5, 60), (4, 30)])
+def test_rare_statistics_are_collected_in_fewer_lengths(
+    interval: int, length: int, corpus: Path, tmp_path: Path
+) -> None:
+    """With buckets of 30 and 60, a batch of 30."""
+    recipe = tmp_path / "recipe.yaml"
+    text = RECIPE.replace("factor_interval: 2", f"factor_interval: {interval}")
+    recipe.write_text(text.replace("buckets: [60]", f"buckets: [30, 60], path: {corpus}"))
+    step = build_session(load_config(recipe, models), models).step
+    ids = Tensor(np.ones((12, 30), np.int32))
+    noise = Tensor(np.ones(12, np.int32))
+    assert step.collected((ids, ids, noise, ids))[0].shape == (12, length)
 
 
 def change(folder: Path, content: bytes, *names: str) -> list[str]:

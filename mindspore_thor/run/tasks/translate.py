@@ -17,8 +17,9 @@ from mindspore_thor.data.text.vocabulary import BOS, EOS, PAD, open_vocabulary
 from mindspore_thor.errors import UserError
 from mindspore_thor.run.options import option
 from mindspore_thor.run.task import TRAIN, DataConfig, Request, Task
-from mindspore_thor.run.translation import BLEU, CHRF, VALID_LOSS, TranslationEvaluation
+from mindspore_thor.run.translation import BLEU, CHRF, VALID_LOSS, TranslationEvaluation, padding_to
 from mindspore_thor.run.vocabulary_folder import VOCABULARY_FILES, opened_text
+from mindspore_thor.step.inputs import CaptureInputs
 from mindspore_thor.step.token_loss import TokenMeanLoss
 
 _HYPOTHESES = "hypotheses.{}.txt"
@@ -170,6 +171,10 @@ class Translate(Task):
         source, target, noise = batch
         ids = target.asnumpy()
         return source, Tensor(ids[:, :-1]), noise, Tensor(ids[:, 1:])
+
+    def capture_inputs(self, data: TextData) -> CaptureInputs | None:
+        """Return what pads to every other bucket, the longest among them: half of the graphs."""
+        return padding_to(data.buckets[::-1][::2][::-1]) if len(data.buckets) > 1 else None
 
     def evaluation(self, net: nn.Cell, data: TextData, config: TextDataConfig) -> Any:
         """Return greedy BLEU, chrF and the loss per token."""
