@@ -77,6 +77,6 @@ def write_step_time(folder: Path, seconds: dict[str, float], steps: int = 10) ->
     (folder / "step_time.json").write_text(json.dumps(content))
 
 
-def loaded(folder: Path) -> list[Study]:
-    """Write the protocol and read its workloads."""
-    return [load_study(path) for path in write_protocol(folder)]
+def loaded(folder: Path, change: Change | None = None) -> list[Study]:
+    """Write the protocol, see :func:`write_protocol`, and read its workloads."""
+    return [load_study(path) for path in write_protocol(folder, change)]

@@ -155,17 +155,15 @@ def summary(studies: Sequence[Study], results: Path) -> str:
         if target is None or not ratios:
             continue
         others = {
-            name: value
-            for name, value in ratios.items()
-            if name not in (*OWN, *study.baselines) and math.isfinite(value)
+            name: value for name, value in ratios.items() if name not in (*OWN, *study.baselines)
         }
-        best = min(others, key=lambda name: others[name], default=None)
+        best, ratio = min(others.items(), key=lambda item: item[1], default=("", math.inf))
         rows.append(
             [
                 study.title,
                 f"{target.baseline}: {value_text(study, target.value)}",
                 *(_ratio(ratios.get(name)) for name in OWN),
-                "" if best is None else f"{best} {others[best]:.2f}",
+                f"{best} {ratio:.2f}" if math.isfinite(ratio) else _ratio(ratio) if best else "",
                 _ratio(_over_tuned(workload, tuned=False).get(OWN[0])),
             ]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,6 +216,28 @@ def test_the_readme_has_a_line_per_workload(tmp_path: Path, studies: list[Study]
     (logs / "two" / "step_time.json").unlink()
     program.report(tmp_path, logs, studies, check=False)
     assert "Its runs have not been made yet." in readme.read_text()
+
+
+def test_the_readme_tells_a_rival_that_missed_from_one_that_was_not_run(tmp_path: Path) -> None:
+    """Muon's first epoch takes the 2 s of SGD's two that set the target; then it is not reached."""
+
+    def with_muon(shared: dict[str, Any], one: dict[str, Any]) -> None:
+        shared["methods"]["muon"] = {**shared["methods"]["adamw"]}
+        shared["methods"]["muon"]["settings"] = {"optimizer": {"name": "muon"}}
+
+    found = loaded(tmp_path, with_muon)
+    missed: list[list[float | None]] = [[0.1] * 4, [0.1, 0.2]]
+    readme, seconds = tmp_path / "README.md", {**SECONDS, "muon": 0.2}
+    readme.write_text("<!-- results: protocol -->\n<!-- end of results: protocol -->\n")
+    for curves, cells in (
+        ((ONE | {"muon": [[0.7, 0.7, 0.7, 0.7], [0.1, 0.1]]}, TWO), ["muon 1.00", ""]),
+        ((ONE | {"muon": missed}, TWO), ["-", ""]),
+    ):
+        for study, tried in zip(found, curves):
+            write_trials(study, tmp_path / "logs" / study.name, tried)
+            write_step_time(tmp_path / "logs" / study.name, seconds)
+        program.report(tmp_path, tmp_path / "logs", found, check=False)
+        assert [row[3] for row in rows_of(readme.read_text(), "| A workload")] == cells
 
 
 def test_a_page_without_a_place_for_it_is_an_error(tmp_path: Path, studies: list[Study]) -> None:
