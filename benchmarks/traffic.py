@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindspore_thor.curvature.refresh import travelling_lengths
+from mindspore_thor.curvature.batches import travelling_lengths
 from mindspore_thor.parallel.communication import messages, packed_lengths
 from mindspore_thor.step.train_step import TrainStep
 

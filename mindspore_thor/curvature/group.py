@@ -36,7 +36,7 @@ from mindspore_thor.graph.operators import (
     SUB,
 )
 from mindspore_thor.graph.shared import Maker
-from mindspore_thor.graph.slices import column_shape, part
+from mindspore_thor.graph.slices import SLICE, column_shape, part
 from mindspore_thor.linalg.sums import MAX_KEPT
 
 FACTORS, SPECTRUM = 1, 2
@@ -230,7 +230,7 @@ class GroupCurvature(nn.Cell):
 
     def has_statistics(self) -> Tensor:
         """Which layers have collected something, boolean [L, 1]."""
-        return GREATER(part(self.statistics, self.end, 1, 1), 0.0)
+        return GREATER(SLICE(self.statistics, (0, self.end), (self.layers, 1)), 0.0)
 
     def kept_weight(self) -> Tensor:
         """The weight of the stored statistics, [L, 1]: ``decay``, or 0 where none are stored."""
@@ -253,7 +253,7 @@ class GroupCurvature(nn.Cell):
 
     def positions(self) -> Tensor:
         """T, the number of shared positions, [L]."""
-        return part(self.statistics, self.end + 1, 1, 1).reshape((-1,))
+        return SLICE(self.statistics, (0, self.end + 1), (self.layers, 1)).reshape((-1,))
 
     def rank_state(self) -> tuple[Parameter, ...]:
         """State that belongs to the rank's own samples, which are its last axis."""
@@ -280,7 +280,7 @@ class GroupCurvature(nn.Cell):
 
     def wanted(self) -> Tensor:
         """Above 0 for the layers whose statistics something could be derived from, float32 [L]."""
-        return part(self.statistics, self.end, 1, 1).reshape((-1,))
+        return SLICE(self.statistics, (0, self.end), (self.layers, 1)).reshape((-1,))
 
     def candidates(self, damping: Tensor) -> Tensor:
         """What the trace rule judges, float32 [L]; asked of ``selective`` groups only."""

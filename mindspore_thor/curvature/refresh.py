@@ -8,12 +8,13 @@ the square of their number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from mindspore_thor.curvature.batches import batches_of, owners_of, pieces_of, travelling_lengths
 from mindspore_thor.curvature.group import GroupCurvature
 from mindspore_thor.curvature.outcomes import Outcomes
 from mindspore_thor.graph.operators import (
@@ -27,99 +28,18 @@ from mindspore_thor.graph.operators import (
     MUL,
     SUB,
 )
-from mindspore_thor.graph.slices import part, part_or_all
-from mindspore_thor.graph.tuples import call, joined
-from mindspore_thor.linalg.inverse import Solver, solution_width, solver_of
+from mindspore_thor.graph.slices import SLICE
+from mindspore_thor.graph.tuples import Joiner, call, joiner
+from mindspore_thor.linalg.inverse import Solver, solver_of
 from mindspore_thor.linalg.sums import MAX
 from mindspore_thor.linalg.triangles import pack_triangles, unpack_triangles
-from mindspore_thor.parallel.assignment import Share, assign, packed_length
+from mindspore_thor.parallel.assignment import Share, assign
 from mindspore_thor.parallel.communication import FusedSum, team_group, world
 
 _MAP = ops.Map()
 
 Problems = tuple[tuple[Tensor, ...], ...]
 """Every group's :meth:`~mindspore_thor.curvature.group.GroupCurvature.problems`."""
-
-
-class Piece(NamedTuple):
-    """Where a group's solutions are found: ``number`` matrices from ``start`` on in ``batch``."""
-
-    batch: int
-    start: int
-    number: int
-
-
-class Batch(NamedTuple):
-    """All matrices of one size that are solved alike.
-
-    The stacks that it consists of are numbered: their groups, and where a group's problems hold
-    the matrices and the shifts.
-    """
-
-    kind: str
-    size: int
-    width: int
-    number: int
-    groups: tuple[int, ...]
-    matrices: tuple[int, ...]
-    shifts: tuple[int, ...]
-    numbers: tuple[int, ...]
-
-
-def batches_of(groups: Sequence[GroupCurvature]) -> tuple[Batch, ...]:
-    """Every stack of every group, sorted by job and size in the order of first appearance."""
-    found: dict[tuple[str, int], list[tuple[int, int, int]]] = {}
-    for k, group in enumerate(groups):
-        for i, (count, size) in enumerate(group.stacks()):
-            found.setdefault((group.solver, size), []).append((k, i, group.layers * count))
-    return tuple(
-        Batch(
-            kind,
-            size,
-            solution_width(kind, size),
-            sum(n for _, _, n in stacks),
-            tuple(k for k, _, _ in stacks),
-            tuple(2 * i for _, i, _ in stacks),
-            tuple(2 * i + 1 for _, i, _ in stacks),
-            tuple(n for _, _, n in stacks),
-        )
-        for (kind, size), stacks in found.items()
-    )
-
-
-def pieces_of(batches: Sequence[Batch], groups: int) -> tuple[tuple[Piece, ...], ...]:
-    """For every group, in the order of its stacks, where their solutions are found."""
-    found: list[dict[int, Piece]] = [{} for _ in range(groups)]
-    for b, batch in enumerate(batches):
-        start = 0
-        for k, i, n in zip(batch.groups, batch.matrices, batch.numbers):
-            found[k][i] = Piece(b, start, n)
-            start += n
-    return tuple(tuple(of_group[i] for i in sorted(of_group)) for of_group in found)
-
-
-def owners_of(batches: Sequence[Batch], groups: Sequence[GroupCurvature]) -> list[np.ndarray]:
-    """For every batch the number of the layer of each matrix, int32, counted over all groups."""
-    firsts = np.cumsum([0, *(group.layers for group in groups)])
-    found = []
-    for batch in batches:
-        layers = [
-            np.repeat(np.arange(groups[k].layers), n // groups[k].layers) + firsts[k]
-            for k, n in zip(batch.groups, batch.numbers)
-        ]
-        found.append(np.concatenate(layers).astype(np.int32))
-    return found
-
-
-def travelling_lengths(batches: Sequence[Batch]) -> list[int]:
-    """Numbers that the solutions of every batch travel as, then those of their checks."""
-    lengths = []
-    for batch in batches:
-        length = batch.size * batch.width
-        if batch.width == batch.size:
-            length = packed_length(batch.size)
-        lengths.append(batch.number * length)
-    return lengths + [batch.number for batch in batches]
 
 
 # What ops.Map calls: the arguments that all groups share come first, by ops.partial.
@@ -138,18 +58,21 @@ def _any(values: Tensor) -> Tensor:
     return GREATER(MAX(values), 0)
 
 
-def _piece(solved: tuple[Tensor, ...], batch: int, start: int, count: int) -> Tensor:
-    return part_or_all(ITEM(solved, batch), start, count)
+def _piece(
+    solved: tuple[Tensor, ...], take: Callable[..., Tensor], batch: int, start: int, count: int
+) -> Tensor:
+    return take(ITEM(solved, batch), start, count)
 
 
 def _solutions(
     solved: tuple[Tensor, ...],
+    takes: tuple[Callable[..., Tensor], ...],
     batches: tuple[int, ...],
     starts: tuple[int, ...],
     counts: tuple[int, ...],
 ) -> tuple[Tensor, ...]:
     """One group's solutions, from its pieces."""
-    return _MAP(ops.partial(_piece, solved), batches, starts, counts)
+    return _MAP(ops.partial(_piece, solved), takes, batches, starts, counts)
 
 
 def _install(
@@ -161,7 +84,7 @@ def _install(
     solutions: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     # Compared last: Ascend slices no booleans.
-    return install(GREATER(part(good, first, layers), 0), damping, solutions)
+    return install(GREATER(SLICE(good, (first,), (layers,)), 0), damping, solutions)
 
 
 def _store(parameters: tuple[Parameter, ...], values: tuple[Tensor, ...]) -> bool:
@@ -230,15 +153,17 @@ class Refresh(nn.Cell):
         self.batches = batches_of(groups)
         self.batch_sizes = tuple(batch.size for batch in self.batches)
         self.batch_numbers = tuple(range(len(self.batches)))
-        self.solvers = tuple(solver_of(batch.kind) for batch in self.batches)
+        self.solvers = tuple(solver_of(batch.kind, batch.size) for batch in self.batches)
         # Which of a pair, for every batch: what ops.Map goes through beside the pairs.
         self.first_of_each, self.second_of_each = ((k,) * len(self.batches) for k in (0, 1))
         # Chosen here: a question in the graph is two functions to the compiler.
         self.extended = self.with_others if self.others > 0 else self.alone
         self.judge = self.judge_by_rule if self.outcomes.ruled else self.judge_by_use
         pieces = pieces_of(self.batches, len(groups))
-        # Batch, start and count of every group's pieces: three tuples, which ops.Map goes through.
-        self.pieces = tuple(tuple(tuple(p[k] for p in group) for group in pieces) for k in range(3))
+        # What every group's pieces hold, one by one: four tuples, which ops.Map goes through.
+        self.pieces = tuple(tuple(tuple(p[k] for p in group) for group in pieces) for k in range(4))
+        self.joined, self.joined_batches = joiner(len(groups)), joiner(len(self.batches))
+        self.joiners = tuple(joiner(len(batch.groups)) for batch in self.batches)
         owners = owners_of(self.batches, groups)
         self.batch_layers = tuple(Tensor(np.unique(owner).astype(np.int32)) for owner in owners)
         owner = np.concatenate([np.zeros(0, np.int32), *owners])
@@ -274,13 +199,13 @@ class Refresh(nn.Cell):
 
     def judge_by_use(self, damping: Tensor) -> tuple[Tensor, Tensor]:
         """Which layers have something to refresh, int32 [n], twice: there is no trace rule."""
-        used = self.extended(joined(self.map(call, self.wanted)))
+        used = self.extended(self.joined(self.map(call, self.wanted)))
         wanted = CAST(GREATER(used, 0.0), ms.int32)
         return wanted, wanted
 
     def judge_by_rule(self, damping: Tensor) -> tuple[Tensor, Tensor]:
         """Which layers have something to refresh, int32 [n], and what the trace rule judges."""
-        candidates = joined(self.map(ops.partial(_pose, damping), self.candidates))
+        candidates = self.joined(self.map(ops.partial(_pose, damping), self.candidates))
         return ITEM(self.judge_by_use(damping), 0), self.extended(candidates)
 
     def alone(self, values: Tensor) -> Tensor:
@@ -332,10 +257,10 @@ class Refresh(nn.Cell):
         """The same without a look at whether there is anything to do."""
         problems = self.map(ops.partial(_pose, damping), self.problems)
         solve = ops.partial(self.solve if selective else self.solve_all, problems, decisions)
-        solved = self.map(solve, self.batch_numbers, self.solvers)
+        solved = self.map(solve, self.batch_numbers, self.solvers, self.joiners)
         if self.exchanges:
             solved = self.exchange(solved)
-        failed = SUB(1.0, joined(self.map(ITEM, solved, self.second_of_each)))
+        failed = SUB(1.0, self.joined_batches(self.map(ITEM, solved, self.second_of_each)))
         failures = MATMUL(self.owned, failed.reshape((self.matrix_count, 1)))
         sound = CAST(LESS(failures.reshape((self.layer_count,)), 0.5), ms.int32)
         solutions = self.map(ITEM, solved, self.first_of_each)
@@ -347,22 +272,22 @@ class Refresh(nn.Cell):
         return sound
 
     def solve_all(
-        self, problems: Problems, decisions: Tensor, b: int, solver: Solver
+        self, problems: Problems, decisions: Tensor, b: int, solver: Solver, join: Joiner
     ) -> tuple[Tensor, Tensor]:
         """The solutions of one batch."""
         batch = self.batches[b]
         problem = ops.partial(_pick, problems)
-        matrices = joined(self.map(problem, batch.groups, batch.matrices))
-        shifts = joined(self.map(problem, batch.groups, batch.shifts))
+        matrices = join(self.map(problem, batch.groups, batch.matrices))
+        shifts = join(self.map(problem, batch.groups, batch.shifts))
         return self.solve_own(b, solver, matrices, shifts)
 
     def solve(
-        self, problems: Problems, decisions: Tensor, b: int, solver: Solver
+        self, problems: Problems, decisions: Tensor, b: int, solver: Solver, join: Joiner
     ) -> tuple[Tensor, Tensor]:
         """The same; zeros, which no layer takes, where none is wanted."""
         batch = self.batches[b]
         if _any(GATHER(decisions, self.batch_layers[b], 0)):
-            found = self.solve_all(problems, decisions, b, solver)
+            found = self.solve_all(problems, decisions, b, solver, join)
         else:
             solved = ops.zeros((batch.number, batch.size, batch.width), ms.float32)
             found = solved, ops.zeros((batch.number,), ms.float32)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from mindspore import Tensor, ops
 
-_SLICE = ops.Slice()
+SLICE = ops.Slice()
+"""(x, where each axis begins, how many of each): for places that are known when an object is made,
+where :func:`part` is one more function to the compiler."""
 _STRIDED = ops.StridedSlice()
 
 
@@ -51,7 +53,7 @@ def part(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
         ``x`` with ``count`` entries on that axis.
     """
     shape = x.shape
-    return _SLICE(x, _begin(shape, start, axis), _size(shape, count, axis))
+    return SLICE(x, _begin(shape, start, axis), _size(shape, count, axis))
 
 
 def part_or_all(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
@@ -61,6 +63,11 @@ def part_or_all(x: Tensor, start: int, count: int, axis: int = 0) -> Tensor:
     that it can answer.
     """
     return x if _is_all(x.shape, count, axis) else part(x, start, count, axis)
+
+
+def all_of(x: Tensor, start: int, count: int) -> Tensor:
+    """What stands in the place of :func:`part` where that would be all: ``x``, not a copy."""
+    return x
 
 
 def every(x: Tensor, stride: int, axis: int) -> Tensor:

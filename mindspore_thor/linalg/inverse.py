@@ -87,10 +87,11 @@ def identity_like(matrices: Tensor) -> Tensor:
 Solver = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def solver_of(kind: str) -> Solver:
+def solver_of(kind: str, size: int) -> Solver:
     """One job for a batch of symmetric matrices of one size, as a function of a graph.
 
     Args:
+        size: d.
         kind: :data:`INVERSE` for (M + s I)^-1, :data:`FOURTH_ROOT` for (M + s I)^-1/4, both
             [n, d, d] and symmetric; :data:`EIGEN` for the eigenvalues of M as the first column and
             its eigenvectors as the others, [n, d, d + 1] (the shifts are not used); :data:`BASIS`
@@ -105,7 +106,7 @@ def solver_of(kind: str) -> Solver:
         shifts: s, float32 [n]; for :data:`BASIS` above 0 where there is a basis already.
     """
     return {
-        INVERSE: inverse_each,
+        INVERSE: inverse_each if size > 1 else inverse_of_numbers,
         FOURTH_ROOT: inverse_fourth_root,
         EIGEN: _eigen_columns,
         BASIS: _basis_columns,
@@ -139,24 +140,27 @@ def inverse_each(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Inverses of ``matrices + shift I``.
 
     Args:
-        matrices: float32 symmetric positive semi-definite [n, d, d].
+        matrices: float32 symmetric positive semi-definite [n, d, d], d > 1.
         shifts: in the matrices' unit, [n].
 
     Returns:
         The symmetric inverses [n, d, d], and for each whether all is finite and
         ``|M M^-1 - I|`` stays below :data:`RESIDUAL_LIMIT`.
     """
-    d = matrices.shape[-1]
     eye = identity_like(matrices)
     damped = ADD(matrices, MUL(shifts.reshape((-1, 1, 1)), eye))
-    if d == 1:
-        inverse = DIV(1.0, damped)  # the operators reject 1 x 1 matrices
-    elif inverts_by_products():
+    if inverts_by_products():
         return inverse_by_products(damped)
-    else:
-        inverse = general_inverse(damped)
+    inverse = general_inverse(damped)
     inverse = MUL(ADD(inverse, TRANSPOSE(inverse, (0, 2, 1))), 0.5)
     return inverse, _sound(SUB(BMM(damped, inverse), eye))
+
+
+def inverse_of_numbers(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`inverse_each` of matrices [n, 1, 1], which the devices' operators reject."""
+    damped = ADD(matrices, shifts.reshape((-1, 1, 1)))
+    inverse = DIV(1.0, damped)
+    return inverse, _sound(SUB(MUL(damped, inverse), 1.0))
 
 
 def inverse_by_products(damped: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +192,9 @@ def damped_inverse(matrices: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
     """
     shape = matrices.shape
     flat = matrices.reshape((-1, shape[-1], shape[-1]))
-    inverse, ok = inverse_each(flat, damping * ops.ones((flat.shape[0],), ms.float32))
+    shifts = damping * ops.ones((flat.shape[0],), ms.float32)
+    pair = inverse_of_numbers(flat, shifts) if shape[-1] == 1 else inverse_each(flat, shifts)
+    inverse, ok = pair
     return inverse.reshape(shape), ok.all()
 
 

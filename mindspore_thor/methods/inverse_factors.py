@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor
 from mindspore_thor.curvature.group import where_good
 from mindspore_thor.curvature.state import state
 from mindspore_thor.graph.operators import DIV, GATHER, ITEM, MAXIMUM, MUL, SQRT
-from mindspore_thor.graph.slices import part
+from mindspore_thor.graph.slices import SLICE
 from mindspore_thor.layers.rows import Rows
 from mindspore_thor.linalg.blocks import BlockProduct
 from mindspore_thor.linalg.inverse import INVERSE
@@ -16,9 +16,8 @@ from mindspore_thor.methods.kronecker import (
     KroneckerCurvature,
     diagonal,
     identity_blocks,
-    repeats,
     smallest_damping,
-    spread,
+    spreading,
 )
 from mindspore_thor.methods.trace_rule import TraceRule
 
@@ -92,11 +91,11 @@ class InverseFactors(KroneckerCurvature):
         self.shape_g = (-1, self.left.size, self.left.size)
         self.diagonal_a = diagonal(0, maps * self.right.blocks, self.right.size)
         self.diagonal_g = diagonal(self.end_a, maps * self.left.blocks, self.left.size)
-        # For every map, and for every block of A and of G, the number of its map or layer.
-        self.layer_of_map = repeats(layers, maps)
-        self.map_of_a = repeats(layers * maps, self.right.blocks)
-        self.map_of_g = repeats(layers * maps, self.left.blocks)
-        self.layer_of_a = repeats(layers, maps * self.right.blocks)
+        # For every map, and for every block of A and of G, the value of its map or layer.
+        self.for_maps, self.layer_of_map = spreading(layers, maps)
+        self.for_a, self.map_of_a = spreading(layers * maps, self.right.blocks)
+        self.for_g, self.map_of_g = spreading(layers * maps, self.left.blocks)
+        self.for_all_a, self.layer_of_a = spreading(layers, maps * self.right.blocks)
 
     def derived(self) -> tuple[Parameter, ...]:
         """Both inverses."""
@@ -109,7 +108,9 @@ class InverseFactors(KroneckerCurvature):
 
     def shared_positions(self) -> Tensor:
         """T, [L]; 1 for a layer that has collected nothing, of whose factors nothing is made."""
-        return MAXIMUM(self.positions(), 1.0)
+        # Not by positions(): that would be one more function wherever T is asked for.
+        positions = SLICE(self.statistics, (0, self.end + 1), (self.layers, 1))
+        return MAXIMUM(positions.reshape((-1,)), 1.0)
 
     def candidates(self, damping: Tensor) -> Tensor:
         """The traces tr(F + lam I), [L] (methods section 1.2)."""
@@ -126,18 +127,18 @@ class InverseFactors(KroneckerCurvature):
         where it is x^2 and the floor would reach dampings that people use; inversions that float32
         cannot do fail there, and are counted.
         """
-        a = part(self.statistics, 0, self.end_a, 1)
-        g = part(self.statistics, self.end_a, self.end_g - self.end_a, 1)
+        a = SLICE(self.statistics, (0, 0), (self.layers, self.end_a))
+        g = SLICE(self.statistics, (0, self.end_a), (self.layers, self.end_g - self.end_a))
         traces = self.traces()
         trace_a = ITEM(traces, 0).reshape((-1,))
         trace_g = ITEM(traces, 1).reshape((-1,))
-        share = spread(DIV(damping, self.shared_positions()), self.layer_of_map)
+        share = self.for_maps(DIV(damping, self.shared_positions()), self.layer_of_map, 0)
         share = self.bounded(share, a, trace_a, g, trace_g)
         mean_a = DIV(trace_a, self.right.dim)
         mean_g = DIV(trace_g, self.left.dim)
         dampings = self.split_damping(share, mean_a, mean_g)
-        damping_a = spread(ITEM(dampings, 0), self.map_of_a)
-        damping_g = spread(ITEM(dampings, 1), self.map_of_g)
+        damping_a = self.for_a(ITEM(dampings, 0), self.map_of_a, 0)
+        damping_g = self.for_g(ITEM(dampings, 1), self.map_of_g, 0)
         return a.reshape(self.shape_a), damping_a, g.reshape(self.shape_g), damping_g
 
     def given(
@@ -157,7 +158,7 @@ class InverseFactors(KroneckerCurvature):
     ) -> tuple[Tensor, ...]:
         """Take both inverses; where one failed the last good ones of both stay."""
         # The 1/T of the convolution rule is folded into one factor: it costs nothing later.
-        share = spread(self.shared_positions(), self.layer_of_a).reshape((-1, 1, 1))
+        share = self.for_all_a(self.shared_positions(), self.layer_of_a, 0).reshape((-1, 1, 1))
         values = (DIV(ITEM(solutions, 0), share), ITEM(solutions, 1))
         return where_good(good, values, (self.inverse_a, self.inverse_g))
 

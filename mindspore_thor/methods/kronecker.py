@@ -7,7 +7,7 @@ neither the matrix products nor the memory of the rest are ever spent.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -210,16 +210,18 @@ def diagonal(start: int, blocks: int, size: int) -> Tensor:
     return Tensor((start + block + np.arange(size) * (size + 1)).reshape(-1).astype(np.int32))
 
 
-def repeats(count: int, times: int) -> Tensor | None:
-    """0, 0, ..., 1, 1, ...: each of ``count`` numbers repeated, int32; None for once each."""
+def spreading(count: int, times: int) -> tuple[Callable[..., Tensor], Tensor]:
+    """How each of ``count`` values is repeated: (f, numbers), for ``f(values, numbers, 0)``.
+
+    Chosen when an object is made: a question in a graph is two functions to the compiler.
+    """
     if times == 1:
-        return None
-    return Tensor(np.repeat(np.arange(count), times).astype(np.int32))
+        return _as_it_is, Tensor([0], ms.int32)
+    return GATHER, Tensor(np.repeat(np.arange(count), times).astype(np.int32))
 
 
-def spread(values: Tensor, numbers: Tensor | None) -> Tensor:
-    """One of the values for each number, see :func:`repeats`."""
-    return values if numbers is None else GATHER(values, numbers, 0)
+def _as_it_is(values: Tensor, numbers: Tensor, axis: int) -> Tensor:
+    return values
 
 
 def stack(blocks: Tensor) -> Tensor:
